@@ -145,10 +145,8 @@ class Block(nn.Module):
         self.mlp = MLP(D, int(D * config.mlp_ratio))
 
     def forward(self, tokens: Tensor, need_weights: bool = False):
-        if need_weights:
-            update, attn = self.attn(self.norm1(tokens), need_weights=True)
-        else:
-            update, attn = self.attn(self.norm1(tokens)), None
+        attended = self.attn(self.norm1(tokens), need_weights)
+        update, attn = attended if need_weights else (attended, None)
         tokens = tokens + update
         tokens = tokens + self.mlp(self.norm2(tokens))
         return (tokens, attn) if need_weights else tokens
@@ -203,11 +201,10 @@ class ViT(nn.Module):
         """Return the normalised tokens after the last block (B, T, D), with need_weights=True also the maps."""
         tokens, maps = self.embed(images), []
         for block in self.blocks:
+            tokens = block(tokens, need_weights)
             if need_weights:
-                tokens, attn = block(tokens, need_weights=True)
+                tokens, attn = tokens
                 maps.append(attn)
-            else:
-                tokens = block(tokens)
         tokens = self.norm(tokens)
         return (tokens, torch.stack(maps, dim=1)) if need_weights else tokens
 

@@ -1,0 +1,208 @@
+"""All figures of the book: one style, one function a kind of figure. Notebooks choose data and words, nothing else.
+
+Colours are Okabe and Ito's for categories, viridis for magnitudes, a zero-centred map for signed values; a marker or a
+line style always says what the colour says. The ground is opaque white, so that dark pages change no data.
+Every function returns the matplotlib Figure and shows it once.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+WIDTH = 7.5  # inches; the text column of the page
+
+
+def use_style() -> None:
+    """Set the book's matplotlib style: legible at column width, white ground, figures sharp on dense screens."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 200,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+            "image.cmap": "viridis",
+            "axes.prop_cycle": plt.cycler(color=COLOURS),
+        }
+    )
+    try:  # figures sharp at twice the density, in notebooks alone
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")
+    except ImportError:
+        pass
+
+
+def look(index: int) -> dict:
+    """Colour, marker and line style of category `index`: three ways to tell it from its neighbours."""
+    n = index % len(COLOURS)
+    return {"color": COLOURS[n], "marker": MARKERS[n], "linestyle": DASHES[n]}
+
+
+def finish(figure: Figure) -> Figure:
+    """Show the figure once and hand it back closed, so that no cell draws it twice."""
+    plt.show()
+    plt.close(figure)
+    return figure
+
+
+def to_picture(image: torch.Tensor) -> np.ndarray:
+    """Turn (C,H,W), (H,W) or (H,W,3), uint8 or float 0..1, into what imshow takes: (H,W) grey or (H,W,3)."""
+    array = image.detach().cpu()
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        array = array.permute(1, 2, 0)
+    array = array.numpy()
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+
+
+def show_picture(axes, image: torch.Tensor, title: str = "") -> None:
+    """Draw one image on the axes: no ticks, no grid, sharp pixels; grey images from black (0) to white."""
+    picture = to_picture(image)
+    top = 255 if picture.dtype == np.uint8 else 1.0
+    grey = {"cmap": "gray", "vmin": 0, "vmax": top} if picture.ndim == 2 else {}
+    axes.imshow(picture, interpolation="nearest", **grey)
+    axes.set_title(title)
+    axes.set_axis_off()
+
+
+def images(pictures: Sequence[torch.Tensor], titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+    """Show images in rows. pictures: tensors (C,H,W), uint8 or float 0..1. titles: one each, or none."""
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    cell = WIDTH / columns
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (cell + (0.35 if titles else 0))), squeeze=False)
+    for n, ax in enumerate(axes.flat):
+        ax.set_axis_off()
+        if n < len(pictures):
+            show_picture(ax, pictures[n], titles[n] if titles else "")
+            ax.title.set_fontsize(8.5 if columns > 5 else 10)
+    return finish(figure)
+
+
+def lines(
+    x: Sequence[float],
+    curves: Mapping[str, Sequence],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: str = "",
+    reference: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw one line a name over common x; a curve of shape (runs, len(x)) is drawn as mean and a band of +- 1 std.
+
+    log: any of "x", "y", "xy". reference: horizontal lines with names.
+    """
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    for n, (name, values) in enumerate(curves.items()):
+        values = np.asarray(values, dtype=float)
+        mean = values.mean(axis=0) if values.ndim == 2 else values
+        ax.plot(x, mean, label=name, markevery=max(1, len(x) // 12), markersize=4, **look(n))
+        if values.ndim == 2 and len(values) > 1:
+            std = values.std(axis=0, ddof=1)
+            ax.fill_between(x, mean - std, mean + std, color=look(n)["color"], alpha=0.18, linewidth=0)
+    for name, level in (reference or {}).items():
+        ax.axhline(level, color="0.35", linestyle=":", linewidth=1.2)
+        ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.25")
+    if "x" in log:
+        ax.set_xscale("log")
+    if "y" in log:
+        ax.set_yscale("log")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if len(curves) > 1:
+        ax.legend()
+    return finish(figure)
+
+
+def dots(results: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
+    """One row a name: every run as a small dot, their mean as a bar across, +- 1 std as a line."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.6 + 0.42 * len(results)))
+    for n, (name, runs) in enumerate(results.items()):
+        runs = np.asarray(runs, dtype=float)
+        colour = look(n)["color"]
+        ax.plot(runs, np.full(len(runs), n), linestyle="", marker=look(n)["marker"], color=colour, alpha=0.55)
+        std = runs.std(ddof=1) if len(runs) > 1 else 0.0
+        ax.errorbar(runs.mean(), n, xerr=std, color=colour, capsize=4, marker="|", markersize=16)
+    ax.set_yticks(range(len(results)), list(results))
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.margins(y=0.2)
+    return finish(figure)
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw a confusion matrix (K,K) of counts: rows the true class, columns the answer, shares of each row in per cent."""
+    share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.82 * WIDTH))
+    ax.grid(False)
+    picture = ax.imshow(share, vmin=0, vmax=100)
+    for row, column in np.ndindex(*share.shape):
+        if share[row, column] >= 0.5:
+            colour = "black" if share[row, column] > 60 else "white"
+            ax.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=9)
+    ax.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+    ax.set_yticks(range(len(classes)), classes)
+    ax.set(xlabel="answer", ylabel="true class")
+    figure.colorbar(picture, label="per cent of the true class", shrink=0.8)
+    return finish(figure)
+
+
+def matrices(
+    arrays: Sequence[torch.Tensor],
+    titles: Sequence[str],
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    signed: bool = False,
+    label: str = "",
+) -> Figure:
+    """Show matrices (rows, columns) beside each other on one colour scale; signed ones with white at zero."""
+    arrays = [torch.as_tensor(a).detach().cpu().float().numpy() for a in arrays]
+    top = max(np.abs(a).max() for a in arrays)
+    scale = {"cmap": "RdBu_r", "vmin": -top, "vmax": top} if signed else {"vmin": 0, "vmax": top}
+    columns = min(4, len(arrays))
+    rows = -(-len(arrays) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (WIDTH / columns + 0.3)), squeeze=False)
+    for n, ax in enumerate(axes.flat):
+        ax.grid(False)
+        if n >= len(arrays):
+            ax.set_axis_off()
+            continue
+        picture = ax.imshow(arrays[n], interpolation="nearest", **scale)
+        ax.set_title(titles[n])
+        ax.set_xlabel(xlabel)
+        if n % columns == 0:
+            ax.set_ylabel(ylabel)
+    figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
+    return finish(figure)
+
+
+def history(
+    runs: Mapping[str, Sequence[float]], val: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str
+) -> Figure:
+    """Training loss a step (left) and a validation measure against the step (right), one line a run."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.1))
+    for n, (name, losses) in enumerate(runs.items()):
+        window = max(1, len(losses) // 60)
+        steps = np.arange(len(losses) // window) * window + window / 2
+        smooth = np.asarray(losses[: len(steps) * window]).reshape(-1, window).mean(axis=1)
+        left.plot(steps, smooth, label=name, markevery=0.2, **{**look(n), "markersize": 4})
+    for n, (name, (x, y)) in enumerate(val.items()):
+        right.plot(x, y, label=name, **{**look(n), "markersize": 4})
+    left.set(xlabel="step", ylabel="training loss")
+    right.set(xlabel="step", ylabel=ylabel)
+    if len(runs) > 1:
+        left.legend()
+    return finish(figure)
