@@ -1,0 +1,711 @@
+"""The notebook contract: what every chapter promises, as functions that can be tested.
+
+A rule takes a `Chapter` (a notebook's dict, its path, the repository it stands in) and returns the
+list of what is wrong, each a sentence that names the cell; an empty list means the rule is kept.
+`tests/test_notebooks.py` runs every rule over every notebook, and over a spoiled one that it must
+report; `scripts/notebooks.py check` prints the same sentences. It needs the standard library and
+PyYAML, so that it also runs where no kernel is.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKER = "# NBVAL_CHECK_OUTPUT"
+CODE_LINES = 30
+LINE_WIDTH = 79
+WORDS = (1500, 3000)
+ALT_LENGTH = 40
+CELL_METADATA = ("keep_output", "mystnb", "tags")
+NOTEBOOK_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+SETUP = """\
+# On Colab this installs the book's helpers; elsewhere it only imports.
+try:
+    import google.colab  # noqa: F401
+    %pip install -q "vitutils @ git+{url}"
+except ImportError:
+    pass
+
+import vitutils
+
+env = vitutils.setup(seed=0)"""
+
+
+def text(value: str | list[str]) -> str:
+    """A notebook's source or output text, which JSON may hold as a string or a list of lines."""
+    return value if isinstance(value, str) else "".join(value)
+
+
+def is_marked(cell: dict) -> bool:
+    """Whether the cell's first line asks nbval to compare its output."""
+    return cell["cell_type"] == "code" and text(cell["source"]).splitlines()[:1] == [MARKER]
+
+
+def normalise(notebook: dict) -> dict:
+    """The notebook as it is stored: outputs only where marked, no counts, no volatile metadata."""
+    cells = []
+    for cell in notebook["cells"]:
+        metadata = {k: cell["metadata"][k] for k in CELL_METADATA if k in cell["metadata"]}
+        metadata.pop("keep_output", None)
+        new = {"cell_type": cell["cell_type"], "id": cell.get("id", ""), "metadata": metadata}
+        source = text(cell["source"]).rstrip()
+        if cell["cell_type"] == "code":
+            outputs = []
+            if is_marked(cell):
+                metadata["keep_output"] = True  # nbstripout, in an editor's hook, leaves it alone
+                outputs = [_plain(output) for output in cell["outputs"]]
+            new |= {"execution_count": None, "outputs": [o for o in outputs if o]}
+        new["source"] = source.splitlines(keepends=True)
+        cells.append(dict(sorted(new.items())))
+    return {"cells": cells, "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _plain(output: dict) -> dict | None:
+    """What is kept of an output: printed text, or the plain text of a value; nothing else."""
+    kind = output["output_type"]
+    if kind == "stream" and output["name"] == "stdout":
+        lines = text(output["text"]).splitlines(keepends=True)
+        return {"name": "stdout", "output_type": "stream", "text": lines}
+    if kind == "execute_result" and "text/plain" in output["data"]:
+        lines = text(output["data"]["text/plain"]).splitlines(keepends=True)
+        return {
+            "data": {"text/plain": lines},
+            "execution_count": None,
+            "metadata": {},
+            "output_type": "execute_result",
+        }
+    return None
+
+
+def dumps(notebook: dict) -> str:
+    """The notebook's file, to the byte: one-space indent, letters as they are, a last newline."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def book_url(root: Path = ROOT) -> str:
+    """The one repository URL, from `_config.yml`."""
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    return config["repository"]["url"].rstrip("/").removesuffix(".git")
+
+
+def toc_files(root: Path = ROOT) -> list[str]:
+    """Every file that `_toc.yml` names, as written there (mostly without its suffix)."""
+
+    def walk(node: object) -> Iterator[str]:
+        if isinstance(node, dict):
+            yield from (str(node[key]) for key in ("file", "root") if key in node)
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+
+    toc = root / "_toc.yml"
+    return list(walk(yaml.safe_load(toc.read_text(encoding="utf-8")))) if toc.exists() else []
+
+
+def notebook_paths(root: Path = ROOT) -> list[Path]:
+    """The chapters, in order."""
+    return sorted((root / "notebooks").glob("*.ipynb"))
+
+
+@dataclass
+class Chapter:
+    """A notebook, where it stands, and what the rules ask of it."""
+
+    notebook: dict
+    path: Path
+    root: Path = ROOT
+
+    @classmethod
+    def read(cls, path: Path, root: Path = ROOT) -> Chapter:
+        return cls(json.loads(path.read_text(encoding="utf-8")), path, root)
+
+    @property
+    def cells(self) -> list[dict]:
+        return self.notebook["cells"]
+
+    @cached_property
+    def number(self) -> int:
+        """The chapter's number, from the file name's first digits; 0 where there are none."""
+        found = re.match(r"\d+", self.path.name)
+        return int(found.group()) if found else 0
+
+    @property
+    def code(self) -> list[dict]:
+        return [cell for cell in self.cells if cell["cell_type"] == "code"]
+
+    @property
+    def markdown(self) -> list[dict]:
+        return [cell for cell in self.cells if cell["cell_type"] == "markdown"]
+
+    @property
+    def prose(self) -> str:
+        """All Markdown, one blank line between cells."""
+        return "\n\n".join(text(cell["source"]) for cell in self.markdown)
+
+
+def name(cell: dict) -> str:
+    return f"cell '{cell.get('id', '?')}'"
+
+
+def tree(cell: dict) -> ast.Module:
+    """The cell's syntax tree; lines that are magics or shell commands count as `pass`."""
+    return ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", text(cell["source"]), flags=re.M))
+
+
+def without_code(markdown: str) -> str:
+    """Markdown without fenced blocks and code spans."""
+    markdown = re.sub(r"^(```|~~~).*?^\1[ \t]*$", "", markdown, flags=re.M | re.S)
+    return re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", markdown, flags=re.S)
+
+
+RULES: dict[str, Callable[[Chapter], list[str]]] = {}
+
+
+def rule(function: Callable[[Chapter], list[str]]) -> Callable[[Chapter], list[str]]:
+    """Register a rule under its name."""
+    RULES[function.__name__] = function
+    return function
+
+
+def check(path: Path, root: Path = ROOT) -> dict[str, list[str]]:
+    """The rules that the notebook at `path` breaks, with what is wrong."""
+    chapter = Chapter.read(path, root)
+    found = {key: function(chapter) for key, function in RULES.items()}
+    return {key: wrong for key, wrong in found.items() if wrong}
+
+
+# ---------------------------------------------------------------- the file
+
+
+@rule
+def stored_form(chapter: Chapter) -> list[str]:
+    """nbformat 4.5, the python3 kernel, no counts, no volatile metadata, one way of writing."""
+    notebook, wrong = chapter.notebook, []
+    version = (notebook.get("nbformat"), notebook.get("nbformat_minor"))
+    if version != (4, 5):
+        wrong.append(f"nbformat is {version[0]}.{version[1]}, not 4.5")
+    if notebook.get("metadata") != NOTEBOOK_METADATA:
+        wrong.append("the notebook's metadata are not the plain python3 kernel's and nothing else")
+    for cell in chapter.cells:
+        if cell.get("execution_count") is not None:
+            wrong.append(f"{name(cell)} keeps an execution count")
+        extra = sorted(set(cell["metadata"]) - set(CELL_METADATA))
+        if extra:
+            wrong.append(f"{name(cell)} carries metadata {', '.join(extra)}")
+    if chapter.path.exists() and not wrong:
+        stored = chapter.path.read_text(encoding="utf-8")
+        if stored != dumps(normalise(notebook)) and json.loads(stored) == notebook:
+            wrong.append("is not in the stored form: run `scripts/notebooks.py strip` on it")
+    return wrong
+
+
+@rule
+def stable_ids(chapter: Chapter) -> list[str]:
+    """Every cell has an id of words that no other cell has: links and diffs lean on it."""
+    wrong, seen = [], set()
+    for position, cell in enumerate(chapter.cells):
+        cell_id = cell.get("id")
+        if not cell_id:
+            wrong.append(f"cell number {position} has no id")
+        elif cell_id in seen:
+            wrong.append(f"id '{cell_id}' stands twice")
+        elif not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cell_id):
+            wrong.append(f"id '{cell_id}' is not lower-case words joined by hyphens")
+        elif re.fullmatch(r"(?=.*\d)[0-9a-f]{6,}(-[0-9a-f]+)*", cell_id):
+            wrong.append(f"id '{cell_id}' looks drawn by chance: give it a word")
+        seen.add(cell_id)
+    return wrong
+
+
+@rule
+def outputs_where_marked(chapter: Chapter) -> list[str]:
+    """Outputs are stored in marked cells only, and there they are (text, for nbval to compare)."""
+    wrong = []
+    for cell in chapter.code:
+        outputs = cell.get("outputs", [])
+        if is_marked(cell):
+            if not outputs:
+                wrong.append(f"{name(cell)} is marked but stores no output: run refresh")
+            elif any(_plain(output) is None for output in outputs):
+                wrong.append(f"{name(cell)} stores more than plain text")
+        else:
+            if outputs:
+                wrong.append(f"{name(cell)} stores an output but is not marked: run strip")
+            if MARKER in text(cell["source"]):
+                wrong.append(f"{name(cell)} has the marker, but not as its first line")
+            if cell["metadata"].get("keep_output"):
+                wrong.append(f"{name(cell)} keeps its output but is not marked")
+    return wrong
+
+
+@rule
+def every_cell_runs(chapter: Chapter) -> list[str]:
+    """No cell is skipped by nbval or expected to stop the reader's run."""
+    wrong = []
+    for cell in chapter.code:
+        tags = set(cell["metadata"].get("tags", []))
+        skipped = re.search(r"#\s*NBVAL_(SKIP|RAISES_EXCEPTION)", text(cell["source"]))
+        if skipped or tags & {"nbval-skip", "skip-execution", "raises-exception", "remove-cell"}:
+            wrong.append(f"{name(cell)} is skipped, hidden, or stops a run of all cells")
+        if not text(cell["source"]).strip():
+            wrong.append(f"{name(cell)} is empty")
+    return wrong
+
+
+# ---------------------------------------------------------------- the code
+
+
+@rule
+def setup_cell(chapter: Chapter) -> list[str]:
+    """The first code cell is the setup cell, to the letter, with the book's own URL."""
+    if not chapter.code:
+        return ["has no code cell"]
+    first, wrong = chapter.code[0], []
+    if first.get("id") != "setup":
+        wrong.append(f"the first code cell is {name(first)}, not 'setup'")
+    if text(first["source"]) != SETUP.format(url=book_url(chapter.root)):
+        wrong.append("the setup cell differs from the one that all chapters share")
+    if [cell.get("id") for cell in chapter.cells].count("setup") > 1:
+        wrong.append("has more than one setup cell")
+    return wrong
+
+
+def definitions(module: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    """Classes and public functions at a module's top level."""
+    for node in module.body:
+        if isinstance(node, ast.ClassDef):
+            yield node
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not node.name.startswith("_"):
+                yield node
+
+
+def package_definitions(root: Path = ROOT) -> dict[str, dict[str, str]]:
+    """For each name defined in `vitutils`: the modules that define it, with the code's dump."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted((root / "vitutils").glob("*.py")):
+        for node in definitions(ast.parse(path.read_text(encoding="utf-8"))):
+            found.setdefault(node.name, {})[f"vitutils/{path.name}"] = ast.dump(node)
+    return found
+
+
+@rule
+def written_once(chapter: Chapter) -> list[str]:
+    """What the chapter and `vitutils` define under one name is the same, docstring included."""
+    package, wrong = package_definitions(chapter.root), []
+    for cell in chapter.code:
+        for node in definitions(tree(cell)):
+            copies = package.get(node.name, {})
+            if copies and ast.dump(node) not in copies.values():
+                where = " and ".join(copies)
+                wrong.append(f"{name(cell)}: {node.name} differs from the one in {where}")
+    return wrong
+
+
+@rule
+def cell_length(chapter: Chapter) -> list[str]:
+    """At most 30 lines a code cell, a class definition aside; at most 79 characters a line."""
+    wrong = []
+    for cell in chapter.code:
+        lines = text(cell["source"]).splitlines()
+        counted = {number for number, line in enumerate(lines, 1) if line.strip()}
+        for node in tree(cell).body:
+            if isinstance(node, ast.ClassDef):
+                start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                counted -= set(range(start, node.end_lineno + 1))
+        if len(counted) > CODE_LINES:
+            wrong.append(f"{name(cell)} has {len(counted)} lines of code, at most {CODE_LINES}")
+        if cell.get("id") == "setup":
+            continue  # its URL may be long; `setup_cell` holds every letter of it
+        for number, line in enumerate(lines, 1):
+            if len(line) > LINE_WIDTH:
+                wrong.append(f"{name(cell)}, line {number}: {len(line)} characters")
+    return wrong
+
+
+@rule
+def words_between_code(chapter: Chapter) -> list[str]:
+    """Never three code cells in a row without a sentence."""
+    wrong, run = [], 0
+    for cell in chapter.cells:
+        run = run + 1 if cell["cell_type"] == "code" else 0
+        if run == 3:
+            wrong.append(f"{name(cell)} is the third code cell in a row")
+    return wrong
+
+
+STYLE_WORDS = {"figsize", "dpi", "cmap", "facecolor", "edgecolor", "markersize", "linewidth"}
+
+
+@rule
+def no_styling(chapter: Chapter) -> list[str]:
+    """Figures are styled in `vitutils.plot` alone: no sizes, colours or pyplot in a chapter."""
+    wrong = []
+    for cell in chapter.code:
+        module = tree(cell)
+        for node in ast.walk(module):
+            found = None
+            if isinstance(node, ast.Call):
+                words = {k.arg for k in node.keywords}
+                drawing = _dotted(node.func).startswith("plot.")
+                banned = STYLE_WORDS | ({"color", "colors", "c"} if drawing else set())
+                found = ", ".join(sorted(words & banned))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if re.fullmatch(r"#([0-9a-fA-F]{3,4}){1,2}", node.value):
+                    found = node.value
+            elif isinstance(node, ast.Name) and node.id == "plt":
+                found = "plt"
+            if found:
+                wrong.append(f"{name(cell)} styles a figure: {found}")
+        for module_name in _imports(module):
+            if module_name.split(".")[0] in {"matplotlib", "pylab", "seaborn"}:
+                wrong.append(f"{name(cell)} imports {module_name}: draw with vitutils.plot")
+    return wrong
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c` for a name or an attribute of one, else nothing."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        left = _dotted(node.value)
+        return f"{left}.{node.attr}" if left else ""
+    return ""
+
+
+def _imports(module: ast.Module) -> Iterator[str]:
+    """The dotted names that a cell imports."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@rule
+def only_what_colab_has(chapter: Chapter) -> list[str]:
+    """No widgets, no glue, no reading of the scale: the setup cell is the only place for that."""
+    wrong = []
+    for cell in chapter.code:
+        for module_name in _imports(tree(cell)):
+            if re.match(r"tqdm\.(auto|notebook|autonotebook)|ipywidgets|myst_nb", module_name):
+                wrong.append(f"{name(cell)} imports {module_name}")
+        source = text(cell["source"])
+        if re.search(r"\bglue\(", source):
+            wrong.append(f"{name(cell)} calls glue")
+        if "VITBOOK_" in source:
+            wrong.append(f"{name(cell)} reads the book's environment: ask `env`")
+        if cell.get("id") != "setup" and re.search(r"^\s*[%!]", source, flags=re.M):
+            wrong.append(f"{name(cell)} has a magic or a shell command")
+    return wrong
+
+
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(home|root|Users|work|tmp|mnt|content)/\w|\b[A-Z]:\\\w")
+
+
+@rule
+def no_machine_path(chapter: Chapter) -> list[str]:
+    """Nothing that exists on one machine only, in a source or a stored output."""
+    wrong = []
+    for cell in chapter.cells:
+        everything = text(cell["source"]) + json.dumps(cell.get("outputs", []))
+        found = MACHINE_PATH.search(everything)
+        if found:
+            wrong.append(f"{name(cell)} holds the path of one machine: {found.group()}…")
+    return wrong
+
+
+# ---------------------------------------------------------------- the figures
+
+# Functions of `plot` that draw nothing (names without `plot.`).
+NOT_DRAWING = {"style", "use_style", "setup"}
+
+
+def draws(cell: dict) -> bool:
+    """Whether a code cell calls `plot.something(...)` or a `.plot()` method."""
+    if cell["cell_type"] != "code":
+        return False
+    for node in ast.walk(tree(cell)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "plot":
+                return True
+            parts = _dotted(node.func).split(".")
+            if "plot" in parts[:-1] and parts[-1] not in NOT_DRAWING:
+                return True
+    return False
+
+
+def alt_text(cell: dict) -> str:
+    """The alternative text of a cell's picture."""
+    return cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+
+
+@rule
+def alt_texts(chapter: Chapter) -> list[str]:
+    """A cell that draws says in words what is shown: the axes and the finding, not a file name."""
+    wrong, seen = [], {}
+    for cell in chapter.code:
+        alt = alt_text(cell)
+        if draws(cell):
+            if not alt:
+                wrong.append(f"{name(cell)} draws a figure and has no alt text")
+            elif len(alt) < ALT_LENGTH or len(alt.split()) < 7:
+                wrong.append(f"{name(cell)}: the alt text '{alt}' says too little")
+            elif re.search(r"\S\.(png|svg|jpe?g|gif|webp)\b", alt):
+                wrong.append(f"{name(cell)}: the alt text is a file name")
+            elif alt in seen:
+                wrong.append(f"{name(cell)} has the alt text of {seen[alt]}")
+            seen[alt] = name(cell)
+        elif alt:
+            wrong.append(f"{name(cell)} has alt text but calls nothing of `plot`")
+    return wrong
+
+
+@rule
+def captions(chapter: Chapter) -> list[str]:
+    """After a cell that draws, at once, its caption `*Figure 4.1.* …`, counted from 1."""
+    wrong, number = [], 0
+    for cell, following in zip(chapter.cells, [*chapter.cells[1:], None], strict=True):
+        caption = None
+        if following is not None and following["cell_type"] == "markdown":
+            start = r"\*Figure (\d+)\.(\d+)\.\*\s*(.*)"
+            caption = re.match(start, text(following["source"]), flags=re.S)
+        if draws(cell):
+            number += 1
+            expected = f"{chapter.number}.{number}"
+            if not caption:
+                wrong.append(f"{name(cell)} draws figure {expected}, no caption follows it")
+            elif f"{int(caption[1])}.{int(caption[2])}" != expected:
+                wrong.append(f"{name(following)} is the caption of {expected} by its place")
+            elif len(caption[3].split()) < 5:
+                wrong.append(f"{name(following)}: the caption says too little")
+        elif caption:
+            wrong.append(f"{name(following)} is a caption, but {name(cell)} draws nothing")
+    for mention in re.finditer(r"[Ff]igure (\d+)\.(\d+)", chapter.prose):
+        chapter_number, figure = int(mention[1]), int(mention[2])
+        if chapter_number == chapter.number and not 1 <= figure <= number:
+            wrong.append(f"the text speaks of figure {mention[1]}.{mention[2]}, which is not there")
+    return wrong
+
+
+# ---------------------------------------------------------------- the prose
+
+
+@rule
+def plain_markdown(chapter: Chapter) -> list[str]:
+    """Only Markdown that Colab shows: no MyST directive, role, target; no relative picture."""
+    wrong = []
+    directive = re.compile(r"^[ \t>]*(```+|~~~+|:::+)[ \t]*\{", flags=re.M)
+    patterns = {
+        "a MyST block (:::)": re.compile(r"^[ \t>]*:::", flags=re.M),
+        "a MyST target": re.compile(r"^\([\w-]+\)=", flags=re.M),
+        "a MyST substitution": re.compile(r"\{\{.*?\}\}"),
+        "a labelled formula": re.compile(r"\$\$[ \t]*\([\w-]+\)"),
+        "a footnote": re.compile(r"\[\^[\w-]+\]"),
+    }
+    for cell in chapter.markdown:
+        source = text(cell["source"])
+        if directive.search(source):
+            wrong.append(f"{name(cell)} has a MyST directive")
+        if re.search(r"(?<!`)\{[a-z][\w:+.-]*\}`[^`]+`", source):
+            wrong.append(f"{name(cell)} has a MyST role")
+        plain = without_code(source)
+        without_math = re.sub(r"\$\$.*?\$\$(?![ \t]*\()|(?<!\$)\$[^$\n]+\$", "", plain, flags=re.S)
+        found = [what for what, pattern in patterns.items() if pattern.search(without_math)]
+        wrong += [f"{name(cell)} has {what}" for what in found]
+        for picture in re.finditer(r"!\[([^\]]*)\]\(([^)\s]+)", plain):
+            if not re.match(r"https?://|data:|attachment:", picture[2]):
+                wrong.append(f"{name(cell)} shows {picture[2]}, which Colab cannot find")
+            if len(picture[1]) < ALT_LENGTH:
+                wrong.append(f"{name(cell)} shows {picture[2]} without alt text")
+        for tag in re.finditer(r"<\s*/?\s*([a-zA-Z][\w-]*)[^>\n]*>", without_math):
+            if tag[1].lower() not in {"details", "summary", "br", "sub", "sup", "kbd"}:
+                if not re.match(r"https?|mailto", tag[1]):
+                    wrong.append(f"{name(cell)} has HTML: {tag[0]}")
+    return wrong
+
+
+@rule
+def length_of_prose(chapter: Chapter) -> list[str]:
+    """1,500 to 3,000 words of Markdown, code and formulas not counted."""
+    words = word_count(chapter.prose)
+    if WORDS[0] <= words <= WORDS[1]:
+        return []
+    return [f"has {words:,} words of prose, not {WORDS[0]:,} to {WORDS[1]:,}"]
+
+
+def word_count(markdown: str) -> int:
+    """Words of prose: without code blocks, formulas, HTML tags and the addresses of links."""
+    plain = re.sub(r"^(```|~~~).*?^\1[ \t]*$", "", markdown, flags=re.M | re.S)
+    plain = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|<[^>\n]+>|(?<=\])\([^)]*\)", " ", plain, flags=re.S)
+    return len(re.findall(r"[^\W_][\w'’.,-]*", plain))
+
+
+def headings(chapter: Chapter) -> list[tuple[int, str]]:
+    """Level and text of each heading, in order; what looks like one in a code block does not."""
+    found = []
+    for cell in chapter.markdown:
+        plain = re.sub(r"^(```|~~~).*?^\1[ \t]*$", "", text(cell["source"]), flags=re.M | re.S)
+        found += [(len(m[1]), m[2].strip()) for m in re.finditer(r"^(#+) (.*)$", plain, flags=re.M)]
+    return found
+
+
+@rule
+def heading_levels(chapter: Chapter) -> list[str]:
+    """One H1, at the very start; no level left out; no question as a heading; none twice."""
+    found, wrong = headings(chapter), []
+    top = [title for level, title in found if level == 1]
+    first = text(chapter.cells[0]["source"]) if chapter.cells else ""
+    if len(top) != 1 or not first.startswith("# "):
+        wrong.append(f"has {len(top)} headings of level 1; it needs one, as its first line")
+    for (above, _), (level, title) in zip(found, found[1:], strict=False):
+        if level > above + 1:
+            wrong.append(f"heading '{title}' leaves a level out")
+    for position, (_, title) in enumerate(found):
+        if title.endswith("?"):
+            wrong.append(f"heading '{title}' is a question")
+        if title in [other for _, other in found[:position]]:
+            wrong.append(f"heading '{title}' stands twice")
+    return wrong
+
+
+@rule
+def skeleton(chapter: Chapter) -> list[str]:
+    """Promise, You will, Before you start, Time; … Common mistakes, Exercises, Summary, Next."""
+    wrong = []
+    setup = next((i for i, c in enumerate(chapter.cells) if c.get("id") == "setup"), 0)
+    opening = "\n\n".join(
+        text(c["source"]) for c in chapter.cells[:setup] if c["cell_type"] == "markdown"
+    )
+    paragraphs = [p.strip() for p in re.split(r"\n\s*\n", opening) if p.strip()]
+    promise = paragraphs[1] if len(paragraphs) > 1 else ""
+    if not re.match(r"[^\W\d_]", promise) or not promise.endswith("."):
+        wrong.append("no sentence under the title promises what the reader will be able to do")
+    position = -1
+    for label in ("You will", "Before you start", "Time"):
+        found = re.search(rf"(?<!\*)\*{{1,2}}{label}[.:]?\*{{1,2}}", opening)
+        if not found:
+            wrong.append(f"*{label}* is missing before the setup cell")
+        elif found.start() < position:
+            wrong.append(f"*{label}* stands too early")
+        position = found.start() if found else position
+    time = re.split(r"\*Time[.:]?\*", opening)[-1].lower()
+    for word in ("cpu", "gpu", "minute", "download"):
+        if "*Time" in opening and word not in time:
+            wrong.append(f"*Time* says nothing about '{word}'")
+    titles = [title.lower() for level, title in headings(chapter) if level == 2]
+    last = -1
+    for title in ("common mistakes", "exercises", "summary", "further reading"):
+        if title not in titles:
+            wrong.append(f"no heading '## {title.capitalize()}'")
+        elif titles.index(title) < last:
+            wrong.append(f"'## {title.capitalize()}' stands too early")
+        else:
+            last = titles.index(title)
+    return wrong + _ending(chapter)
+
+
+def _ending(chapter: Chapter) -> list[str]:
+    """Further reading cites; the last lines lead to the next chapter, by a link where it exists."""
+    final = re.split(r"^## Further reading[ \t]*$", chapter.prose, flags=re.M | re.I)[-1]
+    wrong = []
+    if "bibliography.md#" not in final:
+        wrong.append("Further reading cites nothing of the bibliography")
+    line = re.search(r"^\*{0,2}Next\b.*", final, flags=re.M | re.S)
+    if not line:
+        return [*wrong, "no paragraph at the end starts with *Next*"]
+    following = [
+        path.name
+        for path in notebook_paths(chapter.root)
+        if re.match(rf"0*{chapter.number + 1}_", path.name)
+    ]
+    if following and f"]({following[0]})" not in line[0].replace("(./", "("):
+        wrong.append(f"*Next* does not link to {following[0]}")
+    return wrong
+
+
+@rule
+def exercises(chapter: Chapter) -> list[str]:
+    """One easy, one core, one stretch, numbered, each with a check after it."""
+    wrong, expected = [], ["easy", "core", "stretch"]
+    pattern = r"\*\*Exercise (\d+)\.(\d+) \((\w+)\)\.\*\*"
+    found = list(re.finditer(pattern, chapter.prose))
+    if [m[3] for m in found] != expected:
+        wrong.append(f"has exercises {[m[3] for m in found]}, not {expected}, in this order")
+    for count, match in enumerate(found, 1):
+        if (int(match[1]), int(match[2])) != (chapter.number, count):
+            wrong.append(f"exercise {match[1]}.{match[2]} should be {chapter.number}.{count}")
+    starts = [
+        position
+        for position, cell in enumerate(chapter.cells)
+        if cell["cell_type"] == "markdown" and re.search(pattern, text(cell["source"]))
+    ]
+    for start, end in zip(starts, [*starts[1:], len(chapter.cells)], strict=False):
+        cells = [c for c in chapter.cells[start:end] if c["cell_type"] == "code"]
+        if not any("check." in text(c["source"]) for c in cells):
+            wrong.append(f"the exercise in {name(chapter.cells[start])} has no check after it")
+    return wrong
+
+
+@rule
+def links(chapter: Chapter) -> list[str]:
+    """A relative link leads to a file of the repository, and to an anchor that is there."""
+    wrong = []
+    for cell in chapter.markdown:
+        for match in re.finditer(r"\]\(([^)\s]+)[^)]*\)", without_code(text(cell["source"]))):
+            target, _, anchor = match[1].partition("#")
+            if re.match(r"[a-z][a-z0-9+.-]*:", target):
+                if target.startswith("http:"):
+                    wrong.append(f"{name(cell)}: {target} is not https")
+                continue
+            path = (chapter.path.parent / target).resolve() if target else chapter.path
+            if not path.is_file() or not path.is_relative_to(chapter.root.resolve()):
+                wrong.append(f"{name(cell)} links to {target}, which is not in the repository")
+            elif anchor and anchor not in anchors(path):
+                wrong.append(f"{name(cell)} links to {match[1]}, where '{anchor}' is not")
+    return wrong
+
+
+def anchors(path: Path) -> set[str]:
+    """What can stand after `#` in a link to a page: its MyST targets and its headings."""
+    if path.suffix == ".ipynb":
+        source = Chapter.read(path).prose
+    else:
+        source = path.read_text(encoding="utf-8")
+    found = set(re.findall(r"^\(([\w:.-]+)\)=", source, flags=re.M))
+    found |= set(re.findall(r"\bid=\"([\w:.-]+)\"", source))
+    for title in re.findall(r"^#+ (.*)$", source, flags=re.M):
+        found.add(re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-"))
+    return found
+
+
+@rule
+def in_the_toc(chapter: Chapter) -> list[str]:
+    """The chapter stands in `_toc.yml`, once."""
+    listed = [entry.removesuffix(".ipynb") for entry in toc_files(chapter.root)]
+    count = listed.count(f"notebooks/{chapter.path.stem}")
+    return [] if count == 1 else [f"stands {count} times in _toc.yml, not once"]
+
+
+def toc_misses(root: Path = ROOT) -> list[str]:
+    """Entries of `_toc.yml` for which there is no file (a rule of the book, not of a chapter)."""
+    suffixes = ("", ".md", ".ipynb")
+    return [
+        f"_toc.yml names {entry}, which is not there"
+        for entry in toc_files(root)
+        if not any((root / f"{entry}{suffix}").is_file() for suffix in suffixes)
+    ]

@@ -1,0 +1,174 @@
+"""Keep the chapters in order: run them, store what nbval compares, strip the rest, check the rules.
+
+python scripts/notebooks.py refresh [NOTEBOOK ...]    run at smoke scale, store the marked outputs
+python scripts/notebooks.py strip [NOTEBOOK ...]      only take out what must not be stored
+python scripts/notebooks.py check [NOTEBOOK ...]      say which rules are broken (exit 1 if any)
+python scripts/notebooks.py run NOTEBOOK --scale cpu  run, change nothing, say how long it took
+
+Without a notebook: all of `notebooks/`. The rules are in `notebook_rules.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
+
+sys.path.insert(0, str(Path(__file__).parent))
+import notebook_rules as rules
+
+
+def execute(path: Path, scale: str) -> nbformat.NotebookNode:
+    """Run the notebook in this Python, as nbval does; its cells' times land in their metadata.
+
+    Raises CellExecutionError where a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    manager = AsyncKernelManager(
+        kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager()
+    )
+    client = NotebookClient(
+        notebook,
+        km=manager,
+        timeout=1800,
+        record_timing=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    with tempfile.TemporaryDirectory() as profile:  # no start-up files of the user's IPython
+        client.execute(
+            cleanup_kc=True,  # it is our manager, so nbclient would leave the kernel running
+            env={**os.environ, "VITBOOK_SCALE": scale, "IPYTHONDIR": profile},
+            stderr=subprocess.DEVNULL,  # the kernel's own notices; the cells' go another way
+        )
+    return notebook
+
+
+def seconds(cell: dict) -> float:
+    """How long a cell ran."""
+    timing = cell["metadata"].get("execution", {})
+    try:
+        ends = [timing["iopub.execute_input"], timing["shell.execute_reply"]]
+    except KeyError:
+        return 0.0
+    start, end = (datetime.fromisoformat(stamp.replace("Z", "+00:00")) for stamp in ends)
+    return (end - start).total_seconds()
+
+
+def write(path: Path, notebook: dict) -> bool:
+    """Store the notebook in its normal form; say whether the file changed."""
+    old, new = path.read_text(encoding="utf-8"), rules.dumps(rules.normalise(notebook))
+    if old == new:
+        return False
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(new, encoding="utf-8")
+    temporary.replace(path)
+    return True
+
+
+def unfit(notebook: dict) -> list[str]:
+    """What only a run shows: pictures without words, noise in marked cells."""
+    wrong = []
+    for cell in rules.Chapter(notebook, Path()).code:
+        outputs = cell.get("outputs", [])
+        pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+        if pictures and not rules.alt_text(cell):
+            wrong.append(f"{rules.name(cell)} draws a picture and has no alt text")
+        if len(pictures) > 1:
+            wrong.append(f"{rules.name(cell)} draws {len(pictures)} pictures; one figure a cell")
+        if rules.is_marked(cell):
+            if any(rules._plain(output) is None for output in outputs):
+                wrong.append(f"{rules.name(cell)} is marked and gives more than plain text")
+            if not outputs:
+                wrong.append(f"{rules.name(cell)} is marked and prints nothing")
+    return wrong
+
+
+def changed_outputs(before: dict, after: dict) -> list[str]:
+    """Marked cells whose output in this run is not the stored one."""
+    stored, found = rules.normalise(before)["cells"], rules.normalise(after)["cells"]
+    return [
+        f"{rules.name(new)} gives another output than the stored one"
+        for old, new in zip(stored, found, strict=True)
+        if rules.is_marked(new) and old["outputs"] != new["outputs"]
+    ]
+
+
+def refresh(path: Path) -> int:
+    start = time.perf_counter()
+    notebook = execute(path, "smoke")
+    took, wrong = time.perf_counter() - start, unfit(notebook)
+    if not wrong:
+        changed = write(path, notebook)
+        print(f"{path.name}: {took:.1f} s, {'stored' if changed else 'nothing new'}")
+    return report(path, wrong)
+
+
+def strip(path: Path) -> int:
+    notebook = nbformat.read(path, as_version=4)
+    print(f"{path.name}: {'stripped' if write(path, notebook) else 'nothing to strip'}")
+    return 0
+
+
+def check(path: Path) -> int:
+    broken = rules.check(path)
+    if not broken:
+        print(f"{path.name}: all {len(rules.RULES)} rules kept")
+    return report(path, [f"[{key}] {line}" for key, wrong in broken.items() for line in wrong])
+
+
+def run(path: Path, scale: str, slowest: int) -> int:
+    before, start = nbformat.read(path, as_version=4), time.perf_counter()
+    after = execute(path, scale)
+    print(f"{path.name}: {time.perf_counter() - start:.1f} s at scale {scale}, kernel included")
+    for cell in sorted(rules.Chapter(after, path).code, key=seconds, reverse=True)[:slowest]:
+        print(f"  {seconds(cell):7.2f} s  {cell['id']}")
+    return report(path, unfit(after) + changed_outputs(before, after))
+
+
+def report(path: Path, wrong: list[str]) -> int:
+    for line in wrong:
+        print(f"{path.name}: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for word in ("refresh", "strip", "check"):
+        commands.add_parser(word).add_argument("notebooks", nargs="*", type=Path)
+    runner = commands.add_parser("run")
+    runner.add_argument("notebooks", nargs="+", type=Path)
+    runner.add_argument("--scale", choices=("smoke", "cpu", "gpu"), default="cpu")
+    runner.add_argument("--slowest", type=int, default=8, help="how many cells to name")
+    given = parser.parse_args(arguments)
+    paths = given.notebooks or rules.notebook_paths()
+    if not paths:
+        parser.error("there are no notebooks")
+    failed = 0
+    for path in paths:
+        path = path.resolve()
+        try:
+            if given.command == "run":
+                failed |= run(path, given.scale, given.slowest)
+            else:
+                failed |= {"refresh": refresh, "strip": strip, "check": check}[given.command](path)
+        except CellExecutionError as error:
+            failed |= report(path, [str(error)])
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
