@@ -1,0 +1,402 @@
+"""Where a data set comes from: found, checked, decoded, kept. Used by `vitutils.data` alone.
+
+The order is: our own cache, torchvision's raw files in the same folders, a copy the system holds, a
+download.
+A file is believed only after its checksum, its sizes and its label range agree; a damaged one is
+named.
+No pickle is ever opened: raw files are IDX or CIFAR's binary records, the cache is safetensors.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import socket
+import tarfile
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision import datasets as tv
+from torchvision.datasets.utils import calculate_md5, download_url
+
+TIMEOUT = 10.0  # seconds without an answer, after which a mirror is given up
+PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+Found = tuple[dict[str, Tensor], tuple[str, ...], str]  # tensors, class names, origin
+
+
+class DataError(RuntimeError):
+    """A data set cannot be had, or the file that should hold it is damaged; the message says what
+    was tried."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one set is found and checked."""
+
+    shape: tuple[int, int, int]  # (C, H, W)
+    sizes: tuple[int, int]  # images for training, for test
+    num_classes: int
+    folder: str  # where torchvision keeps the raw files, below a data folder
+    files: tuple[tuple[str, str], ...]  # (name, MD5)
+    mirrors: tuple[str, ...]  # addresses, each ending in /
+    decode: Callable[[Recipe, Path, bool], tuple[dict[str, Tensor], tuple[str, ...]]]
+    classes: tuple[str, ...] = ()  # empty: the files name them
+    system: tuple[str, str] = ("", "")  # folder below the system's data sets, and whose it is
+    unpacked: tuple[
+        str, ...
+    ] = ()  # SHA-256 of the files' content, where the system packed them anew
+
+
+def data_folders() -> list[Path]:
+    """The folders of `$VITBOOK_DATA` (split at os.pathsep), or `~/.cache/vitbook`. The first is
+    written to."""
+    named = [part for part in os.environ.get("VITBOOK_DATA", "").split(os.pathsep) if part]
+    return [Path(part).expanduser() for part in named or ["~/.cache/vitbook"]]
+
+
+def system_folder() -> Path:
+    """Where the system keeps data sets: `$VITBOOK_SYSTEM_DATA`, or Debian's
+    `/usr/share/datasets`."""
+    return Path(os.environ.get("VITBOOK_SYSTEM_DATA") or "/usr/share/datasets")
+
+
+def find(name: str, download: bool) -> Found:
+    """The set's tensors, class names and origin, from the first place that has them whole."""
+    tried: list[str] = []
+    for place in (_from_cache, _from_raw_files, _from_system):
+        found = place(name, tried)
+        if found and place is not _from_cache:
+            return _keep(name, found)
+        if found:
+            return found
+    if not download or os.environ.get("VITBOOK_OFFLINE", "0") not in ("", "0"):
+        tried.append("download: switched off")
+    elif found := _from_download(name, tried):
+        return _keep(name, found)
+    raise DataError(_advice(name, tried))
+
+
+def _advice(name: str, tried: list[str]) -> str:
+    recipe = RECIPES[name]
+    files = ", ".join(file for file, _ in recipe.files)
+    package, whose = recipe.system
+    return "\n".join(
+        [f"The data set {name!r} cannot be had. Tried, in this order:"]
+        + [f"  - {line}" for line in tried]
+        + ["What to do, any one of these:"]
+        + ([f"  - install {whose}"] if package else [])
+        + [
+            "  - connect to the network and load it again",
+            f"  - put {files} (from {recipe.mirrors[0]}) into {data_folders()[0] / recipe.folder}",
+            "  - use a set that needs neither: load('digits'), or load_first(..., 'digits')",
+        ]
+    )
+
+
+# --- the four places ---
+
+
+def _from_cache(name: str, tried: list[str]) -> Found | None:
+    for path in (folder / f"{name}.safetensors" for folder in data_folders()):
+        if not os.path.isfile(path):
+            tried.append(f"cache {path}: not there")
+            continue
+        try:
+            tensors, classes, origin = _read_cache(path)
+            _check(RECIPES[name], tensors, path)
+            return tensors, classes, f"the cache {_short(path.parent)} (filled from {origin})"
+        except DataError as error:
+            _warn_damaged(error, tried)
+    return None
+
+
+def _from_raw_files(name: str, tried: list[str]) -> Found | None:
+    recipe = RECIPES[name]
+    for folder in (folder / recipe.folder for folder in data_folders()):
+        if found := _decode(recipe, folder, False, f"the files in {_short(folder)}", tried):
+            return found
+        if name.startswith("cifar") and next(folder.glob("cifar-10*py*"), None):
+            tried.append(
+                f"{folder}: a Python version of CIFAR is there, but it is a pickle: never opened"
+            )
+    return None
+
+
+def _from_system(name: str, tried: list[str]) -> Found | None:
+    recipe = RECIPES[name]
+    subfolder, whose = recipe.system
+    if not subfolder:
+        return None
+    folder = system_folder() / subfolder
+    return _decode(recipe, folder, True, f"{whose}, {folder}", tried)
+
+
+def _from_download(name: str, tried: list[str]) -> Found | None:
+    recipe = RECIPES[name]
+    for mirror in recipe.mirrors:
+        with _scratch_folder() as folder:
+            try:
+                for file, md5 in recipe.files:
+                    _download(mirror + file, folder, file, md5)
+            # ValueError: an address that is none; RuntimeError: torchvision's "corrupted".
+            except (OSError, HTTPException, RuntimeError, ValueError) as error:
+                tried.append(f"download {mirror}{file}: {error}")
+                continue
+            if found := _decode(recipe, folder, False, f"a download from {mirror}", tried):
+                return found
+    return None
+
+
+def _download(url: str, folder: Path, file: str, md5: str) -> None:
+    """torchvision's checked download, without its bar, and without waiting for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        with redirect_stderr(io.StringIO()):
+            download_url(url, folder, file, md5)
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder for half-done downloads: in the cache if that can be written, else the system's
+    own."""
+    parent: Path | None = data_folders()[0]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".download-", dir=parent)
+    except OSError:
+        folder = tempfile.TemporaryDirectory(prefix="vitbook-")
+    with folder as path:
+        yield Path(path)
+
+
+# --- raw files ---
+
+
+def _decode(
+    recipe: Recipe, folder: Path, repacked: bool, origin: str, tried: list[str]
+) -> Found | None:
+    """The set from raw files in one folder; None, with the reason in `tried`, if they are not there
+    or damaged."""
+    missing = [file for file, _ in recipe.files if not os.path.isfile(folder / file)]
+    if len(missing) == len(recipe.files):
+        tried.append(f"files in {folder}: not there")
+        return None
+    try:
+        if missing:
+            raise DataError(f"{folder} is incomplete: {', '.join(missing)} not there")
+        tensors, classes = recipe.decode(recipe, folder, repacked)
+        _check(recipe, tensors, folder)
+        return tensors, classes, origin
+    except DataError as error:
+        _warn_damaged(error, tried)
+        return None
+
+
+def _idx_files(
+    recipe: Recipe, folder: Path, repacked: bool
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The four gzipped IDX files of the MNIST family. repacked: the content is checked, not the
+    packed file."""
+    tensors = {}
+    for i, (part, (file, md5)) in enumerate(zip(PARTS, recipe.files, strict=True)):
+        path = folder / file
+        try:
+            if not repacked and (got := calculate_md5(path)) != md5:
+                raise _damaged(path, f"MD5 {md5}", got)
+            raw = gzip.decompress(path.read_bytes())
+        except (EOFError, OSError, zlib.error) as error:
+            raise _damaged(path, "a whole gzip file", error) from error
+        if repacked and (got := hashlib.sha256(raw).hexdigest()) != recipe.unpacked[i]:
+            raise _damaged(path, f"content with SHA-256 {recipe.unpacked[i]}", got)
+        tensors[part] = _idx(raw, path)
+    for split in ("train", "test"):
+        tensors[f"{split}_images"] = tensors[f"{split}_images"].unsqueeze(1)
+        tensors[f"{split}_labels"] = tensors[f"{split}_labels"].long()
+    return tensors, recipe.classes
+
+
+def _idx(raw: bytes, path: Path) -> Tensor:
+    """One IDX array of bytes: two zeros, 8 (bytes), the number of axes, each axis's length
+    (big-endian), data."""
+    axes = raw[3] if raw[:3] == b"\0\0\x08" and len(raw) > 3 else 0
+    sizes = np.frombuffer(raw, ">u4", axes, 4).tolist() if axes and len(raw) >= 4 + 4 * axes else []
+    data = np.frombuffer(raw, np.uint8, offset=min(len(raw), 4 + 4 * axes))
+    if not sizes or data.size != np.prod(sizes):
+        raise _damaged(path, f"an IDX file of {sizes or 'some'} bytes", f"{data.size:,} bytes")
+    return torch.from_numpy(data.reshape(sizes).copy())
+
+
+def _cifar_records(
+    recipe: Recipe, folder: Path, repacked: bool
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """CIFAR's binary archive: per image one label byte (CIFAR-100: coarse, then fine) and 3 x 32 x
+    32 bytes."""
+    ((file, md5),) = recipe.files
+    path = folder / file
+    if (got := calculate_md5(path)) != md5:
+        raise _damaged(path, f"MD5 {md5}", got)
+    width = 3072 + (1 if recipe.num_classes == 10 else 2)
+    records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    classes: tuple[str, ...] = ()
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in sorted(archive.getmembers(), key=lambda member: member.name):
+                base = os.path.basename(member.name)
+                if base.endswith(".bin"):
+                    part = "test" if base.startswith("test") else "train"
+                    raw = archive.extractfile(member).read()
+                    records[part].append(np.frombuffer(raw, np.uint8).reshape(-1, width))
+                elif base in ("batches.meta.txt", "fine_label_names.txt"):
+                    classes = tuple(archive.extractfile(member).read().decode().split())
+        tensors = {}
+        for part, blocks in records.items():
+            table = torch.from_numpy(np.concatenate(blocks))
+            tensors[f"{part}_images"] = table[:, -3072:].reshape(-1, 3, 32, 32).clone()
+            tensors[f"{part}_labels"] = table[:, -3073].long()
+    except (EOFError, OSError, ValueError, tarfile.TarError, zlib.error) as error:
+        raise _damaged(path, "CIFAR's binary records", error) from error
+    return tensors, classes
+
+
+# --- our own cache ---
+
+
+def _keep(name: str, found: Found) -> Found:
+    """Write the set to the cache: to a temporary name, then renamed, so that nobody ever sees half
+    a file."""
+    tensors, classes, origin = found
+    folder = data_folders()[0]
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}-", suffix=".part", dir=folder)
+        os.close(handle)
+        metadata = {"classes": json.dumps(classes), "origin": origin}
+        metadata["sha256"] = _digest(tensors, metadata)
+        save_file(tensors, temporary, metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, folder / f"{name}.safetensors")
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that is not ours
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        return tensors, classes, f"{origin} (not cached: {error})"
+    return found
+
+
+def _read_cache(path: Path) -> Found:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {part: file.get_tensor(part).clone() for part in PARTS}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, "a whole safetensors file", error) from error
+    expected = metadata.pop("sha256", "none recorded")
+    if (got := _digest(tensors, metadata)) != expected:
+        raise _damaged(path, f"SHA-256 {expected}", got)
+    return tensors, tuple(json.loads(metadata["classes"])), metadata["origin"]
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for part in PARTS:
+        digest.update(f"{part} {tuple(tensors[part].shape)} {tensors[part].dtype}".encode())
+        digest.update(tensors[part].numpy())
+    return digest.hexdigest()
+
+
+# --- checks ---
+
+
+def _check(recipe: Recipe, tensors: dict[str, Tensor], where: Path) -> None:
+    """Sizes and label range, as the recipe says. Raises DataError."""
+    for part, size in zip(("train", "test"), recipe.sizes, strict=True):
+        images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
+        if images.shape != (size, *recipe.shape):
+            raise _damaged(where, f"{part} images {(size, *recipe.shape)}", tuple(images.shape))
+        if labels.shape != (size,):
+            raise _damaged(where, f"{size} {part} labels", tuple(labels.shape))
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= recipe.num_classes:
+            raise _damaged(where, f"{part} labels 0..{recipe.num_classes - 1}", f"{low}..{high}")
+
+
+def _damaged(path: Path, expected: object, got: object) -> DataError:
+    return DataError(f"{path} is damaged: expected {expected}, got {got}")
+
+
+def _warn_damaged(error: DataError, tried: list[str]) -> None:
+    tried.append(str(error))
+    warnings.warn(f"{error}. It is passed over.", stacklevel=2)
+
+
+def _short(path: Path) -> str:
+    """The path with the home folder written ~."""
+    home, text = str(Path.home()), str(path)
+    return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
+
+
+# --- the sets ---
+
+
+def _mnist_like(dataset: type[tv.MNIST], **more: object) -> Recipe:
+    """A set of the MNIST family; names, checksums and mirrors are torchvision's own."""
+    return Recipe(
+        shape=(1, 28, 28),
+        sizes=(60_000, 10_000),
+        num_classes=10,
+        folder=f"{dataset.__name__}/raw",
+        files=tuple(dataset.resources),
+        mirrors=tuple(dataset.mirrors),
+        decode=_idx_files,
+        classes=tuple(dataset.classes),
+        **more,
+    )
+
+
+def _cifar(num_classes: int, md5: str) -> Recipe:
+    """The binary version: torchvision's own choice, the Python version, is a pickle. MD5s: the
+    authors' page."""
+    return Recipe(
+        shape=(3, 32, 32),
+        sizes=(50_000, 10_000),
+        num_classes=num_classes,
+        folder="",
+        files=((f"cifar-{num_classes}-binary.tar.gz", md5),),
+        mirrors=("https://www.cs.toronto.edu/~kriz/",),
+        decode=_cifar_records,
+    )
+
+
+RECIPES = {
+    "fashion_mnist": _mnist_like(
+        tv.FashionMNIST,
+        system=("fashion-mnist", "Debian's dataset-fashion-mnist package"),
+        unpacked=(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    ),
+    "mnist": _mnist_like(tv.MNIST),
+    "kmnist": _mnist_like(tv.KMNIST),
+    "cifar10": _cifar(10, "c32a1d4ab5d03f1284b67883e8d87530"),
+    "cifar100": _cifar(100, "03b5dce01913d631647c71ecec9e9cb8"),
+}

@@ -1,0 +1,342 @@
+"""Images for the book: data sets, photos, drawn shapes, and batches of them.
+
+`load` finds a set without the network if it can: in the reader's own cache, in a copy the system
+holds, and only then in torchvision's download. Everything is a tensor in memory: small sets are
+indexed, not streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from vitutils._sources import RECIPES, DataError, find
+
+NAMES = ("digits", *RECIPES)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """A labelled set of images, split in two, all in memory.
+
+    name: as given to `load`.
+    train_images, test_images: uint8 (N, C, H, W), 0..255.  train_labels, test_labels: int64 (N,),
+    0..K-1.
+    classes: K names.  mean, std: float32 (C,), of the training images scaled to 0..1.
+    source: where the images came from, for people to read.
+    Raises ValueError where a shape, a dtype or a label does not fit; the message gives expected and
+    got.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+    source: str
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            _check_pair(images, labels, f"{self.name}, {part}")
+            if images.dtype != torch.uint8:
+                raise ValueError(f"{self.name}, {part}: expected uint8 images, got {images.dtype}")
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"{self.name}, {part}: expected labels 0..{self.num_classes - 1}, "
+                    f"got {low}..{high}"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return tuple(self.train_images.shape[1:])
+
+    def summary(self) -> str:
+        """One line: name, sizes, image shape, classes, source."""
+        return (
+            f"{self.name}: {len(self.train_labels):,} training and {len(self.test_labels):,} test "
+            f"images of {' x '.join(map(str, self.image_shape))}, {self.num_classes} classes, "
+            f"from {self.source}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.summary()}>"
+
+    def take(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
+        """A smaller set with its classes in balance (counts differ by at most one while no class
+        runs out).
+
+        train, test: how many images to keep; None keeps that part whole and in its order.
+        A drawn part is dealt in rounds of one image a class; for one seed, a smaller draw is the
+        beginning of a larger one. mean and std stay those of the whole training part, so that runs
+        can be compared.
+        Raises ValueError if more images are asked for than there are.
+        """
+        kept = {}
+        for part, count in (("train", train), ("test", test)):
+            if count is None:
+                continue
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if not 0 < count <= len(labels):
+                raise ValueError(f"{part}: expected 1 to {len(labels)} images, got {count}")
+            chosen = _rounds(labels, seed)[:count]
+            kept |= {f"{part}_images": images[chosen], f"{part}_labels": labels[chosen]}
+        return replace(self, **kept)
+
+
+def load(name: str, *, download: bool = True) -> Dataset:
+    """A data set by name: digits, fashion_mnist, mnist, kmnist, cifar10, cifar100.
+
+    Looked for in this order: the cache in `$VITBOOK_DATA` (several folders may be named, split at
+    os.pathsep; the first is written to; default `~/.cache/vitbook`), torchvision's raw files in the
+    same folders (`FashionMNIST/raw/*.gz`; for CIFAR the authors' `cifar-10-binary.tar.gz`), the
+    system's copy (Debian's dataset-fashion-mnist), a checked download. `digits` is scikit-learn's
+    own and needs none of these.
+    download: False, or `VITBOOK_OFFLINE=1` in the environment, leaves the network alone.
+    A damaged file is named in a warning and passed over.
+    Raises ValueError for a name that is none of these; DataError if no place has the set (it names
+    all it tried).
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(NAMES)}")
+    tensors, classes, source = _digits() if name == "digits" else find(name, download)
+    mean, std = _statistics(tensors["train_images"])
+    return Dataset(name=name, **tensors, classes=classes, mean=mean, std=std, source=source)
+
+
+def load_first(*names: str, download: bool = True) -> Dataset:
+    """The first of these sets that can be had; its `source` says which ones could not.
+
+    Raises ValueError for an unknown name, before anything is tried; DataError if none can be had.
+    """
+    if not names or (unknown := [name for name in names if name not in NAMES]):
+        got = ", ".join(map(repr, unknown)) if names else "none"
+        raise ValueError(f"expected names out of {', '.join(NAMES)}; got {got}")
+    failures: list[str] = []
+    for i, name in enumerate(names):
+        try:
+            found = load(name, download=download)
+        except DataError as error:
+            failures.append(str(error))
+            continue
+        absent = f" ({' and '.join(names[:i])} could not be had)" if i else ""
+        return replace(found, source=found.source + absent)
+    raise DataError("\n\n".join(failures))
+
+
+def _digits() -> tuple[dict[str, Tensor], tuple[str, ...], str]:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8, values 0..16 scaled to 0..255; a fixed
+    split, 4 to 1."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    order = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    train, test = (torch.from_numpy(indices) for indices in order)
+    tensors = {
+        "train_images": images[train],
+        "train_labels": labels[train],
+        "test_images": images[test],
+        "test_labels": labels[test],
+    }
+    return tensors, tuple("0123456789"), "scikit-learn's bundled handwritten digits"
+
+
+def photos(size: int | None = None) -> dict[str, Tensor]:
+    """Four photos to look at: cat, coffee, astronaut, rocket; uint8 (3, H, W), 0..255.
+
+    size: None gives each as it is; a number cuts the middle square out and shrinks it to (3, size,
+    size).
+    Bundled with scikit-image, no network. Licences, as scikit-image's documentation gives them: cat
+    (Chelsea, S. van der Walt) CC0; coffee (R. Michel, Pikolo Espresso Bar) CC0; astronaut (NASA, E.
+    Collins) public domain; rocket (SpaceX, Falcon 9 with DSCOVR) CC0.
+    """
+    from skimage import data as bundled
+
+    pictures = {}
+    for name in ("cat", "coffee", "astronaut", "rocket"):
+        image = torch.from_numpy(getattr(bundled, name)().copy()).permute(2, 0, 1).contiguous()
+        if size is not None:
+            image = v2.functional.center_crop(image, [min(image.shape[1:])])
+            image = v2.functional.resize(image, [size, size], antialias=True)
+        pictures[name] = image
+    return pictures
+
+
+# --- batches ---
+
+
+def batches(
+    images: Tensor,
+    labels: Tensor,
+    size: int,
+    *,
+    seed: int | None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    device: str | torch.device = "cpu",
+    mean: float | Sequence[float] | Tensor = 0.5,
+    std: float | Sequence[float] | Tensor = 0.5,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: pairs of float images (b, C, H, W), normalised, and int64 labels (b,), on
+    `device`.
+
+    images: uint8 (N, C, H, W), 0..255, or float, 0..1.  labels: int64 (N,).  size: images a batch
+    (the last: the rest).
+    seed: the order, and what `augment` draws; another number for every epoch. None: in order.
+    augment: a function of a batch on `device`, before normalisation, in the images' own dtype.
+        torchvision's v2 transforms draw once a call: on a batch, *every image gets the same crop
+        and flip*.
+        Use `flip_shift()` (fast, per image), or `per_image(transform)` (any v2 transform, a loop).
+    mean, std: per channel, of images scaled to 0..1; the defaults map 0..1 to -1..1.
+    The same seed gives the same batches on one device, whatever was drawn before; torch's own
+    random state is left as it was. Raises ValueError for shapes or dtypes that do not fit.
+    """
+    _check_pair(images, labels)
+    if size < 1:
+        raise ValueError(f"expected a batch size of 1 or more, got {size}")
+    return _batches(images, labels, size, seed, augment, torch.device(device), mean, std)
+
+
+def _batches(images, labels, size, seed, augment, device, mean, std):
+    count = len(labels)
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
+    for chosen in order.split(size):
+        picked = images[chosen.to(images.device)].to(device)
+        targets = labels[chosen.to(labels.device)].to(device)
+        if augment is not None:
+            with _seeded(int(torch.randint(2**62, (), generator=generator)), device):
+                picked = augment(picked)
+        yield normalise(picked, mean, std), targets
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's random numbers, on the CPU and on `device`, start from `seed` here and go on as
+    before afterwards."""
+    devices = [device] if device.type != "cpu" else []
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            getattr(torch, device.type).manual_seed(seed)
+        yield
+
+
+def flip_shift(pad: int = 2, flip: bool = True) -> Callable[[Tensor], Tensor]:
+    """An augmentation for `batches`: every image is mirrored or not, and shifted by up to `pad`
+    pixels each way.
+
+    What torchvision's RandomCrop(padding=pad) and RandomHorizontalFlip do to one image, done to a
+    batch with one draw *per image*, in one gather. What is shifted in from outside is 0. flip:
+    leave it off where left and right mean something (digits, letters).
+    """
+
+    def augment(images: Tensor) -> Tensor:
+        B, C, H, W = images.shape
+        device = images.device
+        shift = torch.randint(2 * pad + 1, (2, B, 1), device=device)
+        rows = torch.arange(H, device=device) + shift[0]  # (B, H)
+        columns = torch.arange(W, device=device).expand(B, W)
+        if flip:
+            mirrored = torch.rand(B, 1, device=device) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        columns = columns + shift[1]  # (B, W)
+        padded = F.pad(images, (pad, pad, pad, pad))
+        image = torch.arange(B, device=device)[:, None, None]
+        # (B, H, W, C): the indexed axes come first
+        return (
+            padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        )
+
+    return augment
+
+
+def per_image(transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """An augmentation for `batches` out of a torchvision v2 transform: called once for each image
+    of the batch."""
+    return lambda images: torch.stack([transform(image) for image in images])
+
+
+def normalise(
+    images: Tensor,
+    mean: float | Sequence[float] | Tensor = 0.5,
+    std: float | Sequence[float] | Tensor = 0.5,
+) -> Tensor:
+    """(images - mean) / std per channel. images: uint8 0..255 or float 0..1, (..., C, H, W). Gives
+    float."""
+    if not images.is_floating_point():
+        images = images.float() / 255
+    return (images - _per_channel(mean, images)) / _per_channel(std, images)
+
+
+def denormalise(
+    images: Tensor,
+    mean: float | Sequence[float] | Tensor = 0.5,
+    std: float | Sequence[float] | Tensor = 0.5,
+) -> Tensor:
+    """The way back, for showing: images * std + mean, clipped to 0..1. images: float (..., C, H,
+    W)."""
+    return (images * _per_channel(std, images) + _per_channel(mean, images)).clamp(0, 1)
+
+
+def _per_channel(value: float | Sequence[float] | Tensor, images: Tensor) -> Tensor:
+    value = torch.as_tensor(value, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
+    if len(value) not in (1, images.shape[-3]):
+        raise ValueError(
+            f"expected 1 or {images.shape[-3]} values, one a channel, got {len(value)}"
+        )
+    return value
+
+
+# --- small helpers ---
+
+
+def _check_pair(images: Tensor, labels: Tensor, what: str = "images") -> None:
+    if images.ndim != 4:
+        raise ValueError(f"{what}: expected shape (N, C, H, W), got {tuple(images.shape)}")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{what}: expected {len(images)} labels, one an image, got {tuple(labels.shape)}"
+        )
+    if labels.dtype != torch.int64:
+        raise ValueError(f"{what}: expected int64 labels, got {labels.dtype}")
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of uint8 images scaled to 0..1, exactly: from a count of
+    each value."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack(
+        [torch.bincount(channel.reshape(-1), minlength=256) for channel in images.unbind(1)]
+    )
+    share = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.sqrt().float()
+
+
+def _rounds(labels: Tensor, seed: int) -> Tensor:
+    """The indices (N,) of shuffled images, dealt in rounds of one a class."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    turn = torch.cat([torch.arange(int(count)) for count in labels.bincount()])
+    return by_class[turn.argsort(stable=True)]
