@@ -1,0 +1,275 @@
+"""Weights of other libraries in our ViT, and back: timm, torchvision, vit-pytorch.
+
+timm: our parameter names are its own. torchvision: other names, same numbers. vit-pytorch: other names, no qkv bias,
+a LayerNorm before and after the patch projection, and pixels of a patch in another order; `VitPytorchPatchEmbed`
+stands in for our patch embedding then. Only safetensors files are read: no pickle is executed.
+"""
+
+import difflib
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vitutils.vit import ViT, ViTConfig
+
+State = dict[str, Tensor]
+
+# our name -> torchvision's; {i} is the number of the block
+TORCHVISION = {
+    "cls_token": "class_token",
+    "pos_embed": "encoder.pos_embedding",
+    "patch_embed.proj": "conv_proj",
+    "blocks.{i}.norm1": "encoder.layers.encoder_layer_{i}.ln_1",
+    "blocks.{i}.attn.qkv.weight": "encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight",
+    "blocks.{i}.attn.qkv.bias": "encoder.layers.encoder_layer_{i}.self_attention.in_proj_bias",
+    "blocks.{i}.attn.proj": "encoder.layers.encoder_layer_{i}.self_attention.out_proj",
+    "blocks.{i}.norm2": "encoder.layers.encoder_layer_{i}.ln_2",
+    "blocks.{i}.mlp.fc1": "encoder.layers.encoder_layer_{i}.mlp.0",
+    "blocks.{i}.mlp.fc2": "encoder.layers.encoder_layer_{i}.mlp.3",
+    "norm": "encoder.ln",
+    "head": "heads.head",
+}
+# our name -> vit-pytorch's
+VIT_PYTORCH = {
+    "cls_token": "cls_token",
+    "pos_embed": "pos_embedding",
+    "patch_embed.norm_in": "to_patch_embedding.1",
+    "patch_embed.proj": "to_patch_embedding.2",
+    "patch_embed.norm_out": "to_patch_embedding.3",
+    "blocks.{i}.norm1": "transformer.layers.{i}.0.norm",
+    "blocks.{i}.attn.qkv": "transformer.layers.{i}.0.to_qkv",
+    "blocks.{i}.attn.proj": "transformer.layers.{i}.0.to_out.0",
+    "blocks.{i}.norm2": "transformer.layers.{i}.1.net.0",
+    "blocks.{i}.mlp.fc1": "transformer.layers.{i}.1.net.1",
+    "blocks.{i}.mlp.fc2": "transformer.layers.{i}.1.net.4",
+    "norm": "transformer.norm",
+    "head": "mlp_head",
+}
+
+
+class VitPytorchPatchEmbed(nn.Module):
+    """vit-pytorch's patch embedding: flatten (rows, columns, channels), LayerNorm, Linear, LayerNorm.
+
+    images (B, C, H, W) -> tokens (B, N, D). Not the paper's: use it as `ViT(config, VitPytorchPatchEmbed)`.
+    """
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.norm_in = nn.LayerNorm(in_chans * patch_size**2)
+        self.proj = nn.Linear(in_chans * patch_size**2, embed_dim)
+        self.norm_out = nn.LayerNorm(embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        B, C, H, W = images.shape
+        P = self.patch_size
+        cut = images.reshape(B, C, H // P, P, W // P, P)
+        patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(B, -1, P * P * C)  # (B, N, P*P*C), channel last
+        return self.norm_out(self.proj(self.norm_in(patches)))
+
+
+def rename(state: State, table: dict[str, str]) -> State:
+    """Rename every key of `state` by a table of prefixes, in which {i} stands for a block's number.
+
+    Raises ValueError that lists the keys no row of the table covers.
+    """
+    rows = [
+        (re.compile(re.escape(old).replace(r"\{i\}", r"(\d+)") + r"(\.\w+)?$"), new) for old, new in table.items()
+    ]
+    renamed, unexpected = {}, []
+    for key, tensor in state.items():
+        for pattern, new in rows:
+            if found := pattern.match(key):
+                *block, suffix = found.groups()
+                renamed[new.replace("{i}", block[0] if block else "") + (suffix or "")] = tensor
+                break
+        else:
+            unexpected.append(key)
+    if unexpected:
+        raise ValueError(f"{len(unexpected)} weights have no place in this architecture: {some(unexpected)}")
+    return renamed
+
+
+def some(names: list[str], most: int = 8) -> str:
+    """Name at most `most` of the names, and say how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def from_timm(state: State) -> State:
+    """timm -> ours. The names are the same; dict in, dict out, so that all three libraries read alike."""
+    return dict(state)
+
+
+def to_timm(state: State) -> State:
+    """ours -> timm."""
+    return dict(state)
+
+
+def from_torchvision(state: State) -> State:
+    """torchvision -> ours. Raises ValueError for keys that its plain VisionTransformer does not have."""
+    return rename(state, {theirs: ours for ours, theirs in TORCHVISION.items()})
+
+
+def to_torchvision(state: State) -> State:
+    """ours -> torchvision. It knows only the class token and biased qkv; anything else raises ValueError."""
+    for needed in ("cls_token", "blocks.0.attn.qkv.bias"):
+        if needed not in state:
+            raise ValueError(f"torchvision's VisionTransformer always has {needed}, these weights do not")
+    return rename(state, TORCHVISION)
+
+
+def from_vit_pytorch(state: State) -> State:
+    """vit-pytorch's ViT -> `ViT(config, VitPytorchPatchEmbed)` with qkv_bias=False and norm_eps=1e-5.
+
+    Raises ValueError for keys of another architecture, or where its heads have no output projection.
+    """
+    if not any(key.endswith("to_out.0.weight") for key in state):
+        raise ValueError("no weights named to_out.0: one head as wide as the model has no output projection, ours has")
+    ours = rename(state, {theirs: ours for ours, theirs in VIT_PYTORCH.items()})
+    ours["pos_embed"] = ours["pos_embed"][None]  # theirs is (T, D)
+    ours["cls_token"] = ours["cls_token"][None]  # theirs is (1, D), and (0, D) with mean pooling
+    if ours["cls_token"].numel() == 0:
+        del ours["cls_token"]
+    return ours
+
+
+def to_vit_pytorch(state: State) -> State:
+    """`ViT(config, VitPytorchPatchEmbed)` -> vit-pytorch's ViT. Raises ValueError for weights it has no place for."""
+    theirs = rename(state, VIT_PYTORCH)
+    biased = [key for key in theirs if key.endswith("to_qkv.bias")]
+    if biased or "patch_embed.norm_in.weight" not in state:
+        raise ValueError("vit-pytorch's ViT has no qkv bias, and a LayerNorm before its patch projection")
+    theirs["pos_embedding"] = theirs["pos_embedding"][0]
+    D = theirs["pos_embedding"].shape[-1]
+    theirs["cls_token"] = theirs["cls_token"][0] if "cls_token" in theirs else torch.zeros(0, D)
+    return theirs
+
+
+def load_into(model: nn.Module, state: State, origin: str = "these weights") -> nn.Module:
+    """Copy a state dict into a model and return the model; all or nothing.
+
+    Raises ValueError that lists what is missing, what is unexpected and what has another shape.
+    """
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{key} (expected {tuple(own[key].shape)}, got {tuple(state[key].shape)})"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    ]
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(parts.values()):
+        told = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in parts.items() if names)
+        raise ValueError(f"{origin} do not fit this model. {told}")
+    model.load_state_dict(state)
+    return model
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model and what belongs to its checkpoint.
+
+    model: our ViT, in eval mode.  mean, std: per channel, of images scaled to 0..1 (the checkpoint's own).
+    transform: timm's evaluation transform for one PIL image or (C,H,W) uint8 tensor.  source: where it came from.
+    """
+
+    name: str
+    model: ViT
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    transform: object
+    source: str
+
+
+def folders() -> list[Path]:
+    """Folders that may hold weights: `weights` under each folder of `$VITBOOK_DATA`, or under ~/.cache/vitbook."""
+    roots = os.environ.get("VITBOOK_DATA") or str(Path.home() / ".cache" / "vitbook")
+    return [Path(root).expanduser() / "weights" for root in roots.split(os.pathsep) if root]
+
+
+def config_of(timm_model: nn.Module) -> ViTConfig:
+    """Read our configuration off timm's VisionTransformer."""
+    first = timm_model.blocks[0]
+    return ViTConfig(
+        img_size=tuple(timm_model.patch_embed.img_size),
+        patch_size=timm_model.patch_embed.patch_size[0],
+        in_chans=timm_model.patch_embed.proj.in_channels,
+        num_classes=timm_model.num_classes,
+        embed_dim=timm_model.embed_dim,
+        depth=len(timm_model.blocks),
+        num_heads=first.attn.num_heads,
+        mlp_ratio=first.mlp.fc1.out_features / timm_model.embed_dim,
+        qkv_bias=first.attn.qkv.bias is not None,
+        global_pool=timm_model.global_pool,
+        norm_eps=first.norm1.eps,
+    )
+
+
+def hub_reachable() -> bool:
+    """Say within 5 seconds whether the Hugging Face hub answers; its own client would retry for a minute."""
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # the proxy knows, we do not
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def find_file(name: str, repo: str) -> Path:
+    """Find NAME.safetensors in `folders()`, in the hub's cache on this machine, or on the hub.
+
+    Raises FileNotFoundError that names all that was tried.
+    """
+    from huggingface_hub import hf_hub_download
+
+    places = [folder / f"{name}.safetensors" for folder in folders()]
+    for path in places:
+        if path.is_file():
+            return path
+    try:
+        return Path(hf_hub_download(repo, "model.safetensors", local_files_only=not hub_reachable()))
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds
+        raise FileNotFoundError(
+            f"no weights for {name}. Tried: {', '.join(map(str, places))}; the Hugging Face hub, {repo} "
+            f"({type(error).__name__}). Connect to a network, or put the file into one of these folders."
+        ) from None
+
+
+def load(name: str) -> Pretrained:
+    """Load a pretrained plain ViT by its timm name, such as "vit_tiny_patch16_224.augreg_in21k_ft_in1k".
+
+    Looks for NAME.safetensors in the `weights` folders of `$VITBOOK_DATA`, then asks the Hugging Face hub.
+    Raises ValueError for a name timm does not know, a damaged file, or an architecture that is not a plain ViT;
+    FileNotFoundError, naming all that was tried, where the weights can be had from neither.
+    """
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    architecture, _, tag = name.partition(".")
+    if architecture not in timm.list_models() or (tag and name not in timm.list_pretrained()):
+        near = difflib.get_close_matches(name, timm.list_pretrained("vit_*"), n=4, cutoff=0.3)
+        raise ValueError(f"timm knows no model {name!r}; near it: {some(near)}")
+    reference = timm.create_model(name, pretrained=False)
+    if type(reference) is not timm.models.VisionTransformer:
+        raise ValueError(f"{name} is a {type(reference).__name__}; expected a plain VisionTransformer")
+    path = find_file(name, repo=f"timm/{name}")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and fetch it again") from None
+    model = load_into(ViT(config_of(reference)), from_timm(state), origin=str(path))
+    recipe = resolve_model_data_config(reference)
+    transform = create_transform(**recipe, is_training=False)
+    return Pretrained(name, model.eval(), recipe["mean"], recipe["std"], transform, source=str(path))
