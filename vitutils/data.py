@@ -17,7 +17,24 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from vitutils._shapes import SHAPES, Shapes, shapes
 from vitutils._sources import RECIPES, DataError, find
+
+__all__ = [
+    "SHAPES",
+    "DataError",
+    "Dataset",
+    "Shapes",
+    "batches",
+    "denormalise",
+    "flip_shift",
+    "load",
+    "load_first",
+    "normalise",
+    "per_image",
+    "photos",
+    "shapes",
+]
 
 NAMES = ("digits", *RECIPES)
 
@@ -78,6 +95,27 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<Dataset {self.summary()}>"
+
+    def hold_out(self, count: int, seed: int = 0) -> Dataset:
+        """A set for choosing: `count` training images, classes in balance, take the test part's place.
+
+        Choose recipes on this one; keep the real test part for one last evaluation. Raises ValueError
+        unless 0 < count < the number of training images.
+        """
+        if not 0 < count < len(self.train_labels):
+            raise ValueError(
+                f"expected a count between 1 and {len(self.train_labels) - 1}, got {count}"
+            )
+        held = torch.zeros(len(self.train_labels), dtype=torch.bool)
+        held[_rounds(self.train_labels, seed)[:count]] = True
+        return replace(
+            self,
+            name=f"{self.name}, {count:,} held out",
+            train_images=self.train_images[~held],
+            train_labels=self.train_labels[~held],
+            test_images=self.train_images[held],
+            test_labels=self.train_labels[held],
+        )
 
     def take(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
         """A smaller set with its classes in balance (counts differ by at most one while no class
@@ -166,9 +204,10 @@ def photos(size: int | None = None) -> dict[str, Tensor]:
 
     size: None gives each as it is; a number cuts the middle square out and shrinks it to (3, size,
     size).
-    Bundled with scikit-image, no network. Licences, as scikit-image's documentation gives them: cat
-    (Chelsea, S. van der Walt) CC0; coffee (R. Michel, Pikolo Espresso Bar) CC0; astronaut (NASA, E.
-    Collins) public domain; rocket (SpaceX, Falcon 9 with DSCOVR) CC0.
+    Bundled with scikit-image, no network. Free to use, as scikit-image's documentation says of
+    each: cat (Chelsea, by Stefan van der Walt) and coffee (by Rachel Michetti, courtesy of Pikolo
+    Espresso Bar) are CC0; astronaut (Eileen Collins, NASA) and rocket (Falcon 9 with DSCOVR,
+    SpaceX) are in the public domain.
     """
     from skimage import data as bundled
 
@@ -224,13 +263,13 @@ def _batches(images, labels, size, seed, augment, device, mean, std):
         picked = images[chosen.to(images.device)].to(device)
         targets = labels[chosen.to(labels.device)].to(device)
         if augment is not None:
-            with _seeded(int(torch.randint(2**62, (), generator=generator)), device):
+            with seeded(int(torch.randint(2**62, (), generator=generator)), device):
                 picked = augment(picked)
         yield normalise(picked, mean, std), targets
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """torch's random numbers, on the CPU and on `device`, start from `seed` here and go on as
     before afterwards."""
     devices = [device] if device.type != "cpu" else []
