@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -58,13 +57,15 @@ def normalise(notebook: dict) -> dict:
     cells = []
     for cell in notebook["cells"]:
         metadata = {k: cell["metadata"][k] for k in CELL_METADATA if k in cell["metadata"]}
-        metadata.pop("keep_output", None)
+        if is_marked(cell):
+            metadata = {"keep_output": True} | metadata  # nbstripout, in an editor, leaves it alone
+        else:
+            metadata.pop("keep_output", None)
         new = {"cell_type": cell["cell_type"], "id": cell.get("id", ""), "metadata": metadata}
         source = text(cell["source"]).rstrip()
         if cell["cell_type"] == "code":
             outputs = []
             if is_marked(cell):
-                metadata["keep_output"] = True  # nbstripout, in an editor's hook, leaves it alone
                 outputs = [_plain(output) for output in cell["outputs"]]
             new |= {"execution_count": None, "outputs": [o for o in outputs if o]}
         new["source"] = source.splitlines(keepends=True)
@@ -128,16 +129,18 @@ class Chapter:
     notebook: dict
     path: Path
     root: Path = ROOT
+    stored: str | None = None  # the file, to the letter; None for a notebook that is in no file
 
     @classmethod
     def read(cls, path: Path, root: Path = ROOT) -> Chapter:
-        return cls(json.loads(path.read_text(encoding="utf-8")), path, root)
+        stored = path.read_text(encoding="utf-8")
+        return cls(json.loads(stored), path, root, stored)
 
     @property
     def cells(self) -> list[dict]:
         return self.notebook["cells"]
 
-    @cached_property
+    @property
     def number(self) -> int:
         """The chapter's number, from the file name's first digits; 0 where there are none."""
         found = re.match(r"\d+", self.path.name)
@@ -206,10 +209,8 @@ def stored_form(chapter: Chapter) -> list[str]:
         extra = sorted(set(cell["metadata"]) - set(CELL_METADATA))
         if extra:
             wrong.append(f"{name(cell)} carries metadata {', '.join(extra)}")
-    if chapter.path.exists() and not wrong:
-        stored = chapter.path.read_text(encoding="utf-8")
-        if stored != dumps(normalise(notebook)) and json.loads(stored) == notebook:
-            wrong.append("is not in the stored form: run `scripts/notebooks.py strip` on it")
+    if not wrong and chapter.stored not in (None, dumps(normalise(notebook))):
+        wrong.append("is not in the stored form: run `scripts/notebooks.py strip` on it")
     return wrong
 
 
@@ -708,4 +709,20 @@ def toc_misses(root: Path = ROOT) -> list[str]:
         f"_toc.yml names {entry}, which is not there"
         for entry in toc_files(root)
         if not any((root / f"{entry}{suffix}").is_file() for suffix in suffixes)
+    ]
+
+
+def untaught(root: Path = ROOT) -> list[str]:
+    """Classes and functions of `vitutils/vit.py` that no chapter writes out in full."""
+    written = {
+        node.name
+        for path in notebook_paths(root)
+        for cell in Chapter.read(path, root).code
+        for node in definitions(tree(cell))
+    }
+    module = ast.parse((root / "vitutils" / "vit.py").read_text(encoding="utf-8"))
+    return [
+        f"vitutils/vit.py: {node.name} is written out in no chapter"
+        for node in definitions(module)
+        if node.name not in written
     ]

@@ -1,0 +1,495 @@
+"""The notebook contract: every chapter keeps every rule, and every rule can be seen broken.
+
+The rules are functions in `scripts/notebook_rules.py`. Here each runs over the real chapters, and
+over a small made-up book: as it stands no rule complains; spoiled in one place, the rule that is
+about that place must say so, in words that name it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import notebook_rules as rules
+import notebooks as command
+
+CHAPTERS = rules.notebook_paths()
+URL = "https://github.com/your_org/vit-book"
+
+
+# ---------------------------------------------------------------- the real chapters
+
+
+def test_there_are_chapters():
+    assert CHAPTERS, "notebooks/ is empty: the tests below would pass over nothing"
+
+
+@pytest.mark.parametrize("key", rules.RULES)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_chapter_keeps(path, key):
+    wrong = rules.RULES[key](rules.Chapter.read(path))
+    assert not wrong, rules.RULES[key].__doc__ + "\n  " + "\n  ".join(wrong)
+
+
+def test_the_toc_names_only_what_is_there():
+    assert rules.toc_files(), "_toc.yml names nothing"
+    assert not rules.toc_misses()
+
+
+def test_what_the_package_holds_of_the_vit_a_chapter_writes_out():
+    assert not rules.untaught(rules.ROOT)
+
+
+# ---------------------------------------------------------------- a made-up book
+
+CLASS = '''\
+class Half(nn.Module):
+    """Halve the images."""
+
+    def forward(self, images):
+        return images / 2
+'''
+PAGES = {
+    "_config.yml": f"repository:\n  url: {URL}\n",
+    "_toc.yml": "root: index\nparts:\n- chapters:\n  - file: notebooks/04_made_up\n",
+    "index.md": "# A book\n",
+    "book/bibliography.md": "# Bibliography\n\n(somebody2021)=\n**Somebody 2021.**\n",
+    "book/glossary.md": "# Glossary\n\n## Patch size\n\nThe side of a patch.\n",
+    "vitutils/vit.py": f"from torch import nn\n\n\n{CLASS}",
+    "vitutils/data.py": "def load(name):\n    return name\n",
+    "vitutils/weights.py": "def load(name):\n    return [name]\n",
+}
+OPENING = """\
+# Half an image
+
+After this chapter you can halve an image and say what is left.
+
+*You will* halve, look, and check.
+
+*Before you start* nothing is needed.
+
+*Time* about 1 minute on a CPU or a GPU; nothing is downloaded."""
+FILLER = "These plain words fill the page. " * 260 + "The end."
+CAPTION = "*Figure 4.1.* The halved image is darker than the image itself."
+ALT = "Two grey images side by side, axes in pixels; the right one is half as bright."
+
+
+def markdown(cell_id: str, source: str) -> dict:
+    lines = source.splitlines(keepends=True)
+    return {"cell_type": "markdown", "id": cell_id, "metadata": {}, "source": lines}
+
+
+def code(cell_id: str, source: str, alt: str = "", prints: str = "") -> dict:
+    metadata: dict = {"mystnb": {"image": {"alt": alt}}} if alt else {}
+    outputs = []
+    if prints:
+        metadata["keep_output"] = True
+        outputs = [{"name": "stdout", "output_type": "stream", "text": [prints]}]
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": cell_id,
+        "metadata": metadata,
+        "outputs": outputs,
+        "source": source.splitlines(keepends=True),
+    }
+
+
+def good_notebook() -> dict:
+    cells = [
+        markdown("opening", OPENING),
+        code("setup", rules.SETUP.format(url=URL)),
+        markdown("claim", f"## Halving\n\nOne class is [enough](../book/glossary.md#patch-size): "
+                          f"`{{x}}`, $x_{{1}} < 2$, and **half**.\n\n{FILLER}"),
+        code("half-class", CLASS.rstrip()),
+        code("half-look", "plot.images([image, Half()(image)])", alt=ALT),
+        markdown("half-caption", CAPTION),
+        code("half-check", '# NBVAL_CHECK_OUTPUT\nprint("half")', prints="half\n"),
+        markdown("mistakes", "## Common mistakes\n\n> Halving twice. See Figure 4.1."),
+        markdown("exercises", "## Exercises\n\n**Exercise 4.1 (easy).** Halve once."),
+        code("easy-check", "check.equal(1, 1)"),
+        markdown("core", "**Exercise 4.2 (core).** Halve twice."),
+        code("core-check", "check.equal(1, 1)"),
+        markdown("stretch", "**Exercise 4.3 (stretch).** Never stop halving."),
+        code("stretch-check", "check.equal(1, 1)"),
+        markdown("end", "## Summary\n\nHalf is half.\n\n## Further reading\n\n"
+                        "[Somebody 2021](../book/bibliography.md#somebody2021)\n\n"
+                        "*Next*: a quarter, in preparation."),
+    ]  # fmt: skip
+    metadata = copy.deepcopy(rules.NOTEBOOK_METADATA)
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+@pytest.fixture
+def book(tmp_path) -> rules.Chapter:
+    """A small book with one chapter that keeps every rule."""
+    for name, source in PAGES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    path = tmp_path / "notebooks" / "04_made_up.ipynb"
+    path.parent.mkdir()
+    path.write_text(rules.dumps(good_notebook()), encoding="utf-8")
+    return rules.Chapter.read(path, tmp_path)
+
+
+def test_the_made_up_book_keeps_every_rule(book):
+    assert rules.check(book.path, book.root) == {}
+    assert rules.toc_misses(book.root) == []
+    assert rules.untaught(book.root) == []
+
+
+# Each case: the rule, what the complaint must say, and how the good chapter is spoiled.
+CASES: list[tuple[str, str, Callable[[rules.Chapter], None]]] = []
+
+
+def case(key: str, says: str):
+    def keep(spoil):
+        CASES.append((key, says, spoil))
+        return spoil
+
+    return keep
+
+
+def cell(book: rules.Chapter, cell_id: str) -> dict:
+    return next(c for c in book.cells if c["id"] == cell_id)
+
+
+def replace(cell_id: str, old: str, new: str):
+    """A spoiler: in one cell, `old` becomes `new` (and `old` must be there)."""
+
+    def spoil(book):
+        found = cell(book, cell_id)
+        source = rules.text(found["source"])
+        assert old in source
+        found["source"] = source.replace(old, new).splitlines(keepends=True)
+
+    return spoil
+
+
+def append(cell_id: str, more: str):
+    """A spoiler: one cell's source goes on."""
+
+    def spoil(book):
+        found = cell(book, cell_id)
+        found["source"] = (rules.text(found["source"]) + more).splitlines(keepends=True)
+
+    return spoil
+
+
+def insert(after: str, *new: dict):
+    """A spoiler: cells more, after the one named."""
+
+    def spoil(book):
+        position = book.cells.index(cell(book, after)) + 1
+        book.cells[position:position] = copy.deepcopy(list(new))
+
+    return spoil
+
+
+def drop(cell_id: str):
+    return lambda book: book.cells.remove(cell(book, cell_id))
+
+
+def metadata(cell_id: str, **values):
+    return lambda book: cell(book, cell_id)["metadata"].update(values)
+
+
+def on_disk(name: str, old: str, new: str):
+    """A spoiler: another file of the book changes."""
+
+    def spoil(book):
+        source = (book.root / name).read_text(encoding="utf-8")
+        assert old in source
+        (book.root / name).write_text(source.replace(old, new), encoding="utf-8")
+
+    return spoil
+
+
+# -- the file
+
+
+@case("stored_form", "nbformat is 4.4")
+def _(book):
+    book.notebook["nbformat_minor"] = 4
+
+
+@case("stored_form", "metadata are not the plain python3 kernel's")
+def _(book):
+    book.notebook["metadata"]["kernelspec"]["name"] = "my-venv"
+
+
+@case("stored_form", "'half-look' keeps an execution count")
+def _(book):
+    cell(book, "half-look")["execution_count"] = 7
+
+
+@case("stored_form", "not in the stored form")
+def _(book):
+    book.stored = json.dumps(book.notebook, indent=2, ensure_ascii=False) + "\n"
+
+
+@case("stable_ids", "'claim' stands twice")
+def _(book):
+    cell(book, "mistakes")["id"] = "claim"
+
+
+@case("stable_ids", "looks drawn by chance")
+def _(book):
+    cell(book, "mistakes")["id"] = "b33fca1e"
+
+
+@case("stable_ids", "not lower-case words")
+def _(book):
+    cell(book, "mistakes")["id"] = "Fj3kd_9sLLas"
+
+
+@case("stable_ids", "number 3 has no id")
+def _(book):
+    del book.cells[3]["id"]
+
+
+@case("outputs_where_marked", "'half-class' stores an output but is not marked")
+def _(book):
+    cell(book, "half-class")["outputs"] = cell(book, "half-check")["outputs"]
+
+
+@case("outputs_where_marked", "'half-check' is marked but stores no output")
+def _(book):
+    cell(book, "half-check")["outputs"] = []
+
+
+@case("outputs_where_marked", "stores more than plain text")
+def _(book):
+    picture = {"data": {"image/png": ""}, "metadata": {}, "output_type": "display_data"}
+    cell(book, "half-check")["outputs"].append(picture)
+
+
+CASES += [
+    ("stored_form", "'half-look' carries metadata collapsed", metadata("half-look", collapsed=1)),
+    ("outputs_where_marked", "not as its first line", append("half-look", f"\n{rules.MARKER}")),
+    ("outputs_where_marked", "keeps its output", metadata("half-look", keep_output=True)),
+    ("every_cell_runs", "'half-look' is skipped", append("half-look", "\n# NBVAL_SKIP")),
+    ("every_cell_runs", "stops a run", metadata("half-look", tags=["raises-exception"])),
+    ("every_cell_runs", "'void' is empty", insert("claim", code("void", ""))),
+]
+
+# -- the code
+
+CASES += [
+    ("setup_cell", "differs from the one", replace("setup", "seed=0", "seed=1")),
+    ("setup_cell", "differs from the one", on_disk("_config.yml", "your_org", "someone")),
+    ("setup_cell", "the first code cell is cell 'early'", insert("opening", code("early", "1"))),
+    ("setup_cell", "more than one", insert("claim", code("setup", "1"))),
+    ("written_once", "Half differs from the one in vitutils/vit.py",
+     replace("half-class", "images / 2", "images / 3")),
+    ("written_once", "Half differs from the one in vitutils/vit.py",
+     replace("half-class", "Halve the images.", "Halve an image.")),
+    ("written_once", "load differs from the one in vitutils/data.py and vitutils/weights.py",
+     append("half-look", "\n\ndef load(name):\n    return (name,)")),
+    ("cell_length", "'half-look' has 31 lines of code", append("half-look", "\n\nx = 1" * 30)),
+    ("cell_length", "'half-look', line 2: 80 characters", append("half-look", "\n#" + "x" * 79)),
+    ("words_between_code", "'second' is the third code cell in a row",
+     insert("half-check", code("first", "1"), code("second", "2"))),
+    ("no_styling", "figsize", replace("half-look", "])", "], figsize=(4, 4))")),
+    ("no_styling", "color", replace("half-look", "])", "], color='red')")),
+    ("no_styling", "#E69F00", replace("half-look", "])", "], '#E69F00')")),
+    ("no_styling", "plt", append("half-look", "\nplt.style.use('ggplot')")),
+    ("no_styling", "imports matplotlib.pyplot",
+     append("half-look", "\nfrom matplotlib import pyplot as p")),
+    ("only_what_colab_has", "tqdm.auto", append("half-look", "\nfrom tqdm.auto import tqdm")),
+    ("only_what_colab_has", "ipywidgets", append("half-look", "\nimport ipywidgets as w")),
+    ("only_what_colab_has", "glue", append("half-look", "\nglue('name', 1)")),
+    ("only_what_colab_has", "environment",
+     append("half-look", "\nimport os\nos.environ['VITBOOK_SCALE']")),
+    ("only_what_colab_has", "a magic", append("half-look", "\n%matplotlib inline")),
+    ("no_machine_path", "/home/m…", append("half-look", "\nopen('/home/me/cat.png')")),
+    ("no_machine_path", "/Users/m…", append("claim", "\n\nIt lies in `/Users/me`.")),
+]  # fmt: skip
+
+
+@case("no_machine_path", "'half-check' holds the path of one machine")
+def _(book):
+    cell(book, "half-check")["outputs"][0]["text"] = ["read /home/me/data\n"]
+
+
+# -- the figures
+
+CASES += [
+    ("alt_texts", "has no alt text", metadata("half-look", mystnb={})),
+    ("alt_texts", "says too little", metadata("half-look", mystnb={"image": {"alt": "A plot."}})),
+    ("alt_texts", "says too little",
+     metadata("half-look", mystnb={"image": {"alt": "_images/" + "0123456789abcdef" * 4}})),
+    ("alt_texts", "is a file name",
+     metadata("half-look", mystnb={"image": {"alt": "the one two three four five six picture "
+                                                    "in half.png"}})),
+    ("alt_texts", "has the alt text of cell 'half-look'",
+     insert("half-check", code("again", "history.plot()", alt=ALT))),
+    ("alt_texts", "'half-class' has alt text but calls nothing",
+     metadata("half-class", mystnb={"image": {"alt": ALT}})),
+    ("captions", "'half-look' draws figure 4.1, no caption", drop("half-caption")),
+    ("captions", "'half-caption' is the caption of 4.1",
+     replace("half-caption", "Figure 4.1", "Figure 4.2")),
+    ("captions", "'half-caption' is the caption of 4.1",
+     replace("half-caption", "Figure 4.1", "Figure 5.1")),
+    ("captions", "says too little", replace("half-caption", CAPTION, "*Figure 4.1.* Dark.")),
+    ("captions", "'half-class' draws nothing", drop("half-look")),
+    ("captions", "figure 4.2, which is not there", append("claim", " See figure 4.2.")),
+    ("captions", "'again' draws figure 4.2", insert("half-check", code("again", "h.plot()"))),
+]  # fmt: skip
+
+# -- the prose
+
+CASES += [
+    ("plain_markdown", "a MyST directive", append("claim", "\n\n```{note}\nHalf.\n```")),
+    ("plain_markdown", "a MyST directive", append("claim", "\n\n:::{note}\nHalf.\n:::")),
+    ("plain_markdown", "a MyST block", append("claim", "\n\n::: tip\nHalf.\n:::")),
+    ("plain_markdown", "a MyST role", append("claim", " {cite}`somebody2021`")),
+    ("plain_markdown", "a MyST target", append("claim", "\n\n(half)=\nHalf.")),
+    ("plain_markdown", "a MyST substitution", append("claim", " {{ version }}")),
+    ("plain_markdown", "a labelled formula", append("claim", "\n\n$$\nx\n$$ (half)")),
+    ("plain_markdown", "a footnote", append("claim", " Half.[^1]\n\n[^1]: Not whole.")),
+    ("plain_markdown", "Colab cannot find", append("claim", f"\n\n![{ALT}](../half.svg)")),
+    ("plain_markdown", "without alt text", append("claim", "\n\n![](https://a.org/half.svg)")),
+    ("plain_markdown", "HTML: <div class=tip>", append("claim", "\n\n<div class=tip>Half.</div>")),
+    ("length_of_prose", "words of prose", replace("claim", FILLER, "")),
+    ("length_of_prose", "words of prose", append("claim", FILLER * 2)),
+    ("heading_levels", "2 headings of level 1", append("claim", "\n\n# Whole")),
+    ("heading_levels", "0 headings of level 1", replace("opening", "# Half", "## Half")),
+    ("heading_levels", "'Deep' leaves a level out", append("claim", "\n\n#### Deep")),
+    ("heading_levels", "is a question", append("claim", "\n\n## Why half?")),
+    ("heading_levels", "stands twice", append("claim", "\n\n## Halving")),
+    ("skeleton", "promises", replace("opening", "After this chapter", "- After this chapter")),
+    ("skeleton", "*You will* is missing", replace("opening", "*You will*", "You will")),
+    ("skeleton", "*Before you start* is missing", replace("opening", "*Before", "*Long before")),
+    ("skeleton", "*Time* is missing", replace("opening", "*Time*", "*Hours*")),
+    ("skeleton", "says nothing about 'gpu'", replace("opening", " or a GPU", "")),
+    ("skeleton", "'## Common mistakes'", replace("mistakes", "## Common", "## Uncommon")),
+    ("skeleton", "'## Summary'", replace("end", "## Summary", "## In short")),
+    ("skeleton", "'## Summary' stands too early",
+     replace("mistakes", "## Common mistakes", "## Summary\n\nHalf.\n\n## Common mistakes")),
+    ("skeleton", "'## Further reading'", replace("end", "## Further", "## Less")),
+    ("skeleton", "cites nothing", replace("end", "bibliography.md#somebody2021", "x.md")),
+    ("skeleton", "starts with *Next*", replace("end", "*Next*", "*Later*")),
+    ("exercises", "['easy', 'core', 'hard']", replace("stretch", "stretch", "hard")),
+    ("exercises", "['easy', 'core']", drop("stretch")),
+    ("exercises", "exercise 4.9 should be 4.3", replace("stretch", "4.3", "4.9")),
+    ("exercises", "'core' has no check", replace("core-check", "check.equal", "print")),
+    ("links", "../book/nothing.md, which is not in", append("claim", " [x](../book/nothing.md)")),
+    ("links", "../../other.md, which is not in", append("claim", " [x](../../other.md)")),
+    ("links", "where 'nobody1999' is not",
+     append("claim", " [x](../book/bibliography.md#nobody1999)")),
+    ("links", "http://a.org is not https", append("claim", " [x](http://a.org)")),
+    ("in_the_toc", "stands 0 times",
+     on_disk("_toc.yml", "  - file: notebooks/04_made_up\n", "  - file: index\n")),
+]  # fmt: skip
+
+
+@case("skeleton", "does not link to 05_next.ipynb")
+def _(book):
+    (book.root / "notebooks" / "05_next.ipynb").write_text("{}", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("key", "says", "spoil"),
+    [pytest.param(*c, id=f"{c[0]}-{number}") for number, c in enumerate(CASES)],
+)
+def test_a_spoiled_chapter_is_reported(book, key, says, spoil):
+    assert rules.RULES[key](book) == []
+    spoil(book)
+    wrong = rules.RULES[key](book)
+    assert any(says in line for line in wrong), wrong
+
+
+def test_every_rule_is_seen_broken():
+    assert {key for key, _, _ in CASES} == set(rules.RULES)
+
+
+def test_a_toc_entry_without_a_file_is_reported(book):
+    on_disk("_toc.yml", "04_made_up", "03_never_written")(book)
+    assert rules.toc_misses(book.root) == [
+        "_toc.yml names notebooks/03_never_written, which is not there"
+    ]
+
+
+def test_a_class_that_no_chapter_writes_out_is_reported(book):
+    on_disk("vitutils/vit.py", "class Half", "class Third")(book)
+    assert rules.untaught(book.root) == ["vitutils/vit.py: Third is written out in no chapter"]
+
+
+# ---------------------------------------------------------------- the command
+
+RUN = [
+    code("plain", "import sys\nprint('not kept')\nprint('nor this', file=sys.stderr)"),
+    code("marked", f"{rules.MARKER}\nprint('naïve')\n(1, 2)", prints="old\n"),
+]
+
+
+def stored(path: Path, *cells: dict) -> Path:
+    notebook = good_notebook() | {"cells": copy.deepcopy(list(cells))}
+    path.write_text(rules.dumps(notebook), encoding="utf-8")
+    return path
+
+
+def test_refresh_stores_marked_outputs_and_nothing_else(tmp_path, capsys):
+    path = stored(tmp_path / "04_x.ipynb", *RUN)
+    assert command.main(["run", str(path), "--scale", "smoke"]) == 1  # 'old' is not what it gives
+    assert "'marked' gives another output" in capsys.readouterr().err
+    assert command.main(["refresh", str(path)]) == 0
+    plain, marked = rules.Chapter.read(path).cells
+    assert plain["outputs"] == [] and plain["execution_count"] is None
+    assert marked["outputs"][0]["text"] == ["naïve\n"]
+    assert marked["outputs"][1]["data"] == {"text/plain": ["(1, 2)"]}
+    assert marked["metadata"] == {"keep_output": True}
+    assert "naïve" in path.read_text(encoding="utf-8")
+    assert rules.stored_form(rules.Chapter.read(path)) == []
+
+
+def test_refresh_leaves_the_file_alone_where_a_cell_fails(tmp_path, capsys):
+    path = stored(tmp_path / "04_x.ipynb", code("broken", "raise ValueError('half')"))
+    before = path.read_bytes()
+    assert command.main(["refresh", str(path)]) == 1
+    assert "ValueError" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_refresh_refuses_noise_and_pictures_without_words(tmp_path, capsys):
+    noisy = code("noisy", f"{rules.MARKER}\nimport warnings\nwarnings.warn('x')", prints="old\n")
+    silent = code("silent", f"{rules.MARKER}\nx = 1", prints="old\n")
+    drawn = "from IPython.display import Image, display\ndisplay(Image(b'\\x89PNG\\r\\n\\x1a\\n'))"
+    path = stored(tmp_path / "04_x.ipynb", noisy, silent, code("drawn", drawn))
+    before = path.read_bytes()
+    assert command.main(["refresh", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "'noisy' is marked and gives more than plain text" in said
+    assert "'silent' is marked and prints nothing" in said
+    assert "'drawn' draws a picture and has no alt text" in said
+    assert path.read_bytes() == before
+
+
+def test_strip_takes_out_what_an_editor_leaves(tmp_path):
+    path = stored(tmp_path / "04_x.ipynb", *RUN)
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    clean = path.read_bytes()
+    notebook["metadata"]["language_info"]["version"] = "3.13.1"
+    for number, found in enumerate(notebook["cells"], 1):
+        found["execution_count"] = number
+        found["metadata"]["execution"] = {"iopub.status.busy": "2026-01-01"}
+    notebook["cells"][0]["outputs"] = [
+        {"name": "stdout", "output_type": "stream", "text": ["not kept\n"]}
+    ]
+    path.write_text(json.dumps(notebook, indent=2), encoding="utf-8")
+    assert rules.stored_form(rules.Chapter.read(path))
+    assert command.main(["strip", str(path)]) == 0
+    assert path.read_bytes() == clean
+
+
+def test_check_exits_with_what_is_broken(tmp_path, capsys):
+    path = stored(tmp_path / "04_x.ipynb", *RUN)
+    assert command.main(["check", str(path)]) == 1
+    assert "[setup_cell]" in capsys.readouterr().err
