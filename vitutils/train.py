@@ -1,0 +1,309 @@
+"""Train and evaluate a classifier: one loop for every net of the book, ViT, CNN or another.
+
+The model is known through `nn.Module` alone: images (B, C, H, W) in, logits (B, K) out.
+Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), table 9.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from vitutils import plot
+from vitutils.data import Dataset, batches, seeded
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Two nets with one recipe get equal care only where the recipe suits both: search for each.
+
+    lr: peak of the schedule.  weight_decay: AdamW's, on weight matrices and filters alone.
+    warmup: share of all steps in which the rate rises linearly from (almost) 0 to lr; a cosine to 0 follows.
+    clip_grad: largest norm of the whole gradient, or None.  label_smoothing: 0 to 1.
+    mixup, cutmix: their alpha, 0 for off; with both, each batch gets one of the two.
+    ema_decay: keep an exponential mean of the weights with this decay a step, evaluate and return that; or None.
+    augment: function of a batch of images on the device, before normalisation (`data.flip_shift()`), or None.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    clip_grad: float | None = 1.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
+    seed: int = 0
+
+    def numbers(self) -> dict:
+        """All fields but the augmentation, as plain values that a checkpoint can hold."""
+        values = asdict(self)
+        del values["augment"]
+        return values
+
+
+class Evaluation(NamedTuple):
+    """Mean cross-entropy in nats, accuracy 0..1, and the logits (N, K) on the CPU."""
+
+    loss: float
+    accuracy: float
+    logits: Tensor
+
+
+@dataclass
+class History:
+    """What happened in a run: one entry a step in losses, lrs and grad_norms, one a finished epoch in epochs.
+
+    epochs: dicts with epoch, step, val_loss, val_accuracy, and the seconds of training so far (evaluation left out).
+    """
+
+    losses: list[float] = field(default_factory=list)
+    lrs: list[float] = field(default_factory=list)
+    grad_norms: list[float] = field(default_factory=list)
+    epochs: list[dict] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy after the last epoch, 0..1, on the held-out part."""
+        return self.epochs[-1]["val_accuracy"]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, evaluation left out."""
+        return self.epochs[-1]["seconds"] if self.epochs else 0.0
+
+    def __str__(self) -> str:
+        if not self.epochs:
+            return "no finished epoch"
+        return (
+            f"{len(self.epochs)} epochs, {len(self.losses)} steps, {self.seconds:.0f} s: "
+            f"held-out loss {self.epochs[-1]['val_loss']:.3f}, accuracy {self.accuracy:.1%}"
+        )
+
+    def plot(self) -> plot.Figure:
+        """Draw the training loss a step and the held-out accuracy an epoch."""
+        steps = [e["step"] for e in self.epochs]
+        accuracy = [100 * e["val_accuracy"] for e in self.epochs]
+        return plot.history({"run": self.losses}, {"run": (steps, accuracy)}, ylabel="held-out accuracy, %")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups for AdamW: weights that decay, and those that do not: biases, norms, tokens and positions."""
+    decay, keep = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            apart = parameter.ndim < 2 or "token" in name.rpartition(".")[2] or "pos_embed" in name
+            (keep if apart else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> LRScheduler:
+    """Linear warm-up over the first `warmup` share of `steps`, then a cosine to 0. Call `.step()` after each step."""
+    rising = round(warmup * steps)
+    cosine = CosineAnnealingLR(optimizer, T_max=max(1, steps - rising))
+    if rising == 0:
+        return cosine
+    linear = LinearLR(optimizer, start_factor=1 / rising, total_iters=max(1, rising - 1))
+    return SequentialLR(optimizer, [linear, cosine], milestones=[rising])
+
+
+def make_mixing(recipe: Recipe, num_classes: int) -> Callable:
+    """torchvision's MixUp and CutMix as the recipe asks: a function of (images, labels), or one that changes nothing."""
+    kinds = [(v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix)]
+    chosen = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
+    if not chosen:
+        return lambda images, labels: (images, labels)
+    return v2.RandomChoice(chosen)
+
+
+def show_progress() -> bool:
+    """Whether somebody watches: a terminal, Jupyter, Colab or VS Code; not a notebook that a build or a test runs."""
+    live = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ or "google.colab" in sys.modules
+    return live or sys.stderr.isatty()
+
+
+def autocast(device: torch.device):
+    """Half precision on a GPU (bfloat16 where it has it, else float16); full precision elsewhere."""
+    if device.type != "cuda":
+        return nullcontext()
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", dtype=torch.bfloat16 if bf16 else torch.float16)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, *, mean, std, device="cpu", batch_size=500) -> Evaluation:
+    """Evaluate on uint8 images (N, C, H, W) and int64 labels (N,), in eval mode; the mode is put back after.
+
+    mean, std: per channel, those that the model was trained with.
+    """
+    device, mode = torch.device(device), model.training
+    model.eval()
+    with autocast(device):
+        parts = [
+            model(x).float().cpu()
+            for x, _ in batches(images, labels, batch_size, seed=None, device=device, mean=mean, std=std)
+        ]
+    model.train(mode)
+    logits, labels = torch.cat(parts), labels.cpu()
+    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+    return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)
+
+
+def save_checkpoint(path: Path, **parts) -> None:
+    """Write a checkpoint in one piece: to a temporary name, then renamed, so that no half-written file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(parts, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, recipe: Recipe, device: torch.device) -> dict:
+    """Read a checkpoint written by `fit` (no pickle is executed).
+
+    Raises ValueError if the file is damaged or was written under another recipe; the message says which field.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        theirs = state["recipe"]
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+        raise ValueError(f"{path} is not a checkpoint of this loop ({type(error).__name__}): delete it") from None
+    ours = recipe.numbers()
+    changed = [f"{key}: {theirs.get(key)} then, {ours[key]} now" for key in ours if theirs.get(key) != ours[key]]
+    if changed:
+        raise ValueError(f"{path} was written under another recipe ({'; '.join(changed)}): delete it or change back")
+    return state
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
+) -> History:
+    """Train `model` in place on the training part of `dataset`; after each epoch, evaluate it on the other part.
+
+    Pass `dataset.hold_out(n)` to choose a recipe, and keep the test part for one last evaluation.
+    checkpoint: a file written after each epoch; with resume=True a run goes on from it, to the same weights (bit for
+    bit on a CPU) as if it had never stopped. With recipe.ema_decay the model holds the averaged weights at the end.
+    Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint that differs.
+    """
+    device = torch.device(device)
+    model.to(device)
+    images, labels = dataset.train_images, dataset.train_labels
+    steps_per_epoch = -(-len(labels) // recipe.batch_size)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, recipe.weight_decay), lr=recipe.lr, fused=device.type in ("cpu", "cuda")
+    )
+    schedule = make_schedule(optimizer, recipe.epochs * steps_per_epoch, recipe.warmup)
+    scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported(False))
+    mix = make_mixing(recipe, dataset.num_classes)
+    averaged = None
+    if recipe.ema_decay is not None:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+    history = History()
+
+    # What a checkpoint holds besides the history: everything that changes from step to step.
+    stateful = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+    if averaged is not None:
+        stateful["averaged"] = averaged
+    if resume and checkpoint and Path(checkpoint).exists():
+        saved = load_checkpoint(Path(checkpoint), recipe, device)
+        for name, part in stateful.items():
+            part.load_state_dict(saved[name])
+        history = History(**saved["history"])
+
+    bar = tqdm(
+        total=recipe.epochs * steps_per_epoch, initial=len(history.losses), leave=False, disable=not show_progress()
+    )
+    for epoch in range(len(history.epochs), recipe.epochs):
+        model.train()
+        started, elapsed = time.perf_counter(), history.seconds
+        recent: list[tuple[Tensor, Tensor]] = []  # losses and norms not yet read off the device
+        with seeded(recipe.seed * 100_003 + epoch, device):
+            for x, y in batches(
+                images,
+                labels,
+                recipe.batch_size,
+                seed=recipe.seed * 100_003 + epoch,
+                augment=recipe.augment,
+                device=device,
+                mean=dataset.mean,
+                std=dataset.std,
+            ):
+                x, y = mix(x, y)
+                with autocast(device):
+                    loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                limit = float("inf") if recipe.clip_grad is None else recipe.clip_grad
+                norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+                history.lrs.append(schedule.get_last_lr()[0])
+                scaler.step(optimizer)
+                scaler.update()
+                schedule.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
+                recent.append((loss.detach(), norm.detach()))
+                if len(recent) == 25 or device.type == "cpu":
+                    _record(history, recent)
+                bar.update()
+            _record(history, recent)
+        elapsed += time.perf_counter() - started
+        shown = averaged if averaged is not None else model
+        result = evaluate(
+            shown, dataset.test_images, dataset.test_labels, mean=dataset.mean, std=dataset.std, device=device
+        )
+        history.epochs.append(
+            {
+                "epoch": epoch + 1,
+                "step": len(history.losses),
+                "val_loss": result.loss,
+                "val_accuracy": result.accuracy,
+                "seconds": elapsed,
+            }
+        )
+        bar.set_postfix_str(f"held-out accuracy {result.accuracy:.1%}")
+        if checkpoint:
+            states = {name: part.state_dict() for name, part in stateful.items()}
+            save_checkpoint(Path(checkpoint), recipe=recipe.numbers(), history=asdict(history), **states)
+    bar.close()
+    if averaged is not None:
+        model.load_state_dict(averaged.module.state_dict())
+    return history
+
+
+def _record(history: History, recent: list[tuple[Tensor, Tensor]]) -> None:
+    """Move losses and gradient norms from the device into the history; raise at the first loss that is not finite."""
+    for loss, norm in recent:
+        value = loss.item()
+        if not torch.isfinite(loss):
+            step = len(history.losses) + 1
+            raise FloatingPointError(
+                f"the loss is {value} at step {step}, learning rate {history.lrs[step - 1]:.1e}. Lower the learning "
+                f"rate, lengthen the warm-up, or clip the gradient; check the inputs for NaN."
+            )
+        history.losses.append(value)
+        history.grad_norms.append(norm.item())
+    recent.clear()
