@@ -1,8 +1,8 @@
 """The Vision Transformer, in five modules. Chapter 5 writes out each of them in the same words.
 
-Letters: B batch, C H W channels, height, width, P patch side, N patches, T tokens, D width, h heads, Dh = D / h,
-K classes. Constructor arguments and parameter names are timm's, so that its checkpoints load as they are.
-Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), equations 1 to 4 and table 1; DeiT (2012.12877) for Ti and S.
+Letters: B batch, C H W channels, height, width, P patch side, N patches, T tokens, D width,
+h heads, Dh = D / h, K classes. Arguments and parameter names are timm's: its checkpoints load.
+Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), equations 1 to 4; Ti and S: DeiT (2012.12877).
 """
 
 import math
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Sizes of a ViT. img_size and patch_size in pixels; img_size is one number or (height, width).
+    """Sizes of a ViT. img_size, in pixels, is one number or (height, width).
 
-    global_pool: "token" reads the class token, "avg" the mean of the patch tokens (then there is no class token).
+    global_pool: "token" reads the class token; "avg" takes the mean of the
+    patch tokens, and there is no class token then.
     Raises ValueError where sizes do not fit together.
     """
 
@@ -34,67 +35,78 @@ class ViTConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self):
-        height, width = self.image_shape
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"img_size must be a multiple of patch_size {self.patch_size}, got {height} x {width}")
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads {self.num_heads}, got {self.embed_dim}")
+        H, W = self.image_shape
+        P, D, h = self.patch_size, self.embed_dim, self.num_heads
+        if H % P or W % P:
+            raise ValueError(f"patch_size {P} does not divide {H} x {W}")
+        if D % h:
+            raise ValueError(f"num_heads {h} does not divide embed_dim {D}")
         if self.global_pool not in ("token", "avg"):
-            raise ValueError(f"global_pool must be 'token' or 'avg', got {self.global_pool!r}")
+            raise ValueError(f"expected token or avg, got {self.global_pool!r}")
 
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the image, in pixels."""
-        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else tuple(self.img_size)
+        size = self.img_size
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.image_shape[0] // self.patch_size, self.image_shape[1] // self.patch_size
+        H, W = self.image_shape
+        return H // self.patch_size, W // self.patch_size
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens that stand before the patches: 1 with a class token, else 0."""
+        """Tokens that stand before the patches: the class token, or none."""
         return int(self.global_pool == "token")
 
     @classmethod
     def named(cls, name: str, **changes) -> "ViTConfig":
-        """Return the papers' sizes: "Ti/16", "S/16", "B/32", "L/16", "H/14"; `changes` replace single fields."""
-        sizes = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "H": (1280, 32, 16)}
-        size, _, patch = name.partition("/")
-        if size not in sizes or not patch.isdigit():
-            raise ValueError(f"expected one of {', '.join(sizes)} and a patch size, as in 'Ti/16'; got {name!r}")
-        embed_dim, depth, num_heads = sizes[size]
-        fields = dict(patch_size=int(patch), embed_dim=embed_dim, depth=depth, num_heads=num_heads)
-        return cls(**{**fields, **changes})
+        """The papers' sizes, as "Ti/16", "B/32"; `changes` replace fields."""
+        sizes = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12)}
+        sizes |= {"L": (1024, 24, 16), "H": (1280, 32, 16)}
+        size, _, P = name.partition("/")
+        if size not in sizes or not P.isdigit():
+            raise ValueError(f"expected {[*sizes]}/patch_size, got {name!r}")
+        D, depth, h = sizes[size]
+        fields = dict(embed_dim=D, depth=depth, num_heads=h, patch_size=int(P))
+        return cls(**fields | changes)
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into patches and project each to a token: one strided convolution.
+    """Cut images into patches and project each to a token.
 
-    images (B, C, H, W) -> tokens (B, N, D). Raises ValueError if C differs or H or W is not a multiple of P.
+    images (B, C, H, W) -> tokens (B, N, D). Both steps are one convolution
+    whose kernel and stride are P. Raises ValueError if C differs, or H or W is
+    not a multiple of P.
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
         super().__init__()
         self.patch_size, self.in_chans = patch_size, in_chans
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(
+            in_chans, embed_dim, kernel_size=patch_size, stride=patch_size
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         B, C, H, W = images.shape
-        if C != self.in_chans or H % self.patch_size or W % self.patch_size:
+        P = self.patch_size
+        if C != self.in_chans or H % P or W % P:
             raise ValueError(
-                f"expected {self.in_chans} channels and sides that are multiples of {self.patch_size}, "
-                f"got images of shape {tuple(images.shape)}"
+                f"expected {self.in_chans} channels and sides in multiples "
+                f"of {P}, got images of shape {tuple(images.shape)}"
             )
         grid = self.proj(images)  # (B, D, H/P, W/P)
         return grid.flatten(2).transpose(1, 2)  # (B, N, D)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention: every token asks (q) every token (k) and takes a weighted mean of values (v).
+    """Multi-head self-attention.
 
-    tokens (B, T, D) -> (B, T, D); with need_weights=True also attn (B, h, T, T), whose rows sum to 1.
+    Every token asks (q) every token (k) and takes a weighted mean of values
+    (v). tokens (B, T, D) -> (B, T, D); with need_weights=True also attn
+    (B, h, T, T), whose rows sum to 1.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool = True):
@@ -105,20 +117,21 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, need_weights: bool = False):
         B, T, D = tokens.shape
-        qkv = self.qkv(tokens).reshape(B, T, 3, self.num_heads, D // self.num_heads)
+        h, Dh = self.num_heads, D // self.num_heads
+        qkv = self.qkv(tokens).reshape(B, T, 3, h, Dh)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, T, Dh)
-        if not need_weights:  # the fused path: same result, no map is kept
-            mixed, attn = F.scaled_dot_product_attention(q, k, v), None
-        else:
-            scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, h, T, T)
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) / math.sqrt(Dh)  # (B, h, T, T)
             attn = scores.softmax(dim=-1)  # over the keys
-            mixed = attn @ v
-        out = self.proj(mixed.transpose(1, 2).reshape(B, T, D))  # heads side by side again
+            mixed = attn @ v  # (B, h, T, Dh)
+        else:  # the fused path: same result, no map is kept
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        out = self.proj(mixed.transpose(1, 2).reshape(B, T, D))
         return (out, attn) if need_weights else out
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between, applied to each token alone. (B, T, D) -> (B, T, D)."""
+    """Two linear layers, a GELU between. Each token by itself: (B, T, D)."""
 
     def __init__(self, embed_dim: int, hidden_dim: int):
         super().__init__()
@@ -131,17 +144,18 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: tokens + attention(norm), then tokens + MLP(norm). (B, T, D) -> (B, T, D).
+    """Pre-norm transformer block. (B, T, D) -> (B, T, D).
 
-    With need_weights=True it also returns the attention map (B, h, T, T).
+    tokens + attention(norm(tokens)), then the same with the MLP. With
+    need_weights=True it also returns the attention map (B, h, T, T).
     """
 
     def __init__(self, config: ViTConfig):
         super().__init__()
-        D = config.embed_dim
-        self.norm1 = nn.LayerNorm(D, eps=config.norm_eps)
+        D, eps = config.embed_dim, config.norm_eps
+        self.norm1 = nn.LayerNorm(D, eps=eps)
         self.attn = SelfAttention(D, config.num_heads, config.qkv_bias)
-        self.norm2 = nn.LayerNorm(D, eps=config.norm_eps)
+        self.norm2 = nn.LayerNorm(D, eps=eps)
         self.mlp = MLP(D, int(D * config.mlp_ratio))
 
     def forward(self, tokens: Tensor, need_weights: bool = False):
@@ -152,53 +166,76 @@ class Block(nn.Module):
         return (tokens, attn) if need_weights else tokens
 
 
-def resize_positions(pos_embed: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode="bicubic") -> Tensor:
-    """Stretch learned positions (1, T, D) from one patch grid to another; a class token's position stays as it is.
+def resize_positions(
+    pos_embed: Tensor, old_grid: tuple, new_grid: tuple, mode: str = "bicubic"
+) -> Tensor:
+    """Stretch learned positions (1, T, D) from one patch grid to another.
 
-    Bicubic, because bilinear shrinks the vectors (DeiT, section 6). Raises ValueError if T does not fit old_grid.
+    A class token's position stays as it is. Bicubic, because bilinear shrinks
+    the vectors (DeiT, section 6). Raises ValueError if T does not fit.
     """
     rows, columns = old_grid
-    prefix = pos_embed.shape[1] - rows * columns
-    if prefix not in (0, 1):
-        raise ValueError(f"expected {rows * columns} or {rows * columns + 1} positions, got {pos_embed.shape[1]}")
-    if old_grid == new_grid:
+    N, T = rows * columns, pos_embed.shape[1]
+    if T not in (N, N + 1):
+        raise ValueError(f"expected {N} or {N + 1} positions, got {T}")
+    if tuple(old_grid) == tuple(new_grid):
         return pos_embed
-    grid = pos_embed[:, prefix:].reshape(1, rows, columns, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
-    grid = F.interpolate(grid.float(), size=new_grid, mode=mode, antialias=True).to(pos_embed.dtype)
-    return torch.cat([pos_embed[:, :prefix], grid.flatten(2).transpose(1, 2)], dim=1)
+    prefix, grid = pos_embed.split([T - N, N], dim=1)
+    grid = grid.transpose(1, 2).unflatten(2, old_grid)  # (1, D, rows, columns)
+    grid = F.interpolate(grid.float(), new_grid, mode=mode, antialias=True)
+    grid = grid.to(pos_embed.dtype).flatten(2).transpose(1, 2)  # (1, N', D)
+    return torch.cat([prefix, grid], dim=1)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise one layer as the paper's code does; biases start at zero.
+
+    Linear: Xavier. Patch projection: normal, variance 1 / inputs (LeCun).
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    elif isinstance(module, nn.Conv2d):
+        inputs = module.weight[0].numel()
+        nn.init.trunc_normal_(module.weight, std=inputs**-0.5)
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 class ViT(nn.Module):
     """Vision Transformer. images (B, C, H, W) -> logits (B, K).
 
-    need_weights=True also returns every attention map: attn (B, depth, h, T, T).
-    Images of another size than config.img_size are accepted: the positions are stretched to their grid.
+    need_weights=True also returns every map: attn (B, depth, h, T, T). Images
+    of another size are accepted: positions are stretched to their grid.
     """
 
     def __init__(self, config: ViTConfig, embed_layer=PatchEmbed):
         super().__init__()
-        self.config = config
-        D, (rows, columns) = config.embed_dim, config.grid
+        self.config, D = config, config.embed_dim
+        prefix, (rows, columns) = config.num_prefix_tokens, config.grid
+        T = prefix + rows * columns
         self.patch_embed = embed_layer(config.patch_size, config.in_chans, D)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, D)) if config.num_prefix_tokens else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_prefix_tokens + rows * columns, D))
+        cls_token = nn.Parameter(torch.zeros(1, 1, D)) if prefix else None
+        self.register_parameter("cls_token", cls_token)
+        self.pos_embed = nn.Parameter(torch.zeros(1, T, D))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(D, eps=config.norm_eps)
         self.head = nn.Linear(D, config.num_classes)
         self.apply(init_weights)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.zeros_(self.head.weight)  # all classes equally likely at first: the first loss is ln K
+        nn.init.zeros_(self.head.weight)  # so that the first loss is ln K
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the tokens that enter the first block: patches, class token, positions. (B, T, D)."""
+        """Patches, class token, positions: (B, T, D) for the first block."""
         tokens = self.patch_embed(images)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        grid = images.shape[-2] // self.config.patch_size, images.shape[-1] // self.config.patch_size
-        return tokens + resize_positions(self.pos_embed, self.config.grid, grid)
+            first = self.cls_token.expand(len(tokens), -1, -1)  # (B, 1, D)
+            tokens = torch.cat([first, tokens], dim=1)
+        grid = tuple(s // self.config.patch_size for s in images.shape[-2:])
+        positions = resize_positions(self.pos_embed, self.config.grid, grid)
+        return tokens + positions  # (B, T, D)
 
     def forward_features(self, images: Tensor, need_weights: bool = False):
-        """Return the normalised tokens after the last block (B, T, D), with need_weights=True also the maps."""
+        """Normalised tokens after the last block (B, T, D), and the maps."""
         tokens, maps = self.embed(images), []
         for block in self.blocks:
             tokens = block(tokens, need_weights)
@@ -206,21 +243,11 @@ class ViT(nn.Module):
                 tokens, attn = tokens
                 maps.append(attn)
         tokens = self.norm(tokens)
-        return (tokens, torch.stack(maps, dim=1)) if need_weights else tokens
+        return (tokens, torch.stack(maps, 1)) if need_weights else tokens
 
     def forward(self, images: Tensor, need_weights: bool = False):
         features = self.forward_features(images, need_weights)
         tokens, attn = features if need_weights else (features, None)
-        pooled = tokens[:, 0] if self.cls_token is not None else tokens.mean(dim=1)
+        pooled = tokens.mean(1) if self.cls_token is None else tokens[:, 0]
         logits = self.head(pooled)
         return (logits, attn) if need_weights else logits
-
-
-def init_weights(module: nn.Module) -> None:
-    """Initialise one layer as the paper's code does: Xavier for linear layers, LeCun for the patch projection."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-    elif isinstance(module, nn.Conv2d):
-        nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-        nn.init.zeros_(module.bias)
