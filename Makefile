@@ -1,0 +1,36 @@
+# The commands of this book. Each makes its environment (.venv) by itself; see README.md for the same without make.
+PYTHON ?= python3
+ENV = @command -v "$(PYTHON)" >/dev/null || { \
+	echo "No $(PYTHON) here. Name a Python 3.10 to 3.13: make $@ PYTHON=python3.12" >&2; exit 2; }; \
+	"$(PYTHON)" scripts/env.py --for $@
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint lab clean adopt
+
+help:  ## these lines
+	@echo "Vision Transformers in PyTorch"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo "Another Python: make test PYTHON=python3.13 (3.10 to 3.13). Size of the runs: VITBOOK_SCALE=smoke|cpu|gpu"
+
+book:  ## execute the notebooks and render the book to _build/html
+	$(ENV) scripts/book.py
+
+test:  ## ruff, the package's tests, and every notebook at the smallest scale
+	$(ENV) scripts/test.py
+
+lint:  ## ruff alone: seconds
+	$(ENV) scripts/test.py --lint
+
+lab:  ## open the notebooks in JupyterLab
+	$(ENV) -m jupyter lab --notebook-dir=notebooks
+
+clean:  ## remove what was built (ALL=1: the environments too)
+	rm -rf _build build .pytest_cache .ruff_cache
+	find vitutils tests scripts notebooks book studies \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d \
+		-prune -exec rm -rf {} + 2>/dev/null || true
+	$(if $(ALL),rm -rf .venv .venv-3.* vitutils.egg-info)
+
+adopt:  ## make the book yours: make adopt REPO=https://github.com/me/my-book
+	@"$(PYTHON)" scripts/adopt.py "$(REPO)"

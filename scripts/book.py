@@ -1,0 +1,434 @@
+"""Build the book: execute the notebooks, render the pages, hold them against the rules.
+
+    .venv/bin/python scripts/book.py [--root FOLDER]
+
+What plain `jupyter-book build` does not do, and this does:
+
+* Its cache sees the notebooks' text only. Here an *execution key* is kept of all else that an
+  output depends on (vitutils, results, requirements, scale, versions, data at hand); where it
+  changed, the cache is thrown away.
+* It can pass over a cell that failed, the second time most of all. Here every page is read anew
+  (`--all`), a failure leaves no mark of success, and only an unchanged success is not built again.
+* It knows the links that MyST resolved. Here every link, picture and script of the rendered pages
+  is followed; a page that shows a traceback or stderr, or asks another host for anything, fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+# Everything whose version may change what a cell prints or draws.
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "timm",
+    "vit-pytorch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+]
+PACKAGES += ["matplotlib", "pillow", "safetensors", "ipykernel"]
+SYSTEM_DATA = Path("/usr/share/datasets")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+WARNING = re.compile(
+    r"^(?:(?P<where>.*?): )?(?P<kind>WARNING|ERROR|CRITICAL|SEVERE): (?P<what>.*)$"
+)
+EXECUTED = re.compile(
+    r"^(?P<path>.*\.ipynb): (?P<what>Executing|Executed|Using cached) notebook(?P<rest>.*)"
+)
+NOISE = re.compile(r"\[IPKernelApp\] WARNING")
+# A notebook's warning stands at line 10000 * (cell number) + line.
+CELL_LINE = 10_000
+
+
+# --- What an output depends on --------------------------------------------------------------------
+
+
+def digest_files(root: Path, paths: list[Path]) -> str:
+    key = hashlib.sha256()
+    for path in sorted(paths):
+        key.update(path.relative_to(root).as_posix().encode() + b"\0")
+        key.update(hashlib.sha256(path.read_bytes()).digest())
+    return key.hexdigest()
+
+
+def files_under(root: Path, *names: str) -> list[Path]:
+    """All files of these folders (or these files), without caches and hidden ones."""
+    found = []
+    for name in names:
+        top = root / name
+        if top.is_file():
+            found.append(top)
+        for folder, folders, files in os.walk(top):
+            hidden = {"__pycache__"} | {
+                f for f in folders if f.startswith(".") or f.endswith(".egg-info")
+            }
+            folders[:] = sorted(set(folders) - hidden)
+            found += [
+                Path(folder, f) for f in files if not f.startswith(".") and not f.endswith(".pyc")
+            ]
+    return found
+
+
+def resolved_scale() -> str:
+    """The scale the notebooks will run at; see vitutils.setup, which decides it."""
+    if scale := os.environ.get("VITBOOK_SCALE"):
+        return scale
+    import torch
+
+    on_mac = getattr(torch.backends, "mps", None)
+    return "gpu" if torch.cuda.is_available() or (on_mac and on_mac.is_available()) else "cpu"
+
+
+def data_at_hand() -> list:
+    """Which data sets and weights could be read from disk: names only, and where."""
+    folders = os.environ.get("VITBOOK_DATA") or str(Path("~/.cache/vitbook").expanduser())
+    seen = []
+    for folder in [*map(Path, filter(None, folders.split(os.pathsep))), SYSTEM_DATA]:
+        names = []
+        for part in (folder, folder / "images", folder / "weights"):
+            if part.is_dir():
+                names += sorted(
+                    f"{part.name}/{p.name}" for p in part.iterdir() if not p.name.startswith(".")
+                )
+        seen.append([str(folder), names])
+    return seen
+
+
+def version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def execution_key(root: Path) -> dict:
+    """All that an executed cell depends on, besides the notebook (jupyter-cache sees that)."""
+    beside = [p for p in files_under(root, "notebooks") if p.suffix != ".ipynb"]
+    return {
+        "vitutils": digest_files(root, files_under(root, "vitutils")),
+        "results": digest_files(root, files_under(root, "results") + beside),
+        "requirements.txt": digest_files(root, files_under(root, "requirements.txt")),
+        "VITBOOK_SCALE": resolved_scale(),
+        "versions": [sys.version.split()[0], *(f"{p} {version_of(p)}" for p in PACKAGES)],
+        "data": data_at_hand(),
+    }
+
+
+def page_sources(root: Path) -> str:
+    """All that the finished pages depend on besides the cells' outputs."""
+    skip = {"_build", "build", "tests", "studies", "node_modules", "__pycache__"}
+    tops = [p.name for p in root.iterdir() if not p.name.startswith(".") and p.name not in skip]
+    tops = [name for name in tops if not name.endswith(".egg-info")]
+    installed = sorted(f"{d.name} {d.version}" for d in importlib.metadata.distributions())
+    return (
+        digest_files(root, files_under(root, *tops))
+        + hashlib.sha256(repr(installed).encode()).hexdigest()
+    )
+
+
+def site_key(html: Path) -> str:
+    """What stands in the output folder: names, sizes, times."""
+    stats = (
+        (p.relative_to(html).as_posix(), p.stat()) for p in sorted(html.rglob("*")) if p.is_file()
+    )
+    return hashlib.sha256(
+        repr([(n, s.st_size, s.st_mtime_ns) for n, s in stats]).encode()
+    ).hexdigest()
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_json(path: Path, value) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(value, indent=1))
+    new.replace(path)
+
+
+# --- Building and reading what the build says -----------------------------------------------------
+
+
+def build(root: Path, log: Path) -> tuple[int, list[str]]:
+    """Run jupyter-book; keep all it says in `log`, show what a waiting reader wants to know."""
+    command = [
+        sys.executable,
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
+        "build",
+        str(root),
+    ]
+    command += ["--all", "-W", "--keep-going", "-n", "--path-output", str(root)]
+    lines = []
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=root,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        for line in process.stdout:
+            line = ANSI.sub("", line.rstrip("\n"))
+            if NOISE.match(line):
+                continue
+            lines.append(line)
+            file.write(line + "\n")
+            if seen := EXECUTED.match(line):
+                name = Path(seen["path"]).name
+                if seen["what"] == "Executing":
+                    print(f"  {name}: executing", flush=True)
+                elif seconds := re.search(r"in ([\d.]+) seconds", seen["rest"]):
+                    print(f"  {name}: {float(seconds[1]):.0f} s", flush=True)
+                else:
+                    print(f"  {name}: unchanged, outputs from the cache", flush=True)
+        return process.wait(), lines
+
+
+def cell_name(root: Path, where: str) -> str:
+    """'…/04_patches.ipynb:20003' -> 'notebooks/04_patches.ipynb, cell 2 (`setup`)'."""
+    path, _, line = where.rpartition(":") if re.search(r":\d+$", where) else (where, "", "")
+    short = Path(path).as_posix()
+    if Path(path).is_absolute() and Path(path).is_relative_to(root):
+        short = Path(path).relative_to(root).as_posix()
+    if not line:
+        return short
+    if not path.endswith(".ipynb"):
+        return f"{short}, line {line}"
+    number = int(line) // CELL_LINE
+    cells = read_json(Path(path)).get("cells", [])
+    if not 0 < number <= len(cells):
+        return short
+    return f"{short}, cell {number} (`{cells[number - 1].get('id', '')}`)"
+
+
+def failed_cell(root: Path, notebook: str, lines: list[str]) -> list[str]:
+    """Why a notebook did not run to its end: which cell, which line, which error."""
+    short = cell_name(root, notebook)
+    start = next(
+        (
+            i
+            for i, line in enumerate(lines)
+            if "occurred while executing the following cell" in line
+        ),
+        None,
+    )
+    if start is None:
+        errors = [
+            line for line in lines if re.match(r"^[\w.]*(Error|Exception|Timeout)\w*: ", line)
+        ]
+        return [f"{short}: {errors[0] if errors else 'did not run to its end'}"]
+    rule = re.compile(r"^-{18}$")
+    fences = [i for i, line in enumerate(lines[start:], start) if rule.match(line)]
+    source = "\n".join(lines[fences[0] + 1 : fences[1]]) if len(fences) > 1 else ""
+    cells = read_json(Path(notebook)).get("cells", [])
+    for number, cell in enumerate(cells, 1):
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code" and text.strip() == source.strip():
+            short = f"{short}, cell {number} (`{cell.get('id', '')}`)"
+            break
+    rest = lines[fences[1] + 1 :] if len(fences) > 1 else lines[start:]
+    end = next(
+        (i for i, line in enumerate(rest) if line.startswith("The above exception")), len(rest)
+    )
+    rest = [line for line in rest[:end] if line.strip()]
+    arrows = [line for line in rest if re.match(r"^-+> ?\d+", line)]
+    errors = [
+        line
+        for line in rest
+        if re.match(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Warning|Exit)\b.*?:", line)
+    ]
+    return [
+        f"{short}: {(errors or rest or ['failed'])[-1]}",
+        *(f"    {line}" for line in arrows[-1:]),
+    ]
+
+
+def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
+    """Everything that failed, in a reader's words, each once."""
+    found: list[str] = []
+    for line in lines:
+        match = WARNING.match(line)
+        if not match:
+            continue
+        where, what = match["where"] or "", match["what"]
+        if "Executing notebook failed" in what:
+            item = "\n  ".join(failed_cell(root, where, lines))
+        elif "Notebook exception traceback saved" in what:
+            continue
+        else:
+            item = f"{cell_name(root, where)}: {what}" if where else what
+        if item not in found:
+            found.append(item)
+    if code and not found:
+        reasons = [line for line in lines if re.search(r"\b(error|exception)\b", line, re.I)]
+        found = [line.strip() for line in (reasons or lines)[:5] if line.strip()] or [
+            "it stopped without a word"
+        ]
+    return found
+
+
+# --- Looking at the pages -------------------------------------------------------------------------
+
+
+OFFLINE = "the book must be readable without the network"
+ELSEWHERE = re.compile(r"^(https?:)?//")
+HAS_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|//)")
+CSS_LOADS = re.compile(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")\s]+)")
+
+
+class Page(HTMLParser):
+    """Collects a page's anchors, its links, and what it loads."""
+
+    LOADS = {"img", "script", "iframe", "source", "video", "audio", "embed", "object", "track"}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.faults: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = {name: value or "" for name, value in attributes}
+        self.ids |= {found[name] for name in ("id", "name") if name in found}
+        classes = found.get("class", "").split()
+        if "traceback" in classes:
+            self.faults.append(
+                "shows a traceback; catch the error in the cell and print its message"
+            )
+        if "stderr" in classes:
+            self.faults.append("shows stderr output")
+        if "application/vnd.jupyter.widget" in found.get("type", ""):
+            self.faults.append(
+                "holds a widget, which loads scripts from another host: use plain tqdm"
+            )
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        elif tag == "link" and found.get("rel", "") not in (
+            "canonical",
+            "next",
+            "prev",
+            "search",
+            "index",
+        ):
+            self.loads.append(found.get("href", ""))
+        elif tag in self.LOADS:
+            self.loads += [found[name] for name in ("src", "data", "poster") if found.get(name)]
+
+    handle_startendtag = handle_starttag
+
+
+def look_at_pages(html: Path) -> list[str]:
+    """Broken links, other hosts, tracebacks: what is wrong with the rendered site."""
+    files = [
+        path for path in sorted(html.rglob("*.html")) if path.parts[len(html.parts)] != "_static"
+    ]
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in files}
+    found = []
+    for path, page in pages.items():
+        name = path.relative_to(html).as_posix()
+        found += [f"{name}: {fault}" for fault in page.faults]
+        found += [f"{name}: loads {url}; {OFFLINE}" for url in page.loads if ELSEWHERE.match(url)]
+        for url in page.links + page.loads:
+            if HAS_SCHEME.match(url):
+                continue
+            place, anchor = urldefrag(url)
+            target = (path.parent / unquote(place.partition("?")[0])).resolve() if place else path
+            if target.is_dir():
+                target /= "index.html"
+            if not target.exists() or not target.is_relative_to(html):
+                found.append(f"{name}: broken link {url}")
+            elif anchor and target in pages and unquote(anchor) not in pages[target].ids:
+                found.append(f"{name}: broken link {url} (no such place on that page)")
+    for path in sorted(html.rglob("*.css")):
+        for url in CSS_LOADS.findall(path.read_text(errors="replace")):
+            found.append(f"{path.relative_to(html).as_posix()}: loads {url}; {OFFLINE}")
+    return list(dict.fromkeys(found))
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+def say_where(html: Path) -> None:
+    index = html / "index.html"
+    print(f"\nThe book: {index}\nOpen this address in a browser:\n\n    {index.as_uri()}\n")
+    print(f"From another machine: python3 -m http.server -d {os.path.relpath(html)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    here = Path(__file__).parent.parent
+    parser.add_argument("--root", type=Path, default=here, help="the book's folder")
+    root = parser.parse_args(arguments).root.resolve()
+    target = root / "_build"
+    html, cache, log = target / "html", target / ".jupyter_cache", target / "book.log"
+    key_file, stamp_file = target / "execution-key.json", target / "book-stamp.json"
+    target.mkdir(exist_ok=True)
+    begun = time.monotonic()
+
+    key = execution_key(root)
+    sources = page_sources(root)
+    if read_json(stamp_file) == {"key": key, "sources": sources, "site": site_key(html)}:
+        print("Nothing changed since the last build.")
+        say_where(html)
+        return 0
+
+    stamp_file.unlink(missing_ok=True)
+    before = read_json(key_file)
+    if before != key:
+        changed = [name for name in key if before.get(name) != key[name]]
+        if cache.exists():
+            print(f"Changed: {', '.join(changed)}. All notebooks are executed anew.")
+            shutil.rmtree(cache)
+        write_json(key_file, key)
+    # A page that left the table of contents must not stay behind.
+    for folder in (html, target / "jupyter_execute", target / ".doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+    print(f"Building the book at scale {key['VITBOOK_SCALE']} (log: {log})", flush=True)
+    code, lines = build(root, log)
+    # A notebook may have fetched data: what it fetched belongs to what it was executed with.
+    key["data"] = data_at_hand()
+    write_json(key_file, key)
+    problems = problems_in(root, code, lines)
+    if not problems:
+        problems = look_at_pages(html)
+    if problems:
+        count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
+        print(f"\nThe book was not built: {count}.\n")
+        for problem in problems[:40]:
+            print(f"  {problem}")
+        if len(problems) > 40:
+            print(f"  and {len(problems) - 40} more")
+        print(f"\nAll that was printed: {log}")
+        return 1
+    write_json(stamp_file, {"key": key, "sources": sources, "site": site_key(html)})
+    print(f"Built in {time.monotonic() - begun:.0f} s.")
+    say_where(html)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

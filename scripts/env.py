@@ -1,0 +1,340 @@
+"""Make the book's virtual environment, then run a command inside it.
+
+    python3 scripts/env.py --for test scripts/test.py
+
+The first run creates `.venv` and installs requirements.txt into it; a stamp inside says what was
+installed, so that later runs start at once. `.venv` belongs to the Python that made it: another one
+(`make test PYTHON=python3.13`) gets its own folder, `.venv-3.13`, and neither ever stands in for
+the other.
+
+Standard library only, and no syntax that Python 2.7 does not know: an interpreter that is too old
+has to get far enough to say so in words.
+"""
+# ruff: noqa: UP010, UP030, UP032
+
+from __future__ import print_function
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+LOWEST, HIGHEST = (3, 10), (3, 13)
+NEED_GB = 8
+STAMP = "vitbook-stamp"
+LOG = "vitbook-install.log"
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+DISK = re.compile(
+    r"No space left on device|Errno 28\b|Disk quota exceeded|Errno 122\b"
+    r"|not enough space on the disk",
+    re.I,
+)
+CONFLICT = re.compile(r"ResolutionImpossible|Failed to build|subprocess-exited-with-error", re.I)
+NETWORK = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Max retries exceeded"
+    r"|connection broken by|Connection refused|Connection reset|Network is unreachable"
+    r"|Name or service not known|Temporary failure in name resolution|getaddrinfo failed"
+    r"|ProxyError|SSLError|IncompleteRead|\(from versions: none\)",
+    re.I,
+)
+NO_VENV = re.compile(r"ensurepip is not available|No module named '?(venv|ensurepip)\b", re.I)
+DOWNLOADS = re.compile(r"^\s*Downloading .*\(\d{2,}\.\d MB\)|^Installing collected")
+
+
+class Problem(Exception):
+    """Something the reader can mend; the message says how."""
+
+
+def dotted(version):
+    return ".".join(str(part) for part in version[:2])
+
+
+def on_path(name):
+    """The first executable of that name on PATH that runs (pyenv leaves names that do not)."""
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK) and runs([path, "-c", ""]):
+            return path
+    return None
+
+
+def runs(command):
+    try:
+        with open(os.devnull, "w") as nowhere:
+            return subprocess.call(command, stdout=nowhere, stderr=nowhere) == 0
+    except OSError:
+        return False
+
+
+def check_version(version, goal="book", find=on_path):
+    """Raise Problem unless LOWEST <= version <= HIGHEST."""
+    version = tuple(version[:2])
+    if LOWEST <= version <= HIGHEST:
+        return
+    word = "old" if version < LOWEST else "new"
+    wanted = ["python3.12", "python3.11", "python3.13", "python3.10"]
+    here = [name for name in wanted if find(name)]
+    if here:
+        hint = "Found on this machine: try\n\n    make {0} PYTHON={1}".format(goal, here[0])
+    else:
+        hint = (
+            "None of these was found on this machine. Install one (python.org, or your system's\n"
+            "packages), then try\n\n    make {0} PYTHON=python3.12".format(goal)
+        )
+    raise Problem(
+        "Python too {0}: found {1} ({2}), needs {3} to {4}.\n{5}".format(
+            word, dotted(version), sys.executable, dotted(LOWEST), dotted(HIGHEST), hint
+        )
+    )
+
+
+def python_in(folder):
+    if os.name == "nt":
+        return os.path.join(folder, "Scripts", "python.exe")
+    return os.path.join(folder, "bin", "python")
+
+
+def version_of(folder):
+    """(major, minor) of a virtual environment, None where its pyvenv.cfg does not say."""
+    try:
+        with open(os.path.join(folder, "pyvenv.cfg")) as lines:
+            found = re.search(r"^version(?:_info)?\s*=\s*(\d+)\.(\d+)", lines.read(), re.M)
+    except OSError:
+        return None
+    return (int(found.group(1)), int(found.group(2))) if found else None
+
+
+def folder_for(root, version):
+    """This Python's environment: `.venv`, or `.venv-3.13` where `.venv` is another Python's."""
+    first = os.path.join(root, ".venv")
+    if not os.path.isdir(first) or version_of(first) in (None, tuple(version[:2])):
+        return first
+    return first + "-" + dotted(version)
+
+
+def stamp_key(root, version):
+    """What an environment depends on; the path too, because the editable install points there."""
+    key = hashlib.sha256(repr((dotted(version), os.path.realpath(root))).encode("utf-8"))
+    for name in ("requirements.txt", "pyproject.toml"):
+        with open(os.path.join(root, name), "rb") as file:
+            key.update(file.read())
+    return key.hexdigest()
+
+
+def is_ready(folder, key):
+    try:
+        with open(os.path.join(folder, STAMP)) as file:
+            return file.read().strip() == key and runs([python_in(folder), "-c", ""])
+    except OSError:
+        return False
+
+
+def explain(output, log, goal, doing):
+    """One message for a failed step, from what the step printed."""
+    again = "Then run `make {0}` again: it goes on from here.".format(goal)
+    if DISK.search(output):
+        return (
+            "Disk full while {0}.\n"
+            "The environment needs about {1} GB (about 3 GB with the CPU build of torch: see\n"
+            "README.md). `pip cache purge` often frees some; for a full /tmp: TMPDIR=/other.\n"
+            "{2}\nWhat was printed: {3}"
+        ).format(doing, NEED_GB, again, log)
+    if NO_VENV.search(output):
+        return (
+            "This Python ({0}) has no venv module.\n"
+            "On Debian and Ubuntu:\n\n    sudo apt install python3-venv\n\n"
+            "(for another than the system's own Python: python{1}-venv). {2}"
+        ).format(sys.executable, dotted(sys.version_info), again)
+    if NETWORK.search(output) and not CONFLICT.search(output):
+        return (
+            "No network while {0}: the package index could not be reached.\n"
+            "Check the connection (and, behind a proxy, HTTPS_PROXY). {1}\nWhat was printed: {2}"
+        ).format(doing, again, log)
+    lines = [line for line in output.splitlines() if "error" in line.lower()]
+    lines = lines or output.splitlines()
+    return "Failed while {0}:\n    {1}\nAll of it: {2}".format(
+        doing, "\n    ".join(lines[-5:]), log
+    )
+
+
+def run_logged(command, log, show=None):
+    """Run; keep all output in `log`, show lines that `show` matches. Returns (code, output)."""
+    kept = []
+    try:
+        file = open(log, "a")
+    except OSError:  # the disk may be full
+        file = None
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        cwd=ROOT,
+        universal_newlines=True,
+        errors="replace",
+    )
+    for line in process.stdout:
+        kept.append(line)
+        if show and show.search(line):
+            print("  " + line.strip()[:110])
+            sys.stdout.flush()
+        try:
+            if file:
+                file.write(line)
+        except OSError:
+            file = None
+    code = process.wait()
+    try:
+        if file:
+            file.close()
+    except OSError:
+        pass
+    return code, "".join(kept)
+
+
+def create(folder, goal):
+    """A virtual environment with pip in it; one that is whole already is left as it is."""
+    if runs([python_in(folder), "-m", "pip", "--version"]):
+        return
+    new = not os.path.exists(folder)
+    print(
+        "Creating {0} with Python {1}".format(
+            os.path.relpath(folder, ROOT), dotted(sys.version_info)
+        )
+    )
+    sys.stdout.flush()
+    code, output = run_logged([sys.executable, "-m", "venv", "--clear", folder], os.devnull)
+    if code:
+        if new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise Problem(
+            explain(output, "the lines above", goal, "creating " + folder) + "\n\n" + output.strip()
+        )
+
+
+def install(folder, goal):
+    log = os.path.join(folder, LOG)
+    if os.path.exists(log):
+        os.remove(log)
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < NEED_GB and not runs(
+        [python_in(folder), "-c", "import importlib.util as u; assert u.find_spec('torch')"]
+    ):
+        print(
+            "Note: {0:.1f} GB free here; torch's default build and the rest need about {1}.".format(
+                free, NEED_GB
+            )
+        )
+    print(
+        "Installing requirements.txt into {0} (minutes the first time; log: {1})".format(
+            os.path.relpath(folder, ROOT), os.path.relpath(log, ROOT)
+        )
+    )
+    sys.stdout.flush()
+    command = [
+        python_in(folder),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "off",
+        "-r",
+        os.path.join(ROOT, "requirements.txt"),
+    ]
+    code, output = run_logged(
+        command, log, show=re.compile(r"^\s*Downloading .*\(\d{2,}\.\d MB\)|^Installing collected")
+    )
+    if code:
+        raise Problem(explain(output, log, goal, "installing requirements.txt"))
+
+
+def only_one(root, goal):
+    """Hold a lock while installing: two `make` at once must not write into one folder."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = open(os.path.join(root, "requirements.txt"))
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("Another `make` is installing here; waiting for it.")
+            sys.stdout.flush()
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+def ensure(root=ROOT, goal="book"):
+    """The python of a ready environment, made or mended where need be."""
+    check_version(sys.version_info, goal)
+    folder = folder_for(root, sys.version_info)
+    key = stamp_key(root, sys.version_info)
+    if not is_ready(folder, key):
+        lock = only_one(root, goal)
+        if not is_ready(folder, key):
+            stamp = os.path.join(folder, STAMP)
+            if os.path.exists(stamp):
+                os.remove(stamp)
+            create(folder, goal)
+            install(folder, goal)
+            with open(stamp + ".new", "w") as file:
+                file.write(key + "\n")
+            os.rename(stamp + ".new", stamp)
+        if lock:
+            lock.close()
+    return python_in(folder)
+
+
+def main(arguments):
+    goal = "book"
+    if arguments[:1] == ["--for"]:
+        goal, arguments = arguments[1], arguments[2:]
+    try:
+        python = ensure(ROOT, goal)
+    except Problem as problem:
+        print("\n{0}".format(problem), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if getattr(error, "errno", None) != 28:
+            raise
+        print(
+            "\n"
+            + explain("Errno 28", "nowhere, the disk is full", goal, "preparing the environment"),
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. Nothing is lost: `make {0}` goes on from here.".format(goal),
+            file=sys.stderr,
+        )
+        return 130
+    if not arguments:
+        return 0
+    environment = dict(os.environ)
+    folder = os.path.dirname(python)
+    environment["VIRTUAL_ENV"] = os.path.dirname(folder)
+    environment["PATH"] = folder + os.pathsep + environment.get("PATH", "")
+    environment["PYTHONNOUSERSITE"] = "1"
+    environment["JUPYTER_PREFER_ENV_PATH"] = (
+        "1"  # else a kernel installed for the user would run the notebooks
+    )
+    environment.pop("PYTHONHOME", None)
+    command = [python] + arguments
+    sys.stdout.flush()
+    if os.name == "nt":
+        return subprocess.call(command, env=environment, cwd=ROOT)
+    os.chdir(ROOT)
+    os.execve(python, command, environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

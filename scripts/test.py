@@ -1,0 +1,59 @@
+"""Run every check of the book: ruff, then the tests and the notebooks in one pytest run.
+
+    .venv/bin/python scripts/test.py [--lint] [pytest's own options]
+
+The notebooks run at the smallest scale (`VITBOOK_SCALE=smoke`), two at a time with one thread each:
+two torch processes of two threads each would stand in each other's way on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def lint() -> int:
+    # No `ruff format`: a class stands in a notebook (79 columns) and in vitutils (100) in the same
+    # words, and the formatter would break the lines of the two differently.
+    print("ruff", flush=True)
+    command = [sys.executable, "-m", "ruff", "check", "--quiet"]
+    command += ["--extend-exclude", ".venv-*,.cache", "."]
+    return subprocess.call(command, cwd=ROOT)
+
+
+def cores() -> int:
+    """The cores this process may use: in a container fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 2
+
+
+def main(arguments: list[str]) -> int:
+    if code := lint():
+        print("\nFaults above. Many are mended by: .venv/bin/python -m ruff check --fix .")
+        return code
+    if "--lint" in arguments:
+        print("All clean.")
+        return 0
+    # The notebooks first: they take longest, and a long file that starts last is waited for.
+    notebooks = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb"))
+    workers = max(2, min(4, cores()))
+    command = [sys.executable, "-m", "pytest", "-p", "scripts.where_time_went"]
+    command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
+    command += ["-n", str(workers), "--dist", "loadfile", *notebooks, "tests", *arguments]
+    environment = os.environ | {
+        "VITBOOK_SCALE": "smoke",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
+    print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time")
+    sys.stdout.flush()
+    return subprocess.call(command, cwd=ROOT, env=environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
