@@ -42,7 +42,7 @@ class ViTConfig:
         if D % h:
             raise ValueError(f"num_heads {h} does not divide embed_dim {D}")
         if self.global_pool not in ("token", "avg"):
-            raise ValueError(f"expected token or avg, got {self.global_pool!r}")
+            raise ValueError(f"expected token or avg, got {self.global_pool}")
 
     @property
     def image_shape(self) -> tuple[int, int]:
