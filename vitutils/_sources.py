@@ -1,10 +1,9 @@
 """Where a data set comes from: found, checked, decoded, kept. Used by `vitutils.data` alone.
 
-The order is: our own cache, torchvision's raw files in the same folders, a copy the system holds, a
-download.
+The order is: our own cache, raw files in the same folders, a copy the system holds, a download.
 A file is believed only after its checksum, its sizes and its label range agree; a damaged one is
-named.
-No pickle is ever opened: raw files are IDX or CIFAR's binary records, the cache is safetensors.
+named. No pickle is ever opened: raw files are IDX or CIFAR's binary records, the cache is
+safetensors.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ Found = tuple[dict[str, Tensor], tuple[str, ...], str]  # tensors, class names, 
 
 
 class DataError(RuntimeError):
-    """A data set cannot be had, or the file that should hold it is damaged; the message says what
-    was tried."""
+    """A data set cannot be had; the message says what was tried, and names damaged files."""
 
 
 @dataclass(frozen=True)
@@ -53,36 +51,31 @@ class Recipe:
     folder: str  # where torchvision keeps the raw files, below a data folder
     files: tuple[tuple[str, str], ...]  # (name, MD5)
     mirrors: tuple[str, ...]  # addresses, each ending in /
+    megabytes: int  # to download
     decode: Callable[[Recipe, Path, bool], tuple[dict[str, Tensor], tuple[str, ...]]]
     classes: tuple[str, ...] = ()  # empty: the files name them
     system: tuple[str, str] = ("", "")  # folder below the system's data sets, and whose it is
-    unpacked: tuple[
-        str, ...
-    ] = ()  # SHA-256 of the files' content, where the system packed them anew
+    unpacked: tuple[str, ...] = ()  # SHA-256 of each file's content: the system packs it anew
 
 
 def data_folders() -> list[Path]:
-    """The folders of `$VITBOOK_DATA` (split at os.pathsep), or `~/.cache/vitbook`. The first is
-    written to."""
+    """The folders of `$VITBOOK_DATA`, split at os.pathsep, or `~/.cache/vitbook`; see `load`."""
     named = [part for part in os.environ.get("VITBOOK_DATA", "").split(os.pathsep) if part]
     return [Path(part).expanduser() for part in named or ["~/.cache/vitbook"]]
 
 
 def system_folder() -> Path:
-    """Where the system keeps data sets: `$VITBOOK_SYSTEM_DATA`, or Debian's
-    `/usr/share/datasets`."""
+    """Where the system keeps data sets: `$VITBOOK_SYSTEM_DATA`, or Debian's folder."""
     return Path(os.environ.get("VITBOOK_SYSTEM_DATA") or "/usr/share/datasets")
 
 
 def find(name: str, download: bool) -> Found:
     """The set's tensors, class names and origin, from the first place that has them whole."""
     tried: list[str] = []
-    for place in (_from_cache, _from_raw_files, _from_system):
-        found = place(name, tried)
-        if found and place is not _from_cache:
-            return _keep(name, found)
-        if found:
-            return found
+    if found := _from_cache(name, tried):
+        return found
+    if found := _from_raw_files(name, tried) or _from_system(name, tried):
+        return _keep(name, found)
     if not download or os.environ.get("VITBOOK_OFFLINE", "0") not in ("", "0"):
         tried.append("download: switched off")
     elif found := _from_download(name, tried):
@@ -93,12 +86,12 @@ def find(name: str, download: bool) -> Found:
 def _advice(name: str, tried: list[str]) -> str:
     recipe = RECIPES[name]
     files = ", ".join(file for file, _ in recipe.files)
-    package, whose = recipe.system
+    package, _ = recipe.system
     return "\n".join(
         [f"The data set {name!r} cannot be had. Tried, in this order:"]
         + [f"  - {line}" for line in tried]
         + ["What to do, any one of these:"]
-        + ([f"  - install {whose}"] if package else [])
+        + ([f"  - on Debian: apt-get install dataset-{package}"] if package else [])
         + [
             "  - connect to the network and load it again",
             f"  - put {files} (from {recipe.mirrors[0]}) into {data_folders()[0] / recipe.folder}",
@@ -117,7 +110,7 @@ def _from_cache(name: str, tried: list[str]) -> Found | None:
             continue
         try:
             tensors, classes, origin = _read_cache(path)
-            _check(RECIPES[name], tensors, path)
+            _check(RECIPES[name], tensors, classes, path)
             return tensors, classes, f"the cache {_short(path.parent)} (filled from {origin})"
         except DataError as error:
             _warn_damaged(error, tried)
@@ -147,6 +140,8 @@ def _from_system(name: str, tried: list[str]) -> Found | None:
 
 def _from_download(name: str, tried: list[str]) -> Found | None:
     recipe = RECIPES[name]
+    if recipe.megabytes > 100:
+        print(f"downloading {name} once, {recipe.megabytes} MB", flush=True)
     for mirror in recipe.mirrors:
         with _scratch_folder() as folder:
             try:
@@ -174,9 +169,8 @@ def _download(url: str, folder: Path, file: str, md5: str) -> None:
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """A folder for half-done downloads: in the cache if that can be written, else the system's
-    own."""
-    parent: Path | None = data_folders()[0]
+    """A folder for half-done downloads: in the cache, or the system's own if that cannot be."""
+    parent = data_folders()[0]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".download-", dir=parent)
@@ -192,8 +186,7 @@ def _scratch_folder() -> Iterator[Path]:
 def _decode(
     recipe: Recipe, folder: Path, repacked: bool, origin: str, tried: list[str]
 ) -> Found | None:
-    """The set from raw files in one folder; None, with the reason in `tried`, if they are not there
-    or damaged."""
+    """The set from one folder's raw files; None, the reason in `tried`, if absent or damaged."""
     missing = [file for file, _ in recipe.files if not os.path.isfile(folder / file)]
     if len(missing) == len(recipe.files):
         tried.append(f"files in {folder}: not there")
@@ -202,7 +195,7 @@ def _decode(
         if missing:
             raise DataError(f"{folder} is incomplete: {', '.join(missing)} not there")
         tensors, classes = recipe.decode(recipe, folder, repacked)
-        _check(recipe, tensors, folder)
+        _check(recipe, tensors, classes, folder)
         return tensors, classes, origin
     except DataError as error:
         _warn_damaged(error, tried)
@@ -212,8 +205,7 @@ def _decode(
 def _idx_files(
     recipe: Recipe, folder: Path, repacked: bool
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The four gzipped IDX files of the MNIST family. repacked: the content is checked, not the
-    packed file."""
+    """The four gzipped IDX files. repacked: the content's checksum counts, not the packed one's."""
     tensors = {}
     for i, (part, (file, md5)) in enumerate(zip(PARTS, recipe.files, strict=True)):
         path = folder / file
@@ -233,8 +225,7 @@ def _idx_files(
 
 
 def _idx(raw: bytes, path: Path) -> Tensor:
-    """One IDX array of bytes: two zeros, 8 (bytes), the number of axes, each axis's length
-    (big-endian), data."""
+    """One IDX array: two zeros, 8 (for bytes), the number of axes, their lengths, the bytes."""
     axes = raw[3] if raw[:3] == b"\0\0\x08" and len(raw) > 3 else 0
     sizes = np.frombuffer(raw, ">u4", axes, 4).tolist() if axes and len(raw) >= 4 + 4 * axes else []
     data = np.frombuffer(raw, np.uint8, offset=min(len(raw), 4 + 4 * axes))
@@ -246,16 +237,18 @@ def _idx(raw: bytes, path: Path) -> Tensor:
 def _cifar_records(
     recipe: Recipe, folder: Path, repacked: bool
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """CIFAR's binary archive: per image one label byte (CIFAR-100: coarse, then fine) and 3 x 32 x
-    32 bytes."""
+    """CIFAR's binary archive: an image is its label and 3 x 32 x 32 bytes.
+
+    CIFAR-100 has two bytes of label, a coarse one and, last, the fine one that is used.
+    """
     ((file, md5),) = recipe.files
     path = folder / file
-    if (got := calculate_md5(path)) != md5:
-        raise _damaged(path, f"MD5 {md5}", got)
     width = 3072 + (1 if recipe.num_classes == 10 else 2)
     records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     classes: tuple[str, ...] = ()
     try:
+        if (got := calculate_md5(path)) != md5:
+            raise _damaged(path, f"MD5 {md5}", got)
         with tarfile.open(path, "r:gz") as archive:
             for member in sorted(archive.getmembers(), key=lambda member: member.name):
                 base = os.path.basename(member.name)
@@ -267,8 +260,8 @@ def _cifar_records(
                     classes = tuple(archive.extractfile(member).read().decode().split())
         tensors = {}
         for part, blocks in records.items():
-            table = torch.from_numpy(np.concatenate(blocks))
-            tensors[f"{part}_images"] = table[:, -3072:].reshape(-1, 3, 32, 32).clone()
+            table = torch.from_numpy(np.concatenate(blocks))  # (N, width)
+            tensors[f"{part}_images"] = table[:, -3072:].reshape(-1, 3, 32, 32)
             tensors[f"{part}_labels"] = table[:, -3073].long()
     except (EOFError, OSError, ValueError, tarfile.TarError, zlib.error) as error:
         raise _damaged(path, "CIFAR's binary records", error) from error
@@ -279,8 +272,7 @@ def _cifar_records(
 
 
 def _keep(name: str, found: Found) -> Found:
-    """Write the set to the cache: to a temporary name, then renamed, so that nobody ever sees half
-    a file."""
+    """Write the set to the cache: under a temporary name, then renamed, so that no half is seen."""
     tensors, classes, origin = found
     folder = data_folders()[0]
     temporary = None
@@ -294,9 +286,10 @@ def _keep(name: str, found: Found) -> Found:
         os.chmod(temporary, 0o644)
         os.replace(temporary, folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:  # a full disk, a folder that is not ours
+        return tensors, classes, f"{origin} (not cached: {error})"
+    finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        return tensors, classes, f"{origin} (not cached: {error})"
     return found
 
 
@@ -324,8 +317,10 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 # --- checks ---
 
 
-def _check(recipe: Recipe, tensors: dict[str, Tensor], where: Path) -> None:
-    """Sizes and label range, as the recipe says. Raises DataError."""
+def _check(recipe: Recipe, tensors: dict[str, Tensor], classes: tuple, where: Path) -> None:
+    """Sizes, number of classes and label range, as the recipe says. Raises DataError."""
+    if len(classes) != recipe.num_classes:
+        raise _damaged(where, f"{recipe.num_classes} class names", len(classes))
     for part, size in zip(("train", "test"), recipe.sizes, strict=True):
         images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
         if images.shape != (size, *recipe.shape):
@@ -355,7 +350,7 @@ def _short(path: Path) -> str:
 # --- the sets ---
 
 
-def _mnist_like(dataset: type[tv.MNIST], **more: object) -> Recipe:
+def _mnist_like(dataset: type[tv.MNIST], megabytes: int, **more: object) -> Recipe:
     """A set of the MNIST family; names, checksums and mirrors are torchvision's own."""
     return Recipe(
         shape=(1, 28, 28),
@@ -364,6 +359,7 @@ def _mnist_like(dataset: type[tv.MNIST], **more: object) -> Recipe:
         folder=f"{dataset.__name__}/raw",
         files=tuple(dataset.resources),
         mirrors=tuple(dataset.mirrors),
+        megabytes=megabytes,
         decode=_idx_files,
         classes=tuple(dataset.classes),
         **more,
@@ -371,8 +367,7 @@ def _mnist_like(dataset: type[tv.MNIST], **more: object) -> Recipe:
 
 
 def _cifar(num_classes: int, md5: str) -> Recipe:
-    """The binary version: torchvision's own choice, the Python version, is a pickle. MD5s: the
-    authors' page."""
+    """The authors' binary archive, with the MD5 of their page; the Python one is a pickle."""
     return Recipe(
         shape=(3, 32, 32),
         sizes=(50_000, 10_000),
@@ -380,6 +375,7 @@ def _cifar(num_classes: int, md5: str) -> Recipe:
         folder="",
         files=((f"cifar-{num_classes}-binary.tar.gz", md5),),
         mirrors=("https://www.cs.toronto.edu/~kriz/",),
+        megabytes=170,
         decode=_cifar_records,
     )
 
@@ -387,6 +383,7 @@ def _cifar(num_classes: int, md5: str) -> Recipe:
 RECIPES = {
     "fashion_mnist": _mnist_like(
         tv.FashionMNIST,
+        megabytes=31,
         system=("fashion-mnist", "Debian's dataset-fashion-mnist package"),
         unpacked=(
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -395,8 +392,8 @@ RECIPES = {
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
     ),
-    "mnist": _mnist_like(tv.MNIST),
-    "kmnist": _mnist_like(tv.KMNIST),
+    "mnist": _mnist_like(tv.MNIST, megabytes=12),
+    "kmnist": _mnist_like(tv.KMNIST, megabytes=21),
     "cifar10": _cifar(10, "c32a1d4ab5d03f1284b67883e8d87530"),
     "cifar100": _cifar(100, "03b5dce01913d631647c71ecec9e9cb8"),
 }
