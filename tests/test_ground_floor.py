@@ -1,0 +1,123 @@
+"""setup, the checks, the figures: what every chapter stands on."""
+
+import dataclasses
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+import vitutils
+from vitutils import check, plot
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_setup_reads_the_scale_and_picks_by_it(monkeypatch, capsys, scale):
+    monkeypatch.setenv("VITBOOK_SCALE", scale)
+    env = vitutils.setup(seed=3)
+    assert env.scale == scale and env.pick(smoke="smoke", cpu="cpu", gpu="gpu") == scale
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1 and torch.__version__ in line and f"scale {scale}" in line and env.device.type in line
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        env.scale = "other"
+
+
+def test_an_unset_scale_follows_the_device(monkeypatch):
+    monkeypatch.delenv("VITBOOK_SCALE", raising=False)
+    env = vitutils.setup()
+    assert env.scale == ("cpu" if env.device.type == "cpu" else "gpu")
+
+
+def test_an_unknown_scale_lists_the_three(monkeypatch):
+    monkeypatch.setenv("VITBOOK_SCALE", "huge")
+    with pytest.raises(ValueError, match="'huge'; expected one of: smoke, cpu, gpu"):
+        vitutils.setup()
+
+
+def test_setup_seeds_python_numpy_and_torch():
+    import random
+
+    def draw():
+        vitutils.setup(seed=7)
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    assert draw() == draw()
+
+
+def test_check_shape_says_expected_and_got():
+    check.check_shape(torch.zeros(2, 3), (2, 3), "B D")
+    with pytest.raises(AssertionError, match=r"expected shape \(2, 4\) \(B D\), got \(2, 3\)"):
+        check.check_shape(torch.zeros(2, 3), (2, 4), "B D")
+
+
+def test_check_close_returns_the_difference_or_says_it():
+    assert check.check_close(torch.tensor([1.0]), torch.tensor([1.0 + 2**-20])) == pytest.approx(2**-20)
+    with pytest.raises(AssertionError, match=r"largest difference 1.00e-01"):
+        check.check_close(torch.tensor([1.0]), torch.tensor([1.1]))
+    with pytest.raises(AssertionError, match="expected shape"):
+        check.check_close(torch.zeros(2), torch.zeros(1))
+    with pytest.raises(AssertionError):
+        check.check_close(torch.tensor([float("nan")]), torch.tensor([0.0]))
+
+
+def test_check_rows_sum_to_one_knows_the_axis():
+    scores = torch.randn(2, 3, 4, 4)
+    check.check_rows_sum_to_one(scores.softmax(-1))
+    with pytest.raises(AssertionError, match="over the keys"):
+        check.check_rows_sum_to_one(scores.softmax(-2))
+
+
+def test_count_parameters_counts_what_trains():
+    layer = torch.nn.Linear(3, 4)
+    layer.bias.requires_grad_(False)
+    assert check.count_parameters(layer) == 12
+
+
+@pytest.mark.parametrize(
+    ("test", "passed", "words"),
+    [
+        (lambda: None, True, "pass"),
+        (lambda: True, True, "pass"),
+        (lambda: False, False, "Hint: look"),
+        (lambda: check.check_shape(None, (1,)), False, "not yet"),
+        (lambda: 1 / 0, False, "ZeroDivisionError"),
+    ],
+)
+def test_exercise_says_pass_or_a_hint_and_never_raises(capsys, test, passed, words):
+    assert check.exercise("Exercise 0.1", test, hint="look") is passed
+    assert words in capsys.readouterr().out
+
+
+FIGURES = {
+    "images": lambda: plot.images([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 3, ["a", "b", "c"]),
+    "lines": lambda: plot.lines(
+        [1, 2, 3], {"a": [1, 2, 3], "b": [[1, 2, 3], [2, 3, 4]]}, xlabel="x", ylabel="y", log="x", reference={"r": 2}
+    ),
+    "dots": lambda: plot.dots({"a": [1, 2, 3], "b": [2]}, xlabel="x"),
+    "confusion": lambda: plot.confusion(np.array([[9, 1], [2, 8]]), ["cat", "dog"]),
+    "matrices": lambda: plot.matrices([torch.randn(4, 4)] * 5, list("abcde"), signed=True, label="value"),
+    "history": lambda: plot.history({"a": [3, 2, 1] * 40}, {"a": ([40, 80, 120], [1, 2, 3])}, ylabel="y"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_draws_on_a_white_ground_and_is_closed(name):
+    plot.use_style()
+    figure = FIGURES[name]()
+    assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+    assert matplotlib.pyplot.get_fignums() == []
+    figure.canvas.draw()
+
+
+def test_neighbouring_categories_differ_in_more_than_colour():
+    looks = [plot.look(n) for n in range(len(plot.COLOURS))]
+    for key in ("color", "marker", "linestyle"):
+        assert len({str(one[key]) for one in looks}) == len(looks)
+
+
+def test_grey_and_colour_pictures_reach_imshow_in_its_shape():
+    assert plot.to_picture(torch.zeros(1, 5, 6)).shape == (5, 6)
+    assert plot.to_picture(torch.zeros(3, 5, 6)).shape == (5, 6, 3)
+    assert plot.to_picture(torch.zeros(5, 6)).shape == (5, 6)

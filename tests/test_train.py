@@ -1,0 +1,227 @@
+"""The training loop: its schedule, its groups, what it does with NaN, with checkpoints, with averaging."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from vitutils import data, train
+from vitutils.vit import ViT, ViTConfig
+
+DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
+SHORT = train.Recipe(epochs=3, batch_size=64, lr=2e-3)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits").take(train=320, test=100)
+
+
+def new_vit(seed=0):
+    torch.manual_seed(seed)
+    return ViT(DIGITS)
+
+
+def weights_of(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_it_learns_and_its_first_loss_is_ln_k(digits):
+    model = new_vit()
+    history = train.fit(model, digits, replace(SHORT, epochs=15, lr=5e-3))
+    assert history.losses[0] == pytest.approx(math.log(10), abs=1e-5)
+    assert history.accuracy > 0.6
+    assert history.epochs[-1]["step"] == len(history.losses) == len(history.lrs) == len(history.grad_norms) == 75
+    assert "15 epochs, 75 steps" in str(history)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(digits):
+    first = new_vit()
+    train.fit(first, digits, SHORT)
+    second = new_vit()
+    torch.rand(7)
+    train.fit(second, digits, SHORT)
+    assert same(weights_of(first), weights_of(second))
+    other = new_vit()
+    train.fit(other, digits, replace(SHORT, seed=1))
+    assert not same(weights_of(first), weights_of(other))
+
+
+def test_fit_leaves_the_global_random_state_alone(digits):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    model = new_vit()
+    torch.manual_seed(5)
+    train.fit(model, digits, replace(SHORT, epochs=1, mixup=0.5))
+    assert torch.equal(torch.rand(3), expected)
+
+
+class Killed(Exception):
+    """Stands for the kill of a process between two steps."""
+
+
+def killing(after):
+    """An augmentation that raises on its `after`-th batch."""
+    seen = []
+
+    def augment(images):
+        seen.append(1)
+        if len(seen) > after:
+            raise Killed
+        return data.flip_shift(1)(images)
+
+    return augment
+
+
+def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(digits, tmp_path):
+    recipe = replace(SHORT, epochs=4, mixup=0.2, cutmix=0.5, ema_decay=0.9, augment=data.flip_shift(1))
+    undisturbed = new_vit()
+    whole = train.fit(undisturbed, digits, recipe)
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(Killed):  # in the middle of the third epoch: 5 batches an epoch
+        train.fit(new_vit(), digits, replace(recipe, augment=killing(12)), checkpoint=path)
+    resumed = new_vit(seed=9)  # what it starts from must not matter
+    history = train.fit(resumed, digits, recipe, checkpoint=path, resume=True)
+    assert same(weights_of(undisturbed), weights_of(resumed))
+    assert history.losses == whole.losses
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_resuming_a_finished_run_trains_no_further(digits, tmp_path):
+    path = tmp_path / "run.pt"
+    first, again = new_vit(), new_vit(seed=3)
+    train.fit(first, digits, SHORT, checkpoint=path)
+    history = train.fit(again, digits, SHORT, checkpoint=path, resume=True)
+    assert same(weights_of(first), weights_of(again)) and len(history.losses) == 15
+
+
+def test_a_checkpoint_of_another_recipe_or_a_damaged_one_is_refused(digits, tmp_path):
+    path = tmp_path / "run.pt"
+    train.fit(new_vit(), digits, replace(SHORT, epochs=1), checkpoint=path)
+    with pytest.raises(ValueError, match=r"another recipe \(lr: 0\.002 then, 0\.001 now"):
+        train.fit(new_vit(), digits, replace(SHORT, epochs=1, lr=1e-3), checkpoint=path, resume=True)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a checkpoint of this loop"):
+        train.fit(new_vit(), digits, replace(SHORT, epochs=1), checkpoint=path, resume=True)
+
+
+def test_a_failed_write_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    train.save_checkpoint(path, value=1)
+
+    def full_disk(parts, file):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        train.save_checkpoint(path, value=2)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert torch.load(path, weights_only=True) == {"value": 1}
+
+
+@pytest.mark.parametrize("bad_step", [1, 8])
+def test_a_loss_that_is_not_finite_stops_with_its_step(digits, bad_step):
+    calls = []
+
+    def poison(images):
+        calls.append(1)
+        return images.float() * (float("nan") if len(calls) == bad_step else 1 / 255)
+
+    with pytest.raises(FloatingPointError, match=rf"nan at step {bad_step}, learning rate .*Lower the learning rate"):
+        train.fit(new_vit(), digits, replace(SHORT, augment=poison))
+
+
+def test_decay_falls_on_matrices_alone():
+    model = ViT(replace(DIGITS, global_pool="token"))
+    decay, keep = train.parameter_groups(model, 0.05)
+    names = {id(p): name for name, p in model.named_parameters()}
+    kept = {names[id(p)] for p in keep["params"]}
+    decayed = {names[id(p)] for p in decay["params"]}
+    assert decayed == {
+        "patch_embed.proj.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.attn.proj.weight",
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.weight",
+        "head.weight",
+    }
+    assert {"cls_token", "pos_embed", "norm.weight", "head.bias"} <= kept
+    assert len(kept) + len(decayed) == len(names)
+    assert (decay["weight_decay"], keep["weight_decay"]) == (0.05, 0.0)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+def test_the_schedule_rises_linearly_to_its_peak_and_falls_as_a_cosine(warmup):
+    steps, peak = 200, 3e-3
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
+    schedule = train.make_schedule(optimizer, steps, warmup)
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    rising = round(warmup * steps)
+    for step, rate in enumerate(rates):
+        if step < rising:
+            expected = peak * (1 / rising + (1 - 1 / rising) * step / (rising - 1))
+        else:
+            expected = peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+        assert rate == pytest.approx(expected, rel=1e-6), step
+    assert max(rates) == pytest.approx(peak)
+
+
+def test_clipping_bounds_the_update_and_reports_the_norm_before(digits):
+    history = train.fit(new_vit(), digits, replace(SHORT, epochs=1, clip_grad=1e-3))
+    assert min(history.grad_norms) > 1e-3  # the norm before clipping is what is kept
+    model = new_vit()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    assert torch.stack([p.grad.norm() for p in model.parameters()]).norm() <= 1.001e-3
+
+
+def test_averaged_weights_are_what_is_returned(digits):
+    recipe = replace(SHORT, epochs=1, ema_decay=0.999)
+    start, plain, averaged = weights_of(new_vit()), new_vit(), new_vit()
+    train.fit(plain, digits, replace(recipe, ema_decay=None))
+    train.fit(averaged, digits, recipe)
+    far = (plain.norm.weight - start["norm.weight"]).norm()
+    near = (averaged.norm.weight - start["norm.weight"]).norm()
+    assert 0 < near < 0.1 * far
+
+
+def test_evaluate_agrees_with_a_plain_loop_and_puts_the_mode_back(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5)).train()
+    result = train.evaluate(model, digits.test_images, digits.test_labels, mean=digits.mean, std=digits.std)
+    assert model.training
+    x = (digits.test_images / 255 - digits.mean.view(1, -1, 1, 1)) / digits.std.view(1, -1, 1, 1)
+    with torch.no_grad():
+        logits = model.eval()(x)
+    assert torch.allclose(result.logits, logits, atol=1e-5)
+    assert result.accuracy == pytest.approx((logits.argmax(1) == digits.test_labels).float().mean().item())
+    assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, digits.test_labels).item(), rel=1e-4)
+
+
+def test_mixing_is_per_recipe():
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    unchanged, same_labels = train.make_mixing(SHORT, 10)(images, labels)
+    assert unchanged is images and same_labels is labels
+    torch.manual_seed(0)
+    _, soft = train.make_mixing(replace(SHORT, mixup=0.8, cutmix=1.0), 10)(images, labels)
+    assert soft.shape == (8, 10) and torch.allclose(soft.sum(1), torch.ones(8))
+    assert ((soft > 0).sum(1) == 2).any()
+
+
+def test_no_progress_bar_where_nobody_watches(digits, capfd):
+    train.fit(new_vit(), digits, replace(SHORT, epochs=1))
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
