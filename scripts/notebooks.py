@@ -20,35 +20,51 @@ from datetime import datetime
 from pathlib import Path
 
 import nbformat
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 
 sys.path.insert(0, str(Path(__file__).parent))
 import notebook_rules as rules
 
 
-def execute(path: Path, scale: str) -> nbformat.NotebookNode:
-    """Run the notebook in this Python, as nbval does; its cells' times land in their metadata.
+class OnePython(KernelSpecManager):
+    """Every kernel is this Python, whatever kernels are installed on the machine."""
 
+    def __init__(self, python: str | Path):
+        super().__init__()
+        self.python = str(python)
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        argv = [self.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name=kernel_name, language="python")
+
+
+def execute(
+    path: Path,
+    scale: str,
+    python: str | Path = sys.executable,
+    environment: dict[str, str] | None = None,
+) -> nbformat.NotebookNode:
+    """Run the notebook in its folder; its cells' times land in their metadata.
+
+    The kernel is `python`, its environment this process's unless `environment` is given.
     Raises CellExecutionError where a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
-    manager = AsyncKernelManager(
-        kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager()
-    )
     client = NotebookClient(
         notebook,
-        km=manager,
+        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=OnePython(python)),
         timeout=1800,
         record_timing=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     with tempfile.TemporaryDirectory() as profile:  # no start-up files of the user's IPython
+        settings = {"VITBOOK_SCALE": scale, "IPYTHONDIR": profile}
         client.execute(
             cleanup_kc=True,  # it is our manager, so nbclient would leave the kernel running
-            env={**os.environ, "VITBOOK_SCALE": scale, "IPYTHONDIR": profile},
+            env=dict(os.environ if environment is None else environment) | settings,
             stderr=subprocess.DEVNULL,  # the kernel's own notices; the cells' go another way
         )
     return notebook

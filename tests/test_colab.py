@@ -1,0 +1,219 @@
+"""A chapter opened in Colab, simulated: one notebook, alone in an empty folder, runs to its end.
+
+What stands in for Colab is a fresh virtual environment with a stub `google.colab`. It sees torch,
+numpy and their like (linked from the environment that runs this test, as Colab has them installed),
+and neither `vitutils` nor vit-pytorch. Git is told to find the book's URL in a copy of this working
+tree, so that the notebook's setup cell runs to the letter: pip clones, builds and installs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+from packaging.requirements import Requirement
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import notebook_rules as rules
+import notebooks as command
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
+    import tomli as tomllib
+
+CHAPTERS = ("04_patches",)
+# Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
+COLAB = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "matplotlib",
+    "timm",
+    "safetensors",
+    "tqdm",
+    "ipykernel",
+    "pip",
+)
+BROUGHT = ("vitutils", "vit_pytorch", "einops")  # by the setup cell, and by nothing else
+HERE_ONLY = ("pytest", "jupyter_book")  # by nothing: here for the tests and the build
+PROBE = """\
+import importlib, json
+names = ["vitutils", "vit_pytorch", "torch", "numpy"]
+print(json.dumps({name: importlib.import_module(name).__file__ for name in names}))
+"""
+
+
+def with_dependencies(names: tuple[str, ...]) -> dict[str, importlib.metadata.Distribution]:
+    """The installed distributions of these names and all that they need, here and now."""
+    found, seen = {}, set()
+    waiting = [(name, "") for name in names]
+    while waiting:
+        name, extra = waiting.pop()
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        try:
+            found[name] = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            assert name not in names, f"{name} is not installed"
+            continue
+        for line in found[name].requires or []:
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                waiting += [(needed.name, wanted) for wanted in ("", *needed.extras)]
+    return found
+
+
+def link_packages(folder: Path) -> None:
+    """Fill the folder with links to Colab's packages and their metadata, and nothing else."""
+    folder.mkdir()
+    for distribution in with_dependencies(COLAB).values():
+        for entry in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            if not (folder / entry).exists():
+                (folder / entry).symlink_to(distribution.locate_file(entry))
+
+
+def copy_repository(folder: Path) -> None:
+    """A git repository of what the working tree holds now, less what is ignored."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=rules.ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, names.stdout.split("\0")):
+        if (rules.ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(rules.ROOT / name, folder / name)
+    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false")
+    git = ["git", *(word for setting in settings for word in ("-c", setting))]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "The book"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+
+
+class Colab:
+    """The environment, and how a notebook is run in it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        fresh = [sys.executable, "-m", "venv", "--without-pip", folder / "env"]
+        subprocess.run(fresh, check=True)
+        scripts = "Scripts" if os.name == "nt" else "bin"
+        self.python = folder / "env" / scripts / "python"
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GIT_DIR", "GIT_WORK_TREE")
+        }
+        self.environment |= {
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"url.{(folder / 'repository').as_uri()}.insteadOf",
+            "GIT_CONFIG_VALUE_0": rules.book_url(),
+        }
+        self.site = Path(self.ask("import sysconfig; print(sysconfig.get_path('purelib'))"))
+        stub = self.site / "google" / "colab" / "__init__.py"
+        stub.parent.mkdir(parents=True)
+        stub.write_text("", encoding="utf-8")
+        link_packages(folder / "colab")
+        (self.site / "colab.pth").write_text(str(folder / "colab"), encoding="utf-8")
+        lacking = "import sys; from importlib.util import find_spec as find\n"
+        lacking += "print(*[name for name in sys.argv[1:] if not find(name)])"
+        self.lacking = self.ask(lacking, *BROUGHT, *HERE_ONLY).split()
+        (folder / "repository").mkdir()
+        copy_repository(folder / "repository")
+
+    def ask(self, question: str, *arguments: str) -> str:
+        """What a line of Python prints there."""
+        answer = subprocess.run(
+            [self.python, "-c", question, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=self.environment,
+            cwd=self.folder,
+        )
+        return answer.stdout.strip()
+
+    def run(self, name: str, notebook: dict) -> nbformat.NotebookNode:
+        """Execute a notebook that lies alone in an empty folder; raises where a cell fails."""
+        folder = self.folder / name
+        folder.mkdir()
+        path = folder / f"{name}.ipynb"
+        path.write_text(rules.dumps(notebook), encoding="utf-8")
+        return command.execute(path, "smoke", self.python, self.environment)
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory) -> Colab:
+    if shutil.which("git") is None:
+        pytest.skip("Colab's setup cell needs git, which is not installed here")
+    reach = [sys.executable, "-m", "pip", "--timeout", "5", "--retries", "0", "index", "versions"]
+    answer = subprocess.run([*reach, "vit-pytorch"], capture_output=True, text=True)
+    if answer.returncode:
+        pytest.skip("no network: pip cannot reach a package index to install vit-pytorch from")
+    return Colab(tmp_path_factory.mktemp("colab"))
+
+
+def notebook_of(*sources: str) -> dict:
+    cells = [
+        {
+            "cell_type": "code",
+            "execution_count": None,
+            "id": f"cell-{number}",
+            "metadata": {},
+            "outputs": [],
+            "source": source,
+        }
+        for number, source in enumerate(sources)
+    ]
+    return {"cells": cells, "metadata": rules.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+
+
+def test_what_colab_lacks_is_not_there(colab):
+    assert colab.lacking == [*BROUGHT, *HERE_ONLY]
+
+
+@pytest.mark.parametrize("name", HERE_ONLY)
+def test_a_chapter_that_needs_more_than_the_setup_cell_brings_fails(colab, name):
+    with pytest.raises(CellExecutionError, match=f"No module named '{name}'"):
+        colab.run(f"needs_{name}", notebook_of("import google.colab", f"import {name}"))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_runs_in_colab(colab, chapter):
+    notebook = rules.Chapter.read(rules.ROOT / "notebooks" / f"{chapter}.ipynb").notebook
+    probe = notebook_of(PROBE)["cells"]
+    done = colab.run(chapter, notebook | {"cells": [*notebook["cells"], *probe]})
+    assert all(c.execution_count for c in done.cells if c.cell_type == "code")
+    files = {name: Path(file) for name, file in json.loads(done.cells[-1].outputs[0].text).items()}
+    assert files["vitutils"].is_relative_to(colab.site)
+    assert files["vit_pytorch"].is_relative_to(colab.site)
+    for name in ("torch", "numpy"):
+        assert files[name].is_relative_to(colab.folder / "colab"), f"{name} was replaced"
+    installed = {
+        d.metadata["Name"] for d in importlib.metadata.distributions(path=[str(colab.site)])
+    }
+    assert {"vitutils", "vit-pytorch"} <= installed
+    replaced = {name for name in installed if name.lower() in with_dependencies(COLAB)}
+    assert not replaced, f"the setup cell replaced Colab's {', '.join(replaced)}"
+
+
+def test_the_package_asks_for_nothing_that_replaces_what_colab_has():
+    """Lower bounds only: a pin or a ceiling would change torch or numpy under a running kernel."""
+    project = tomllib.loads((rules.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [Requirement(line) for line in project["dependencies"]]
+    assert {"torch", "numpy", "vit-pytorch"} <= {requirement.name for requirement in requirements}
+    for requirement in requirements:
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert operators <= {">="}, f"{requirement} is not a lower bound"
