@@ -2,7 +2,7 @@
 
 Colours are Okabe and Ito's for categories, viridis for magnitudes, a zero-centred map for signed values; a marker or a
 line style always says what the colour says. The ground is opaque white, so that dark pages change no data.
-Every function returns the matplotlib Figure and shows it once.
+Every function returns the matplotlib Figure, closed; a cell that ends in the call shows it once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,8 +53,10 @@ def look(index: int) -> dict:
 
 
 def finish(figure: Figure) -> Figure:
-    """Show the figure once and hand it back closed, so that no cell draws it twice."""
-    plt.show()
+    """Hand the figure back closed: as the last value of its cell a notebook shows it, once.
+
+    A `plt.show()` here would draw it twice: once shown, once as the cell's value.
+    """
     plt.close(figure)
     return figure
 
@@ -205,4 +207,41 @@ def history(
     right.set(xlabel="step", ylabel=ylabel)
     if len(runs) > 1:
         left.legend()
+    return finish(figure)
+
+
+def patch_grid(image: torch.Tensor, patches: torch.Tensor, grid: tuple[int, int]) -> Figure:
+    """Show an image with its patch grid (left) and its patches set apart, numbered in order (right).
+
+    image: (C,H,W). patches: (N,C,P,P), as the caller cut them. grid: rows and columns of patches.
+    """
+    (rows, columns), P = grid, patches.shape[-1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 0.52 * WIDTH * rows / columns + 0.3))
+    show_picture(left, image, f"{rows} x {columns} patches")
+    left.hlines(P * np.arange(1, rows) - 0.5, -0.5, P * columns - 0.5, color="white", linewidth=0.8)
+    left.vlines(P * np.arange(1, columns) - 0.5, -0.5, P * rows - 0.5, color="white", linewidth=0.8)
+    gap = max(1, P // 6)
+    sheet = torch.full((patches.shape[1], rows * (P + gap), columns * (P + gap)), 255).to(patches)
+    for n, patch in enumerate(patches):
+        top, start = n // columns * (P + gap), n % columns * (P + gap)
+        sheet[:, top : top + P, start : start + P] = patch
+        label = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+        right.text(start, top, n, fontsize=6, ha="left", va="top", bbox=label | {"alpha": 0.8})
+    show_picture(right, sheet, f"a sequence of {len(patches)}")
+    return finish(figure)
+
+
+def patch_rows(images: torch.Tensor, patches: torch.Tensor, names: Sequence[str]) -> Figure:
+    """Show each image (B,C,H,W) at the left of a row, and its patches (B,N,C,P,P) in order beside it."""
+    B, N = patches.shape[:2]
+    cell = WIDTH / (N + 4)
+    figure, axes = plt.subplots(
+        B, N + 1, figsize=(WIDTH, B * 2.6 * cell), width_ratios=[2.4] + [1] * N, squeeze=False
+    )
+    for b, (first, *rest) in enumerate(axes):
+        show_picture(first, images[b], names[b])
+        first.title.set_fontsize(8.5)
+        for n, ax in enumerate(rest):
+            show_picture(ax, patches[b, n], str(n) if b == 0 else "")
+            ax.title.set_fontsize(8.5)
     return finish(figure)
