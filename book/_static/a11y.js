@@ -1,0 +1,72 @@
+// Mends what the theme leaves open to people who use a keyboard or a screen reader, and marks the captions.
+(function () {
+  "use strict";
+
+  function each(selector, mend) {
+    document.querySelectorAll(selector).forEach(mend);
+  }
+
+  function mend() {
+    // What a control is called must contain what it shows: "Search Ctrl+K", "Color mode".
+    each("button.search-button-field", function (button) {
+      button.removeAttribute("aria-label");
+      button.querySelectorAll(".search-button__kbd-shortcut").forEach(function (keys) {
+        keys.setAttribute("aria-hidden", "true");
+      });
+    });
+    each("button.theme-switch-button", function (button) {
+      button.setAttribute("aria-label", "Color mode");
+      button.querySelectorAll(".theme-switch").forEach(function (icon) {
+        icon.removeAttribute("title");
+        icon.setAttribute("aria-hidden", "true");
+      });
+    });
+    each("details > summary[aria-label]", function (summary) {
+      if (summary.textContent.trim()) summary.removeAttribute("aria-label");
+    });
+    each("button[title]:not([aria-label]), a.btn[title]:not([aria-label])", function (control) {
+      if (!control.textContent.trim()) control.setAttribute("aria-label", control.title);
+    });
+    each("i.fa, i.fas, i.fab, i.fa-solid, span.fa-solid, span.fas", function (icon) {
+      icon.setAttribute("aria-hidden", "true");
+    });
+
+    // The logo and the search field of the sidebar lie in no region.
+    each("#pst-primary-sidebar", function (sidebar) {
+      sidebar.setAttribute("role", "region");
+      sidebar.setAttribute("aria-label", "Sidebar");
+    });
+    each("#pst-back-to-top, #pst-skip-link", function (control) {
+      if (!control.closest("[role=region], nav, main") && control.id === "pst-back-to-top") {
+        var box = document.createElement("div");
+        box.setAttribute("role", "region");
+        box.setAttribute("aria-label", "Back to top");
+        control.parentNode.insertBefore(box, control);
+        box.appendChild(control);
+      }
+    });
+
+    // "Figure 4.1. What to see." below a cell is that cell's caption.
+    each(".bd-article p > em:first-child", function (start) {
+      if (/^Figure \d+\.\d+\.?$/.test(start.textContent.trim())) start.parentNode.classList.add("figure-caption");
+    });
+    // Tables in text are wrapped so that they scroll inside their own box.
+    each(".bd-article table", function (table) {
+      if (table.closest(".pst-scrollable-table-container, .text_html, .table-box")) return;
+      var box = document.createElement("div");
+      box.className = "table-box";
+      table.parentNode.insertBefore(box, table);
+      box.appendChild(table);
+    });
+    // A box that scrolls must be reachable by keyboard, and say what it is.
+    each(".bd-article pre, .pst-scrollable-table-container, .table-box, .bd-article .text_html", function (box) {
+      if (box.scrollWidth <= box.clientWidth + 1) return box.removeAttribute("tabindex");
+      box.tabIndex = 0;
+      box.setAttribute("role", "region");
+      box.setAttribute("aria-label", (box.tagName === "PRE" ? "Code" : "Table") + ", scrolls sideways");
+    });
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", mend);
+  else mend();
+})();
