@@ -216,29 +216,30 @@ def _cover(name: str, circles: np.ndarray, turn: np.ndarray, size: int) -> np.nd
 
 
 def _edge(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance to the edge, negative inside; the shape fills the unit circle. x to the right, y
-    down."""
+    """Distance to the edge, negative inside; the shape fills the unit circle. x right, y down."""
+    circle = np.sqrt(x * x + y * y) - np.float32(1)
     if name == "disc":
-        return np.sqrt(x * x + y * y) - np.float32(1)
+        return circle
     if name == "ring":
-        return np.abs(np.sqrt(x * x + y * y) - np.float32(0.75)) - np.float32(0.25)
+        return np.abs(circle + np.float32(0.25)) - np.float32(0.25)
     if name == "half-disc":
-        return np.maximum(np.sqrt(x * x + y * y) - np.float32(1), -y)
-    if name == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.7071)
-    if name == "cross":
+        edge = -y
+    elif name == "square":
+        edge = np.maximum(np.abs(x), np.abs(y)) - np.float32(0.7071)
+    elif name == "cross":
         x, y = np.abs(x), np.abs(y)
-        return np.maximum(np.maximum(x, y) - np.float32(0.95), np.minimum(x, y) - np.float32(0.3))
-    if name == "diamond":  # half as wide as high; 0.894, 0.447: the edge's normal
-        return np.float32(0.8944) * np.abs(x) + np.float32(0.4472) * (np.abs(y) - np.float32(1))
-    if name == "triangle":  # three lines at distance 1/2, each turned by a third
+        edge = np.maximum(np.maximum(x, y) - np.float32(0.95), np.minimum(x, y) - np.float32(0.3))
+    elif name == "diamond":  # half as wide as high; 0.894, 0.447: the edge's normal
+        edge = np.float32(0.8944) * np.abs(x) + np.float32(0.4472) * (np.abs(y) - np.float32(1))
+    elif name == "triangle":  # three lines at distance 1/2, each turned by a third
         slanted = np.float32(0.866) * np.abs(x) - np.float32(0.5) * y
-        return np.maximum(slanted, y) - np.float32(0.5)
-    # star: inside at least four of the five lines that a pentagram is drawn with
-    normals = ((0.0, 1.0), (0.9511, 0.309), (0.5878, -0.809), (-0.5878, -0.809), (-0.9511, 0.309))
-    best = second = np.full_like(x, -np.inf)
-    for nx, ny in normals:
-        line = np.float32(nx) * x + np.float32(ny) * y
-        second = np.maximum(second, np.minimum(best, line))
-        best = np.maximum(best, line)
-    return second - np.float32(0.309)
+        edge = np.maximum(slanted, y) - np.float32(0.5)
+    else:  # star: inside at least four of the five lines that a pentagram is drawn with
+        normals = ((0, 1), (0.9511, 0.309), (0.5878, -0.809), (-0.5878, -0.809), (-0.9511, 0.309))
+        best = second = np.full_like(x, -np.inf)
+        for nx, ny in normals:
+            line = np.float32(nx) * x + np.float32(ny) * y
+            second = np.maximum(second, np.minimum(best, line))
+            best = np.maximum(best, line)
+        edge = second - np.float32(0.309)
+    return np.maximum(edge, circle)  # a sharp corner's soft edge does not reach beyond it

@@ -105,13 +105,12 @@ def _advice(name: str, tried: list[str]) -> str:
 
 def _from_cache(name: str, tried: list[str]) -> Found | None:
     for path in (folder / f"{name}.safetensors" for folder in data_folders()):
-        if not os.path.isfile(path):
-            tried.append(f"cache {path}: not there")
-            continue
         try:
             tensors, classes, origin = _read_cache(path)
             _check(RECIPES[name], tensors, classes, path)
             return tensors, classes, f"the cache {_short(path.parent)} (filled from {origin})"
+        except (FileNotFoundError, NotADirectoryError):
+            tried.append(f"cache {path}: not there")
         except DataError as error:
             _warn_damaged(error, tried)
     return None
@@ -261,7 +260,7 @@ def _cifar_records(
         tensors = {}
         for part, blocks in records.items():
             table = torch.from_numpy(np.concatenate(blocks))  # (N, width)
-            tensors[f"{part}_images"] = table[:, -3072:].reshape(-1, 3, 32, 32)
+            tensors[f"{part}_images"] = table[:, -3072:].reshape(-1, 3, 32, 32).contiguous()
             tensors[f"{part}_labels"] = table[:, -3073].long()
     except (EOFError, OSError, ValueError, tarfile.TarError, zlib.error) as error:
         raise _damaged(path, "CIFAR's binary records", error) from error
@@ -298,6 +297,8 @@ def _read_cache(path: Path) -> Found:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {part: file.get_tensor(part).clone() for part in PARTS}
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except (OSError, SafetensorError) as error:
         raise _damaged(path, "a whole safetensors file", error) from error
     expected = metadata.pop("sha256", "none recorded")
