@@ -52,8 +52,13 @@ def is_marked(cell: dict) -> bool:
     return cell["cell_type"] == "code" and text(cell["source"]).splitlines()[:1] == [MARKER]
 
 
+def count(cell: dict) -> int | None:
+    """The execution count that is stored: nbval compares no cell that seems never to have run."""
+    return 1 if is_marked(cell) else None
+
+
 def normalise(notebook: dict) -> dict:
-    """The notebook as it is stored: outputs only where marked, no counts, no volatile metadata."""
+    """The notebook as it is stored: outputs only where marked, nothing that a run changes."""
     cells = []
     for cell in notebook["cells"]:
         metadata = {k: cell["metadata"][k] for k in CELL_METADATA if k in cell["metadata"]}
@@ -67,7 +72,7 @@ def normalise(notebook: dict) -> dict:
             outputs = []
             if is_marked(cell):
                 outputs = [_plain(output) for output in cell["outputs"]]
-            new |= {"execution_count": None, "outputs": [o for o in outputs if o]}
+            new |= {"execution_count": count(cell), "outputs": [o for o in outputs if o]}
         new["source"] = source.splitlines(keepends=True)
         cells.append(dict(sorted(new.items())))
     return {"cells": cells, "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
@@ -196,7 +201,7 @@ def check(path: Path, root: Path = ROOT) -> dict[str, list[str]]:
 
 @rule
 def stored_form(chapter: Chapter) -> list[str]:
-    """nbformat 4.5, the python3 kernel, no counts, no volatile metadata, one way of writing."""
+    """nbformat 4.5, the python3 kernel, nothing that a run changes, one way of writing."""
     notebook, wrong = chapter.notebook, []
     version = (notebook.get("nbformat"), notebook.get("nbformat_minor"))
     if version != (4, 5):
@@ -204,8 +209,8 @@ def stored_form(chapter: Chapter) -> list[str]:
     if notebook.get("metadata") != NOTEBOOK_METADATA:
         wrong.append("the notebook's metadata are not the plain python3 kernel's and nothing else")
     for cell in chapter.cells:
-        if cell.get("execution_count") is not None:
-            wrong.append(f"{name(cell)} keeps an execution count")
+        if cell.get("execution_count") != count(cell):
+            wrong.append(f"{name(cell)} stores an execution count that is not {count(cell)}")
         extra = sorted(set(cell["metadata"]) - set(CELL_METADATA))
         if extra:
             wrong.append(f"{name(cell)} carries metadata {', '.join(extra)}")
@@ -682,13 +687,17 @@ def links(chapter: Chapter) -> list[str]:
 
 
 def anchors(path: Path) -> set[str]:
-    """What can stand after `#` in a link to a page: its MyST targets and its headings."""
+    """What can stand after `#` in a link: MyST targets, headings, the keys of a bibliography."""
     if path.suffix == ".ipynb":
         source = Chapter.read(path).prose
     else:
         source = path.read_text(encoding="utf-8")
     found = set(re.findall(r"^\(([\w:.-]+)\)=", source, flags=re.M))
     found |= set(re.findall(r"\bid=\"([\w:.-]+)\"", source))
+    if "{bibliography}" in source:
+        for bibliography in path.parent.glob("*.bib"):
+            entries = bibliography.read_text(encoding="utf-8")
+            found |= set(re.findall(r"^\s*@\w+\{([^,\s]+),", entries, flags=re.M))
     for title in re.findall(r"^#+ (.*)$", source, flags=re.M):
         found.add(re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-"))
     return found

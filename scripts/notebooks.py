@@ -103,8 +103,10 @@ def unfit(notebook: dict) -> list[str]:
         if len(pictures) > 1:
             wrong.append(f"{rules.name(cell)} draws {len(pictures)} pictures; one figure a cell")
         if rules.is_marked(cell):
-            if any(rules._plain(output) is None for output in outputs):
-                wrong.append(f"{rules.name(cell)} is marked and gives more than plain text")
+            noise = [output for output in outputs if rules._plain(output) is None]
+            if noise:
+                what = rules.text(noise[0].get("text", "a picture"))[:200]
+                wrong.append(f"{rules.name(cell)} is marked and gives more than plain text: {what}")
             if not outputs:
                 wrong.append(f"{rules.name(cell)} is marked and prints nothing")
     return wrong

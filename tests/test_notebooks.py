@@ -8,7 +8,11 @@ about that place must say so, in words that name it.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
+
 import notebooks as command
 
 CHAPTERS = rules.notebook_paths()
@@ -59,7 +64,8 @@ PAGES = {
     "_config.yml": f"repository:\n  url: {URL}\n",
     "_toc.yml": "root: index\nparts:\n- chapters:\n  - file: notebooks/04_made_up\n",
     "index.md": "# A book\n",
-    "book/bibliography.md": "# Bibliography\n\n(somebody2021)=\n**Somebody 2021.**\n",
+    "book/bibliography.md": "# Bibliography\n\n```{bibliography}\n:all:\n```\n",
+    "book/references.bib": "@article{somebody2021,\n  title = {Half}\n}\n",
     "book/glossary.md": "# Glossary\n\n## Patch size\n\nThe side of a patch.\n",
     "vitutils/vit.py": f"from torch import nn\n\n\n{CLASS}",
     "vitutils/data.py": "def load(name):\n    return name\n",
@@ -93,7 +99,7 @@ def code(cell_id: str, source: str, alt: str = "", prints: str = "") -> dict:
         outputs = [{"name": "stdout", "output_type": "stream", "text": [prints]}]
     return {
         "cell_type": "code",
-        "execution_count": None,
+        "execution_count": 1 if source.startswith(rules.MARKER) else None,
         "id": cell_id,
         "metadata": metadata,
         "outputs": outputs,
@@ -224,9 +230,14 @@ def _(book):
     book.notebook["metadata"]["kernelspec"]["name"] = "my-venv"
 
 
-@case("stored_form", "'half-look' keeps an execution count")
+@case("stored_form", "'half-look' stores an execution count that is not None")
 def _(book):
     cell(book, "half-look")["execution_count"] = 7
+
+
+@case("stored_form", "'half-check' stores an execution count that is not 1")
+def _(book):
+    cell(book, "half-check")["execution_count"] = None
 
 
 @case("stored_form", "not in the stored form")
@@ -493,3 +504,40 @@ def test_check_exits_with_what_is_broken(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", *RUN)
     assert command.main(["check", str(path)]) == 1
     assert "[setup_cell]" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- nbval, as `make test` calls it
+
+NBVAL_CELLS = {
+    "runs": ("import os, sys", "", True),
+    "is-this-python": (f"assert sys.executable == {sys.executable!r}", "", True),
+    "is-small": ("assert os.environ['VITBOOK_SCALE'] == 'smoke'", "", True),
+    "unmarked": ("print(id(object()))", "", True),
+    "same": (f"{rules.MARKER}\nprint('half')", "half\n", True),
+    "different": (f"{rules.MARKER}\nprint('half')", "whole\n", False),
+    "nothing-stored": (f"{rules.MARKER}\nprint('half')", "", False),
+    "raises": ("assert 1 == 2", "", False),
+}
+
+
+PATH = rules.ROOT / "scripts" / "test.py"
+
+
+def test_nbval_sees_what_it_should(tmp_path):
+    """Run over a notebook with faults, the options of `scripts/test.py` let none of them pass."""
+    specification = importlib.util.spec_from_file_location("the_tests", PATH)
+    the_tests = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(the_tests)
+    cells = [code(key, source, prints=out) for key, (source, out, _) in NBVAL_CELLS.items()]
+    stored(tmp_path / "04_x.ipynb", *cells)
+    arguments = ["-p", "no:cacheprovider", "-rA", *the_tests.NBVAL, "04_x.ipynb"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=tmp_path,
+        env=os.environ | the_tests.SMALL,
+        capture_output=True,
+        text=True,
+    )
+    outcomes = re.findall(r"^(PASSED|FAILED) \S+::Cell (\d+)", done.stdout, flags=re.M)
+    found = {int(number): outcome == "PASSED" for outcome, number in outcomes}
+    assert found == dict(enumerate(good for _, _, good in NBVAL_CELLS.values())), done.stdout
