@@ -145,7 +145,7 @@ def dots(results: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix (K,K) of counts: rows the true class, columns the answer, shares of each row in per cent."""
+    """Draw a confusion matrix (K,K) of counts, in per cent of each row. Rows: the true class; columns: the answer."""
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     figure, ax = plt.subplots(figsize=(WIDTH, 0.82 * WIDTH))
     ax.grid(False)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -30,7 +30,8 @@ class Recipe:
     """How to train. Two nets with one recipe get equal care only where the recipe suits both: search for each.
 
     lr: peak of the schedule.  weight_decay: AdamW's, on weight matrices and filters alone.
-    warmup: share of all steps in which the rate rises linearly from (almost) 0 to lr; a cosine to 0 follows.
+    warmup: share of all steps in which the rate rises linearly from (almost) 0 to lr.
+    schedule: what follows: "cosine", down to 0 at the last step, or "constant".
     clip_grad: largest norm of the whole gradient, or None.  label_smoothing: 0 to 1.
     mixup, cutmix: their alpha, 0 for off; with both, each batch gets one of the two.
     ema_decay: keep an exponential mean of the weights with this decay a step, evaluate and return that; or None.
@@ -42,6 +43,7 @@ class Recipe:
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
+    schedule: str = "cosine"
     clip_grad: float | None = 1.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
@@ -49,6 +51,10 @@ class Recipe:
     ema_decay: float | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     seed: int = 0
+
+    def __post_init__(self):
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule must be 'cosine' or 'constant', got {self.schedule!r}")
 
     def numbers(self) -> dict:
         """All fields but the augmentation, as plain values that a checkpoint can hold."""
@@ -112,18 +118,22 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> LRScheduler:
-    """Linear warm-up over the first `warmup` share of `steps`, then a cosine to 0. Call `.step()` after each step."""
+def make_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float, kind: str = "cosine") -> LRScheduler:
+    """Linear warm-up over the first `warmup` share of `steps`, then a cosine to 0, or a constant rate.
+
+    Call `.step()` after each step of the optimizer.
+    """
     rising = round(warmup * steps)
-    cosine = CosineAnnealingLR(optimizer, T_max=max(1, steps - rising))
-    if rising == 0:
-        return cosine
-    linear = LinearLR(optimizer, start_factor=1 / rising, total_iters=max(1, rising - 1))
-    return SequentialLR(optimizer, [linear, cosine], milestones=[rising])
+    linear = LinearLR(optimizer, start_factor=1 / max(1, rising), total_iters=max(1, rising - 1))
+    if kind == "cosine":
+        after = CosineAnnealingLR(optimizer, T_max=max(1, steps - rising))
+    else:
+        after = ConstantLR(optimizer, factor=1.0)
+    return SequentialLR(optimizer, [linear, after], milestones=[rising]) if rising else after
 
 
 def make_mixing(recipe: Recipe, num_classes: int) -> Callable:
-    """torchvision's MixUp and CutMix as the recipe asks: a function of (images, labels), or one that changes nothing."""
+    """torchvision's MixUp and CutMix as the recipe asks: a function of (images, labels); neither changes nothing."""
     kinds = [(v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix)]
     chosen = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
     if not chosen:
@@ -146,7 +156,9 @@ def autocast(device: torch.device):
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, *, mean, std, device="cpu", batch_size=500) -> Evaluation:
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, *, mean, std, device="cpu", batch_size: int = 500
+) -> Evaluation:
     """Evaluate on uint8 images (N, C, H, W) and int64 labels (N,), in eval mode; the mode is put back after.
 
     mean, std: per channel, those that the model was trained with.
@@ -183,7 +195,7 @@ def load_checkpoint(path: Path, recipe: Recipe, device: torch.device) -> dict:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         theirs = state["recipe"]
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+    except Exception as error:
         raise ValueError(f"{path} is not a checkpoint of this loop ({type(error).__name__}): delete it") from None
     ours = recipe.numbers()
     changed = [f"{key}: {theirs.get(key)} then, {ours[key]} now" for key in ours if theirs.get(key) != ours[key]]
@@ -215,7 +227,7 @@ def fit(
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.weight_decay), lr=recipe.lr, fused=device.type in ("cpu", "cuda")
     )
-    schedule = make_schedule(optimizer, recipe.epochs * steps_per_epoch, recipe.warmup)
+    schedule = make_schedule(optimizer, recipe.epochs * steps_per_epoch, recipe.warmup, recipe.schedule)
     scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported(False))
     mix = make_mixing(recipe, dataset.num_classes)
     averaged = None

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vitutils._sources import data_folders
 from vitutils.vit import ViT, ViTConfig
 
 State = dict[str, Tensor]
@@ -192,9 +193,8 @@ class Pretrained:
 
 
 def folders() -> list[Path]:
-    """Folders that may hold weights: `weights` under each folder of `$VITBOOK_DATA`, or under ~/.cache/vitbook."""
-    roots = os.environ.get("VITBOOK_DATA") or str(Path.home() / ".cache" / "vitbook")
-    return [Path(root).expanduser() / "weights" for root in roots.split(os.pathsep) if root]
+    """Folders that may hold weights: `weights` under each of the data folders (`$VITBOOK_DATA`)."""
+    return [folder / "weights" for folder in data_folders()]
 
 
 def config_of(timm_model: nn.Module) -> ViTConfig:
@@ -240,7 +240,7 @@ def find_file(name: str, repo: str) -> Path:
             return path
     try:
         return Path(hf_hub_download(repo, "model.safetensors", local_files_only=not hub_reachable()))
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds
+    except Exception as error:
         raise FileNotFoundError(
             f"no weights for {name}. Tried: {', '.join(map(str, places))}; the Hugging Face hub, {repo} "
             f"({type(error).__name__}). Connect to a network, or put the file into one of these folders."
