@@ -33,4 +33,4 @@ clean:  ## remove what was built (ALL=1: the environments too)
 	$(if $(ALL),rm -rf .venv .venv-3.* vitutils.egg-info)
 
 adopt:  ## make the book yours: make adopt REPO=https://github.com/me/my-book
-	@"$(PYTHON)" scripts/adopt.py "$(REPO)"
+	@"$(PYTHON)" scripts/adopt.py

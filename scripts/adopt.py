@@ -2,8 +2,8 @@
 
     make adopt REPO=https://github.com/me/my-book
 
-The address that is replaced is the one in _config.yml (repository, url). All files that git tracks are
-read first and all new texts worked out; only then is anything written. Standard library only.
+The address that is replaced is the one in _config.yml (repository, url). All files are read first
+and all new texts worked out; only then is anything written. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# GitHub's rules: an owner has letters, digits and single hyphens, 39 at most, no hyphen at the ends.
+# GitHub's rules: an owner has letters, digits, single hyphens; 39 at most, no hyphen at the ends.
 OWNER = r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}"
 NAME = r"[A-Za-z0-9._-]{1,100}"
 WANTED = re.compile(rf"https://github\.com/(?P<owner>{OWNER})/(?P<name>{NAME})")
@@ -23,7 +23,8 @@ CURRENT = re.compile(
     r"[ \t]+url[ \t]*:[ \t]*['\"]?https://github\.com/([\w.-]+)/([\w.-]+)",
     re.M,
 )
-SKIP = {".git", "_build", "build", "node_modules", "__pycache__"}
+SKIP = {"_build", "build", "node_modules", "__pycache__"}
+HIDDEN_BUT_OURS = {".ci", ".github"}
 
 
 class Refused(Exception):
@@ -49,8 +50,9 @@ def current(root: Path) -> tuple[str, str]:
 
 
 def tracked(root: Path) -> list[Path]:
-    """The book's own files: those git tracks, or, outside a checkout, all but what builds leave."""
-    command = ["git", "-C", str(root), "ls-files", "-z", "--cached"]
+    """The book's own files: those git does not ignore, or, outside a checkout, all but builds."""
+    command = ["git", "-C", str(root), "ls-files", "-z"]
+    command += ["--cached", "--others", "--exclude-standard"]
     try:
         top = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "--show-prefix"], capture_output=True, text=True
@@ -63,9 +65,8 @@ def tracked(root: Path) -> list[Path]:
     else:
         paths = []
         for folder, folders, files in os.walk(root):
-            folders[:] = [
-                f for f in folders if f not in SKIP and not f.startswith((".venv", ".cache"))
-            ]
+            ours = {f for f in folders if not f.startswith(".")} - SKIP
+            folders[:] = sorted(ours | HIDDEN_BUT_OURS.intersection(folders))
             paths += [Path(folder, name) for name in files]
     return sorted(path for path in paths if path.is_file() and not path.is_symlink())
 
@@ -76,13 +77,10 @@ def rewrite(text: str, old: tuple[str, str], new: tuple[str, str]) -> str:
     owner_, name_ = re.escape(owner), re.escape(name)
     # Not inside a longer name: my-book must not touch my-book-data, nor my-book.old.
     ends = r"(?![\w-]|\.(?!git\b)\w)"
-    # github.com/o/n, git@github.com:o/n, .../github/o/n/blob (Colab), raw.githubusercontent.com/o/n
-    hosts = r"(github(?:usercontent)?\.com[/:]|/github/|/gh/)"
-    text = re.sub(rf"{hosts}{owner_}/{name_}{ends}", rf"\g<1>{new_owner}/{new_name}", text)
-    pages = rf"{owner_}\.github\.io/{name_}{ends}"
+    pages = rf"(?<![\w-]){owner_}\.github\.io/{name_}{ends}"
     text = re.sub(pages, f"{new_owner.lower()}.github.io/{new_name}", text, flags=re.I)
-    # The bare pair, as in `gh repo clone o/n`.
-    return re.sub(rf"(?<![\w./-]){owner_}/{name_}{ends}", f"{new_owner}/{new_name}", text)
+    # github.com/o/n, git@github.com:o/n, Colab's /github/o/n/blob, a badge's /status/o/n, bare o/n
+    return re.sub(rf"(?<![\w-]){owner_}/{name_}{ends}", f"{new_owner}/{new_name}", text)
 
 
 def adopt(root: Path, url: str) -> list[Path]:
@@ -122,8 +120,10 @@ def main(arguments: list[str]) -> int:
         arguments = arguments[:place] + arguments[place + 2 :]
     else:
         root = Path(__file__).resolve().parent.parent
+    # From make through the environment: no quote in it can then confuse the shell.
+    url = arguments[0] if arguments else os.environ.get("REPO", "")
     try:
-        changed = adopt(root, arguments[0] if arguments else "")
+        changed = adopt(root, url)
     except Refused as refused:
         print(f"{refused}\nNothing was changed.", file=sys.stderr)
         return 2
@@ -135,7 +135,8 @@ def main(arguments: list[str]) -> int:
         return 0
     for path in changed:
         print(f"  {path.relative_to(root)}")
-    print(f"{len(changed)} files now say {arguments[0]}. Look at them (git diff), then commit.")
+    address = "https://github.com/" + "/".join(parse(url))
+    print(f"{len(changed)} files now say {address}. Look at them (git diff), then commit.")
     return 0
 
 

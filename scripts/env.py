@@ -133,38 +133,38 @@ def is_ready(folder, key):
 
 
 def explain(output, log, goal, doing):
-    """One message for a failed step, from what the step printed."""
+    """One message for a failed step, from what it printed (which is kept in `log`, or None)."""
+    flat = " ".join(output.split())
     again = "Then run `make {0}` again: it goes on from here.".format(goal)
-    if DISK.search(output):
+    kept = "\nWhat was printed: {0}".format(log) if log else ""
+    if DISK.search(flat):
         return (
             "Disk full while {0}.\n"
             "The environment needs about {1} GB (about 3 GB with the CPU build of torch: see\n"
             "README.md). `pip cache purge` often frees some; for a full /tmp: TMPDIR=/other.\n"
-            "{2}\nWhat was printed: {3}"
-        ).format(doing, NEED_GB, again, log)
-    if NO_VENV.search(output):
+            "{2}{3}"
+        ).format(doing, NEED_GB, again, kept)
+    if NO_VENV.search(flat):
         return (
             "This Python ({0}) has no venv module.\n"
             "On Debian and Ubuntu:\n\n    sudo apt install python3-venv\n\n"
             "(for another than the system's own Python: python{1}-venv). {2}"
         ).format(sys.executable, dotted(sys.version_info), again)
-    if NETWORK.search(output) and not CONFLICT.search(output):
+    if NETWORK.search(flat) and not CONFLICT.search(flat):
         return (
             "No network while {0}: the package index could not be reached.\n"
-            "Check the connection (and, behind a proxy, HTTPS_PROXY). {1}\nWhat was printed: {2}"
-        ).format(doing, again, log)
+            "Check the connection (and, behind a proxy, HTTPS_PROXY). {1}{2}"
+        ).format(doing, again, kept)
     lines = [line for line in output.splitlines() if "error" in line.lower()]
     lines = lines or output.splitlines()
-    return "Failed while {0}:\n    {1}\nAll of it: {2}".format(
-        doing, "\n    ".join(lines[-5:]), log
-    )
+    return "Failed while {0}:\n    {1}{2}".format(doing, "\n    ".join(lines[-5:]), kept)
 
 
 def run_logged(command, log, show=None):
     """Run; keep all output in `log`, show lines that `show` matches. Returns (code, output)."""
     kept = []
     try:
-        file = open(log, "a")
+        file = open(log, "a") if log else None
     except OSError:  # the disk may be full
         file = None
     process = subprocess.Popen(
@@ -206,13 +206,16 @@ def create(folder, goal):
         )
     )
     sys.stdout.flush()
-    code, output = run_logged([sys.executable, "-m", "venv", "--clear", folder], os.devnull)
-    if code:
-        if new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise Problem(
-            explain(output, "the lines above", goal, "creating " + folder) + "\n\n" + output.strip()
-        )
+    # Pip in a step of its own: `python -m venv` keeps to itself why its pip could not be installed.
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", "--without-pip", folder],
+        [python_in(folder), "-m", "ensurepip", "--upgrade", "--default-pip"],
+    ):
+        code, output = run_logged(command, None)
+        if code:
+            if new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise Problem(explain(output, None, goal, "creating " + folder))
 
 
 def install(folder, goal):
@@ -306,8 +309,7 @@ def main(arguments):
         if getattr(error, "errno", None) != 28:
             raise
         print(
-            "\n"
-            + explain("Errno 28", "nowhere, the disk is full", goal, "preparing the environment"),
+            "\n" + explain("Errno 28", None, goal, "preparing the environment"),
             file=sys.stderr,
         )
         return 2

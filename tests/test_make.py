@@ -1,0 +1,443 @@
+"""The Makefile, the environment it makes, and what a newcomer reads when that fails.
+
+Where the real thing can be had (an old Python, a dead network, a full disk), the test takes it.
+"""
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "env.py"
+TARGETS = ["help", "book", "test", "lint", "lab", "clean", "adopt"]
+
+spec = importlib.util.spec_from_file_location("env_script", SCRIPT)
+env = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(env)
+
+
+def make(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=plain | environment, capture_output=True, text=True
+    )
+
+
+def interpreters(*versions: str) -> list[str]:
+    """Those of these Pythons that are on this machine and run."""
+    found = []
+    for version in versions:
+        names = [shutil.which(f"python{version}")]
+        pyenv = Path("~/.pyenv/versions").expanduser()
+        names += sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))
+        found += [name for name in names if name and env.runs([name, "-c", ""])][:1]
+    return found
+
+
+# --- make --------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",)])
+def test_make_alone_says_what_there_is(arguments):
+    done = make(*arguments)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    for target in TARGETS:
+        assert sum(bool(re.match(rf"  make {target}\s+\S", line)) for line in lines) == 1, target
+    assert sum(line.startswith("  make ") for line in lines) == len(TARGETS)
+
+
+def test_every_target_is_in_the_help():
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split()
+    assert sorted(phony) == sorted(TARGETS)
+    assert sorted(re.findall(r"^([a-z]+):", text, re.M)) == sorted(TARGETS)
+
+
+def test_a_python_that_is_not_there():
+    done = make("book", "PYTHON=python3.99")
+    assert done.returncode != 0
+    assert "No python3.99 here" in done.stderr and "make book PYTHON=python3.12" in done.stderr
+
+
+def test_clean_keeps_the_environment_and_clean_all_does_not(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("_build/html", ".venv/bin", ".venv-3.13/bin", "vitutils/__pycache__", "book"):
+        (tmp_path / name).mkdir(parents=True)
+    assert make("clean", cwd=tmp_path).returncode == 0
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"Makefile", ".venv", ".venv-3.13", "vitutils", "book"}
+    assert not (tmp_path / "vitutils/__pycache__").exists()
+    assert make("clean", "ALL=1", cwd=tmp_path).returncode == 0
+    assert not list(tmp_path.glob(".venv*"))
+
+
+# --- Which Python --------------------------------------------------
+
+
+@pytest.mark.parametrize("python", interpreters("2.7", "3.6", "3.8", "3.9", "3.14") or [None])
+def test_a_real_python_of_the_wrong_age(python):
+    if python is None:
+        pytest.skip("no Python older than 3.10 or newer than 3.13 on this machine")
+    done = make("test", f"PYTHON={python}")
+    assert done.returncode == 2
+    assert re.search(
+        r"Python too (old|new): found \d\.\d+ \(.*\), needs 3\.10 to 3\.13", done.stderr
+    )
+    assert re.search(r"make test PYTHON=python3\.1[0-3]", done.stderr)
+    assert "Traceback" not in done.stderr and "SyntaxError" not in done.stderr
+
+
+@pytest.mark.parametrize("version", [(3, 10, 0), (3, 11, 7), (3, 12), (3, 13, 9)])
+def test_a_python_of_the_right_age(version):
+    env.check_version(version)
+
+
+@pytest.mark.parametrize(
+    ("version", "word"), [((3, 9, 18), "old"), ((2, 7), "old"), ((3, 14), "new")]
+)
+def test_a_python_of_the_wrong_age(version, word):
+    with pytest.raises(env.Problem) as seen:
+        env.check_version(version, "lab", find=lambda name: name == "python3.13")
+    message = str(seen.value)
+    assert f"Python too {word}: found {version[0]}.{version[1]}" in message
+    assert "needs 3.10 to 3.13" in message and "make lab PYTHON=python3.13" in message
+    with pytest.raises(env.Problem, match=r"None of these was found(.|\n)*PYTHON=python3.12"):
+        env.check_version(version, "test", find=lambda name: None)
+
+
+def test_an_old_python_can_read_the_script():
+    """Python 2.7 has to get through the whole file before it runs the line that refuses it."""
+    tree = ast.parse(SCRIPT.read_text(), feature_version=(3, 4))
+    modern = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.AsyncFunctionDef, ast.Nonlocal)
+    for node in ast.walk(tree):
+        assert not isinstance(node, modern), f"line {node.lineno}: too new for an old Python"
+        if isinstance(node, ast.FunctionDef):
+            given = [*node.args.args, node.args.vararg, node.args.kwarg]
+            assert not node.args.kwonlyargs and not node.returns, node.name
+            assert all(not a.annotation for a in given if a), node.name
+
+
+# --- The environment --------------------------------------------------
+
+
+def new_project(root: Path) -> Path:
+    """A folder with env.py and an empty list of requirements: an environment takes seconds."""
+    (root / "scripts").mkdir(parents=True)
+    shutil.copy(SCRIPT, root / "scripts")
+    (root / "requirements.txt").write_text("# nothing\n")
+    (root / "pyproject.toml").write_text("")
+    return root
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    return new_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory) -> Path:
+    """One such folder for the four tests that follow each other, in the order they stand here."""
+    return new_project(tmp_path_factory.mktemp("story") / "project")
+
+
+# An index nobody answers at, and nothing else that pip could fall back on.
+DEAD = {
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_EXTRA_INDEX_URL": "",
+    "PIP_FIND_LINKS": "",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_RETRIES": "0",
+    "PIP_NO_CACHE_DIR": "1",
+}
+
+
+def prepare(root: Path, *command: str, python: str = sys.executable, **environment: str):
+    return subprocess.run(
+        [python, str(root / "scripts" / "env.py"), "--for", "test", *command],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_an_interrupted_install_leaves_no_stamp(story):
+    """pip hangs on a server that never answers, and is killed."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.settimeout(120)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/simple"
+        (story / "requirements.txt").write_text("a-package-that-is-not-there\n")
+        process = subprocess.Popen(
+            [sys.executable, str(story / "scripts" / "env.py")],
+            env=os.environ | DEAD | {"PIP_INDEX_URL": url},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            connection, _ = server.accept()  # pip asks: the install is under way
+            time.sleep(0.2)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        connection.close()
+    assert (story / ".venv").is_dir()
+    assert not (story / ".venv" / env.STAMP).exists()
+
+
+def test_no_network_then_ready_then_changed(story):
+    stamp, log = story / ".venv" / env.STAMP, story / ".venv" / env.LOG
+    done = prepare(story, **DEAD)
+    assert done.returncode == 2
+    assert "No network while installing requirements.txt" in done.stderr
+    assert "make test" in done.stderr and "Traceback" not in done.stderr
+    assert str(log) in done.stderr and "127.0.0.1" in log.read_text()
+    assert not stamp.exists()
+
+    (story / "requirements.txt").write_text("# nothing\n")
+    done = prepare(story, "-c", "import sys; print(sys.prefix)")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(story / ".venv")
+    assert stamp.exists()
+
+    written = stamp.stat().st_mtime_ns
+    done = prepare(story, "-c", "print('ran')", **DEAD)
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+    assert stamp.stat().st_mtime_ns == written
+
+    for name in ("pyproject.toml", "requirements.txt"):
+        (story / name).write_text("# changed\n")
+        assert "Installing" in prepare(story, **DEAD).stdout, name
+        assert prepare(story, **DEAD).stdout == "", name
+
+    # What its command answers is what make gets to know.
+    assert prepare(story, "-c", "raise SystemExit(7)").returncode == 7
+
+
+def test_a_half_made_environment_is_made_again(story):
+    (story / ".venv" / env.STAMP).unlink()
+    for pip in (story / ".venv").glob("lib*/python*/site-packages/pip"):
+        shutil.rmtree(pip)
+    done = prepare(story, "-m", "pip", "--version")
+    assert done.returncode == 0, done.stderr
+    assert "Creating .venv" in done.stdout
+
+
+def test_another_real_python_gets_another_folder(story):
+    own = "{}.{}".format(*sys.version_info)
+    others = interpreters(*sorted({"3.10", "3.11", "3.12", "3.13"} - {own}))
+    if not others:
+        pytest.skip("only one Python of 3.10 to 3.13 on this machine")
+    say = "import sys; print(sys.prefix, *sys.version_info[:2])"
+    done = prepare(story, "-c", say, python=others[0])
+    prefix, major, minor = done.stdout.splitlines()[-1].rsplit(" ", 2)
+    assert f"{major}.{minor}" != own
+    assert prefix == str(story / f".venv-{major}.{minor}")
+    done = prepare(story, "-c", say, python=sys.executable)
+    assert done.stdout.splitlines()[-1].startswith(str(story / ".venv") + " ")
+
+
+def test_another_python_gets_another_folder(tmp_path):
+    assert env.folder_for(str(tmp_path), (3, 12)) == str(tmp_path / ".venv")
+    (tmp_path / ".venv").mkdir()
+    assert env.folder_for(str(tmp_path), (3, 12)) == str(tmp_path / ".venv")
+    for text in ("version = 3.11.7\n", "home = /usr\nversion_info = 3.11.7.final.0\n"):
+        (tmp_path / ".venv" / "pyvenv.cfg").write_text(text)
+        assert env.folder_for(str(tmp_path), (3, 11, 2)) == str(tmp_path / ".venv")
+        assert env.folder_for(str(tmp_path), (3, 13, 0)) == str(tmp_path / ".venv-3.13")
+        assert env.folder_for(str(tmp_path), (3, 1, 0)) == str(tmp_path / ".venv-3.1")
+
+
+def test_the_stamp_knows_its_place(tmp_path):
+    """A folder that was moved has an editable install that points to the old place."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for file in ("requirements.txt", "pyproject.toml"):
+            (tmp_path / name / file).write_text("")
+    keys = {env.stamp_key(str(tmp_path / name), (3, 12)) for name in ("one", "two")}
+    assert len(keys) == 2
+    assert env.stamp_key(str(tmp_path / "one"), (3, 13)) not in keys
+
+
+# --- What can go wrong --------------------------------------------------
+
+
+DEBIAN = """\
+The virtual environment was not created successfully because ensurepip is not
+available.  On Debian/Ubuntu systems, you need to install the python3-venv
+package using the following command.
+
+    apt install python3.11-venv
+"""
+
+
+@pytest.mark.parametrize("module", ["venv", "ensurepip"])
+def test_no_venv_module(project, tmp_path, module):
+    """An empty module in its place: Python then says that it has none (Debian lacks ensurepip)."""
+    (tmp_path / "shadow" / module).mkdir(parents=True)
+    (tmp_path / "shadow" / module / "__init__.py").write_text("")
+    done = prepare(project, PYTHONPATH=str(tmp_path / "shadow"))
+    assert done.returncode == 2
+    assert "has no venv module" in done.stderr and "sudo apt install python3-venv" in done.stderr
+    assert "make test" in done.stderr and "Traceback" not in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def on_a_small_disk(root: Path, size: str, **environment: str):
+    """Run env.py with `root` on a disk of that size, in a name space of its own."""
+    mount = f'mount -t tmpfs -o size={size} tmpfs "$1" && cp -r "$2/." "$1"'
+    mount += ' && exec "$3" "$1/scripts/env.py" --for test'
+    source = root.with_name("source")
+    root.rename(source)
+    root.mkdir()
+    return subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount, "sh", str(root), str(source), sys.executable],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+can_mount = pytest.mark.skipif(
+    not shutil.which("unshare")
+    or subprocess.run(
+        ["unshare", "-rm", "sh", "-c", "mount -t tmpfs t /mnt"], capture_output=True
+    ).returncode
+    != 0,
+    reason="this system lets nobody mount a small disk to fill",
+)
+
+
+@can_mount
+def test_a_disk_that_is_full_before_pip_is_there(project):
+    done = on_a_small_disk(project, "4m")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Disk full while creating" in done.stderr and "8 GB" in done.stderr
+
+
+@can_mount
+def test_a_disk_that_fills_while_pip_installs(project, tmp_path):
+    """A package of 200 MB (zeros: a small file) onto a disk of 100 MB."""
+    wheel = tmp_path / "big-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("big/zeros.bin", bytes(200_000_000))
+        file.writestr(
+            "big-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: big\nVersion: 1.0\n"
+        )
+        file.writestr(
+            "big-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        file.writestr("big-1.0.dist-info/RECORD", "")
+    (project / "requirements.txt").write_text(f"{wheel}\n")
+    done = on_a_small_disk(project, "100m", **DEAD)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Disk full while installing requirements.txt" in done.stderr
+    assert "8 GB" in done.stderr and "No network" not in done.stderr
+    assert "GB free here" in done.stdout  # said beforehand, too
+
+
+@pytest.mark.parametrize(
+    ("output", "start"),
+    [
+        (
+            "ERROR: Could not install packages: [Errno 28] No space left on device",
+            "Disk full",
+        ),
+        ("OSError: [Errno 122] Disk quota exceeded", "Disk full"),
+        # A slow line first, then the disk: the disk is what stopped it.
+        (
+            "WARNING: Retrying after connection broken by 'ReadTimeoutError'\n[Errno 28] x",
+            "Disk full",
+        ),
+        ("NewConnectionError('Temporary failure in name resolution')", "No network"),
+        (
+            "pip._vendor.urllib3.exceptions.ReadTimeoutError: Read timed out. ReadTimeout",
+            "No network",
+        ),
+        (
+            "WARNING: Retrying (ReadTimeoutError)\nERROR: ResolutionImpossible: for help visit",
+            "Failed while",
+        ),
+        ("ERROR: something nobody thought of", "Failed while"),
+        (DEBIAN, "This Python"),
+    ],
+)
+def test_what_pip_says_in_plain_words(output, start):
+    message = env.explain(output, "/some/log", "book", "installing requirements.txt")
+    assert message.startswith(start)
+    assert "/some/log" in message or output == DEBIAN
+    if start == "Failed while":
+        assert "ERROR" in message
+
+
+# --- Continuous integration --------------------------------------------------
+
+
+def test_ci_run_calls_both_commands(tmp_path):
+    """With a stub for make, for apt-get (it fails) and shared data beside the checkout."""
+    root = tmp_path / "checkout"
+    (root / ".ci").mkdir(parents=True)
+    shutil.copy2(ROOT / ".ci" / "run", root / ".ci" / "run")
+    (tmp_path / "shared" / "data").mkdir(parents=True)
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name, body in [
+        ("apt-get", "exit 100"),
+        ("id", "echo 0"),
+        (
+            "make",
+            'echo "make $1 at ${VITBOOK_SCALE:-unset} with $VITBOOK_DATA"; exit ${STUB_MAKE:-0}',
+        ),
+    ]:
+        (stubs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (stubs / name).chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VITBOOK")}
+    environment["PATH"] = f"{stubs}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        [str(root / ".ci" / "run")], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    data = f"{root}/.cache/vitbook:{tmp_path}/shared/data"
+    assert [line for line in done.stdout.splitlines() if line.startswith("make ")] == [
+        f"make test at unset with {data}",
+        f"make book at cpu with {data}",
+    ]
+    assert "dataset-fashion-mnist could not be installed" in done.stdout
+    done = subprocess.run(
+        [str(root / ".ci" / "run")], env=environment | {"STUB_MAKE": "3"}, capture_output=True
+    )
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("name", ["tests.yml", "pages.yml"])
+def test_workflows_call_make(name):
+    import yaml
+
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text())
+    steps = [step for job in flow["jobs"].values() for step in job["steps"]]
+    commands = "\n".join(step.get("run", "") for step in steps)
+    wanted = {"tests.yml": "make test", "pages.yml": "make book"}[name]
+    assert wanted in commands
+    assert set(re.findall(r"make ([a-z]+)", commands)) <= set(TARGETS)
+    if name == "tests.yml":
+        versions = flow["jobs"]["test"]["strategy"]["matrix"]["python"]
+        assert versions == ["3.10", "3.11", "3.12", "3.13"]
+    else:
+        uploads = [step["with"]["path"] for step in steps if "upload-pages" in step.get("uses", "")]
+        assert uploads == ["_build/html"]
