@@ -69,15 +69,15 @@ def shapes(
 ) -> Shapes:
     """Draw n images of one coloured shape each, on textured ground.
 
-    seed, start: image i of a seed is the same to the bit however many are drawn; `start` begins
-        at another image than the first (a test part, or the next thousand).
-    size: H = W, in pixels.
+    seed, start: image i of a seed is the same to the bit however many are drawn; `start` begins at
+    another image than the first (a test part, or the next thousand).  size: H = W, in pixels.
     positions: "any", "left", "right", "top", "bottom": the whole shape lies in that part; "centre";
-        or ((x0, x1), (y0, y1)): where its centre lies, as fractions of the image from the left and
-        from the top (the shape may then hang over the edge).
+    or ((x0, x1), (y0, y1)): where its centre lies, as fractions of the image from the left and from
+    the top (the shape may then hang over the edge).
     scale: smallest and largest radius of the circle around the shape, as fractions of the image.
     background: "textured" (a tone in slow waves, with grain) or "plain" (one tone).
     classes: which shapes, out of `SHAPES`.
+
     Kind, colours, ground and a turn of up to 20 degrees do not hang on position and scale: two
     calls that differ only in `positions` show the same shapes at other places. Colour says nothing
     about the kind. Raises ValueError for what cannot be drawn; the message says what can.
