@@ -120,6 +120,9 @@ def lines(
         ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.25")
     if "x" in log:
         ax.set_xscale("log")
+        if len(x) <= 8:  # few places: name them, no powers of ten
+            ax.set_xticks(x, [f"{value:g}" for value in x])
+            ax.minorticks_off()
     if "y" in log:
         ax.set_yscale("log")
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -131,7 +134,7 @@ def lines(
 def dots(results: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
     """One row a name: every run as a small dot, their mean as a bar across, +- 1 std as a line."""
     figure, ax = plt.subplots(figsize=(WIDTH, 0.6 + 0.42 * len(results)))
-    for n, (name, runs) in enumerate(results.items()):
+    for n, runs in enumerate(results.values()):
         runs = np.asarray(runs, dtype=float)
         colour = look(n)["color"]
         ax.plot(runs, np.full(len(runs), n), linestyle="", marker=look(n)["marker"], color=colour, alpha=0.55)
@@ -210,38 +213,51 @@ def history(
     return finish(figure)
 
 
+def patch_sheet(patches: torch.Tensor, columns: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Set patches (N,C,P,P) apart on one white picture (C,H,W), and say where each one's corner is, (N,2) as x, y."""
+    N, C, P = patches.shape[:3]
+    gap = max(1, P // 6)
+    corners = np.array([(n % columns, n // columns) for n in range(N)]) * (P + gap)
+    width, height = corners.max(axis=0) + P
+    white = 1.0 if patches.is_floating_point() else 255
+    sheet = torch.full((C, height, width), white).to(patches)
+    for patch, (x, y) in zip(patches, corners, strict=True):
+        sheet[:, y : y + P, x : x + P] = patch
+    return sheet, corners
+
+
 def patch_grid(image: torch.Tensor, patches: torch.Tensor, grid: tuple[int, int]) -> Figure:
-    """Show an image with its patch grid (left) and its patches set apart, numbered in order (right).
+    """Show an image with its patch grid (left), and its patches set apart and numbered in order (right).
 
     image: (C,H,W). patches: (N,C,P,P), as the caller cut them. grid: rows and columns of patches.
     """
     (rows, columns), P = grid, patches.shape[-1]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 0.52 * WIDTH * rows / columns + 0.3))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.52 * WIDTH * rows / columns + 0.3)
+    )
     show_picture(left, image, f"{rows} x {columns} patches")
     left.hlines(P * np.arange(1, rows) - 0.5, -0.5, P * columns - 0.5, color="white", linewidth=0.8)
     left.vlines(P * np.arange(1, columns) - 0.5, -0.5, P * rows - 0.5, color="white", linewidth=0.8)
-    gap = max(1, P // 6)
-    sheet = torch.full((patches.shape[1], rows * (P + gap), columns * (P + gap)), 255).to(patches)
-    for n, patch in enumerate(patches):
-        top, start = n // columns * (P + gap), n % columns * (P + gap)
-        sheet[:, top : top + P, start : start + P] = patch
-        label = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-        right.text(start, top, n, fontsize=6, ha="left", va="top", bbox=label | {"alpha": 0.8})
+    sheet, corners = patch_sheet(patches, columns)
     show_picture(right, sheet, f"a sequence of {len(patches)}")
+    label = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    for n, (x, y) in enumerate(corners):
+        right.text(x, y, n, fontsize=6, ha="left", va="top", bbox=label)
     return finish(figure)
 
 
 def patch_rows(images: torch.Tensor, patches: torch.Tensor, names: Sequence[str]) -> Figure:
-    """Show each image (B,C,H,W) at the left of a row, and its patches (B,N,C,P,P) in order beside it."""
-    B, N = patches.shape[:2]
-    cell = WIDTH / (N + 4)
+    """Show each image (B,C,H,W) at the left of a row, its patches (B,N,C,P,P) in order beside it."""
+    B, N, _, P = patches.shape[:4]
+    ratio = N / 2.6  # a patch is shown at 2.6 / 4 of its size in the image, for N = 16
     figure, axes = plt.subplots(
-        B, N + 1, figsize=(WIDTH, B * 2.6 * cell), width_ratios=[2.4] + [1] * N, squeeze=False
+        B, 2, figsize=(WIDTH, B * 0.2 + B * WIDTH / (ratio + 1)), width_ratios=[1, ratio], squeeze=False
     )
-    for b, (first, *rest) in enumerate(axes):
-        show_picture(first, images[b], names[b])
-        first.title.set_fontsize(8.5)
-        for n, ax in enumerate(rest):
-            show_picture(ax, patches[b, n], str(n) if b == 0 else "")
-            ax.title.set_fontsize(8.5)
+    for b, (left, right) in enumerate(axes):
+        show_picture(left, images[b], names[b])
+        left.title.set_fontsize(8.5)
+        sheet, corners = patch_sheet(patches[b], N)
+        show_picture(right, sheet)
+        for n, (x, y) in enumerate(corners):
+            right.text(x + P / 2 - 0.5, y - 1, n, fontsize=8, ha="center", va="bottom")
     return finish(figure)
