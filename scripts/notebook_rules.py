@@ -404,10 +404,15 @@ def _imports(module: ast.Module) -> Iterator[str]:
 
 @rule
 def only_what_colab_has(chapter: Chapter) -> list[str]:
-    """No widgets, no glue, no reading of the scale: the setup cell is the only place for that."""
+    """No widgets, no glue, no file of the repository; the scale is read by the setup cell alone."""
     wrong = []
     for cell in chapter.code:
-        for module_name in _imports(tree(cell)):
+        module = tree(cell)
+        for node in ast.walk(module):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if re.match(r"(\.\.?/)*(results|book|studies|notebooks|tests)/|\.\./", node.value):
+                    wrong.append(f"{name(cell)} names {node.value}: Colab has no repository")
+        for module_name in _imports(module):
             if re.match(r"tqdm\.(auto|notebook|autonotebook)|ipywidgets|myst_nb", module_name):
                 wrong.append(f"{name(cell)} imports {module_name}")
         source = text(cell["source"])
@@ -609,6 +614,11 @@ def skeleton(chapter: Chapter) -> list[str]:
         elif found.start() < position:
             wrong.append(f"*{label}* stands too early")
         position = found.start() if found else position
+    verbs = re.split(r"\*You will[.:]?\*", opening)[-1].split("*Before you start")[0]
+    bullets = len(re.findall(r"^\s*[-*+] ", verbs, flags=re.M))
+    things = bullets or len(verbs.split(";" if ";" in verbs else ","))
+    if "*You will" in opening and not 3 <= things <= 5:
+        wrong.append(f"*You will* names {things} things, not three to five")
     time = re.split(r"\*Time[.:]?\*", opening)[-1].lower()
     for word in ("cpu", "gpu", "minute", "download"):
         if "*Time" in opening and word not in time:
@@ -622,6 +632,10 @@ def skeleton(chapter: Chapter) -> list[str]:
             wrong.append(f"'## {title.capitalize()}' stands too early")
         else:
             last = titles.index(title)
+    summary = re.split(r"^## .*$", chapter.prose.split("\n## Summary\n")[-1], flags=re.M)[0]
+    lines = [line for line in summary.splitlines() if re.match(r"[-*+\d\w]", line)]
+    if "summary" in titles and len(lines) != 5:
+        wrong.append(f"the summary has {len(lines)} lines, not five")
     return wrong + _ending(chapter)
 
 

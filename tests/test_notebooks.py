@@ -124,7 +124,7 @@ def good_notebook() -> dict:
         code("core-check", "check.equal(1, 1)"),
         markdown("stretch", "**Exercise 4.3 (stretch).** Never stop halving."),
         code("stretch-check", "check.equal(1, 1)"),
-        markdown("end", "## Summary\n\nHalf is half.\n\n## Further reading\n\n"
+        markdown("end", "## Summary\n\n- Half\n- is\n- not\n- a\n- whole.\n\n## Further reading\n\n"
                         "[Somebody 2021](../book/bibliography.md#somebody2021)\n\n"
                         "*Next*: a quarter, in preparation."),
     ]  # fmt: skip
@@ -318,6 +318,9 @@ CASES += [
     ("only_what_colab_has", "glue", append("half-look", "\nglue('name', 1)")),
     ("only_what_colab_has", "environment",
      append("half-look", "\nimport os\nos.environ['VITBOOK_SCALE']")),
+    ("only_what_colab_has", "names ../results/x.csv",
+     append("half-look", "\nopen('../results/x.csv')")),
+    ("only_what_colab_has", "names results/x.csv", append("half-look", "\nopen('results/x.csv')")),
     ("only_what_colab_has", "a magic", append("half-look", "\n%matplotlib inline")),
     ("no_machine_path", "/home/m…", append("half-look", "\nopen('/home/me/cat.png')")),
     ("no_machine_path", "/Users/m…", append("claim", "\n\nIt lies in `/Users/me`.")),
@@ -379,6 +382,8 @@ CASES += [
     ("skeleton", "*You will* is missing", replace("opening", "*You will*", "You will")),
     ("skeleton", "*Before you start* is missing", replace("opening", "*Before", "*Long before")),
     ("skeleton", "*Time* is missing", replace("opening", "*Time*", "*Hours*")),
+    ("skeleton", "names 6 things", replace("opening", "look,", "look, smell, taste, hear,")),
+    ("skeleton", "the summary has 4 lines", replace("end", "- not\n", "")),
     ("skeleton", "says nothing about 'gpu'", replace("opening", " or a GPU", "")),
     ("skeleton", "'## Common mistakes'", replace("mistakes", "## Common", "## Uncommon")),
     ("skeleton", "'## Summary'", replace("end", "## Summary", "## In short")),
