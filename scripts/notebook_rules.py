@@ -380,6 +380,11 @@ def no_styling(chapter: Chapter) -> list[str]:
         for module_name in _imports(module):
             if module_name.split(".")[0] in {"matplotlib", "pylab", "seaborn"}:
                 wrong.append(f"{name(cell)} imports {module_name}: draw with vitutils.plot")
+            if module_name.startswith("vitutils.plot."):
+                wrong.append(f"{name(cell)} imports {module_name}: import plot, as `plot`")
+        for alias in (a for node in ast.walk(module) for a in getattr(node, "names", [])):
+            if isinstance(alias, ast.alias) and alias.asname and alias.name.endswith("plot"):
+                wrong.append(f"{name(cell)} imports plot as {alias.asname}: call it `plot`")
     return wrong
 
 
