@@ -110,28 +110,21 @@ def shapes(
 def _check(n, seed, start, size, positions, scale, background, classes) -> tuple[Range, Range]:
     if n < 1 or start < 0 or seed < 0 or size < 8:
         raise ValueError(
-            "expected n >= 1, start >= 0, seed >= 0, size >= 8, "
-            f"got n={n}, start={start}, seed={seed}, size={size}"
+            f"expected n >= 1, start >= 0, seed >= 0, size >= 8, got n={n}, start={start}, seed={seed}, size={size}"
         )
     if not classes or (unknown := [name for name in classes if name not in SHAPES]):
-        raise ValueError(
-            f"expected classes out of {', '.join(SHAPES)}; got {unknown if classes else 'none'}"
-        )
+        raise ValueError(f"expected classes out of {', '.join(SHAPES)}; got {unknown if classes else 'none'}")
     if background not in ("textured", "plain"):
         raise ValueError(f"expected background 'textured' or 'plain', got {background!r}")
     if not 0 < scale[0] <= scale[1] <= 0.5:
         raise ValueError(f"expected scale (low, high), 0 < low <= high <= 0.5, got {scale}")
     if isinstance(positions, str):
         if positions not in SIDES:
-            raise ValueError(
-                f"expected positions out of {', '.join(SIDES)} or two ranges, got {positions!r}"
-            )
+            raise ValueError(f"expected positions out of {', '.join(SIDES)} or two ranges, got {positions!r}")
         region = SIDES[positions]
         room = min(high - low for low, high in region)
         if positions != "centre" and 2 * scale[1] > room:
-            raise ValueError(
-                f"positions={positions!r} has room for a scale up to {room / 2}, got {scale}"
-            )
+            raise ValueError(f"positions={positions!r} has room for a scale up to {room / 2}, got {scale}")
         return region
     (x0, x1), (y0, y1) = positions
     if not (0 <= x0 <= x1 <= 1 and 0 <= y0 <= y1 <= 1):
@@ -151,9 +144,7 @@ class _Draws:
         self.grain = rng.integers(0, 256, (BLOCK, size, size), np.uint8)
 
 
-def _circles(
-    draw: _Draws, here: slice, size: int, region, inside: bool, scale: Range
-) -> np.ndarray:
+def _circles(draw: _Draws, here: slice, size: int, region, inside: bool, scale: Range) -> np.ndarray:
     """Centre and radius of each shape in pixels, (b, 3)."""
     radius = scale[0] + draw.scale[here] * (scale[1] - scale[0])
     ends = []

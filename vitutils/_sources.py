@@ -122,9 +122,7 @@ def _from_raw_files(name: str, tried: list[str]) -> Found | None:
         if found := _decode(recipe, folder, False, f"the files in {_short(folder)}", tried):
             return found
         if name.startswith("cifar") and next(folder.glob("cifar-10*py*"), None):
-            tried.append(
-                f"{folder}: a Python version of CIFAR is there, but it is a pickle: never opened"
-            )
+            tried.append(f"{folder}: a Python version of CIFAR is there, but it is a pickle: never opened")
     return None
 
 
@@ -182,9 +180,7 @@ def _scratch_folder() -> Iterator[Path]:
 # --- raw files ---
 
 
-def _decode(
-    recipe: Recipe, folder: Path, repacked: bool, origin: str, tried: list[str]
-) -> Found | None:
+def _decode(recipe: Recipe, folder: Path, repacked: bool, origin: str, tried: list[str]) -> Found | None:
     """The set from one folder's raw files; None, the reason in `tried`, if absent or damaged."""
     missing = [file for file, _ in recipe.files if not os.path.isfile(folder / file)]
     if len(missing) == len(recipe.files):
@@ -201,9 +197,7 @@ def _decode(
         return None
 
 
-def _idx_files(
-    recipe: Recipe, folder: Path, repacked: bool
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _idx_files(recipe: Recipe, folder: Path, repacked: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The four gzipped IDX files. repacked: the content's checksum counts, not the packed one's."""
     tensors = {}
     for i, (part, (file, md5)) in enumerate(zip(PARTS, recipe.files, strict=True)):
@@ -233,9 +227,7 @@ def _idx(raw: bytes, path: Path) -> Tensor:
     return torch.from_numpy(data.reshape(sizes).copy())
 
 
-def _cifar_records(
-    recipe: Recipe, folder: Path, repacked: bool
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _cifar_records(recipe: Recipe, folder: Path, repacked: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """CIFAR's binary archive: an image is its label and 3 x 32 x 32 bytes.
 
     CIFAR-100 has two bytes of label, a coarse one and, last, the fine one that is used.

@@ -68,10 +68,7 @@ class Dataset:
                 raise ValueError(f"{self.name}, {part}: expected uint8 images, got {images.dtype}")
             low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
             if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"{self.name}, {part}: expected labels 0..{self.num_classes - 1}, "
-                    f"got {low}..{high}"
-                )
+                raise ValueError(f"{self.name}, {part}: expected labels 0..{self.num_classes - 1}, got {low}..{high}")
 
     @property
     def num_classes(self) -> int:
@@ -101,9 +98,7 @@ class Dataset:
         Raises ValueError unless 0 < count < the number of training images.
         """
         if not 0 < count < len(self.train_labels):
-            raise ValueError(
-                f"expected a count between 1 and {len(self.train_labels) - 1}, got {count}"
-            )
+            raise ValueError(f"expected a count between 1 and {len(self.train_labels) - 1}, got {count}")
         held = torch.zeros(len(self.train_labels), dtype=torch.bool)
         held[_rounds(self.train_labels, seed)[:count]] = True
         return replace(
@@ -340,9 +335,7 @@ def denormalise(
 def _per_channel(value: float | Sequence[float] | Tensor, images: Tensor) -> Tensor:
     value = torch.as_tensor(value, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
     if len(value) not in (1, images.shape[-3]):
-        raise ValueError(
-            f"expected 1 or {images.shape[-3]} values, one a channel, got {len(value)}"
-        )
+        raise ValueError(f"expected 1 or {images.shape[-3]} values, one a channel, got {len(value)}")
     return value
 
 
@@ -350,9 +343,7 @@ def _check_pair(images: Tensor, labels: Tensor, what: str = "images") -> None:
     if images.ndim != 4:
         raise ValueError(f"{what}: expected shape (N, C, H, W), got {tuple(images.shape)}")
     if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{what}: expected {len(images)} labels, one an image, got {tuple(labels.shape)}"
-        )
+        raise ValueError(f"{what}: expected {len(images)} labels, one an image, got {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
         raise ValueError(f"{what}: expected int64 labels, got {labels.dtype}")
 
@@ -360,9 +351,7 @@ def _check_pair(images: Tensor, labels: Tensor, what: str = "images") -> None:
 def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of images scaled to 0..1, from a count of each value."""
     values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack(
-        [torch.bincount(channel.reshape(-1), minlength=256) for channel in images.unbind(1)]
-    )
+    counts = torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in images.unbind(1)])
     share = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
     mean = share @ values
     variance = (share * (values - mean[:, None]) ** 2).sum(1)
