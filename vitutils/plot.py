@@ -259,5 +259,6 @@ def patch_rows(images: torch.Tensor, patches: torch.Tensor, names: Sequence[str]
         sheet, corners = patch_sheet(patches[b], N)
         show_picture(right, sheet)
         for n, (x, y) in enumerate(corners):
+            right.add_patch(plt.Rectangle((x - 0.5, y - 0.5), P, P, fill=False, edgecolor="0.5", linewidth=0.6))
             right.text(x + P / 2 - 0.5, y - 1, n, fontsize=8, ha="center", va="bottom")
     return finish(figure)
