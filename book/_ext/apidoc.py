@@ -36,7 +36,8 @@ def convert(lines: list[str]) -> list[str]:
     """The docstring's lines as RST: paragraphs, with a list where names are explained."""
     out: list[str] = []
     in_list = False
-    for line in (part for line in lines for part in WITHIN.sub("\n", line).split("\n")):
+    parts = [part for line in lines for part in WITHIN.sub("\n", line).split("\n")]
+    for line in parts:
         item = ITEM.match(line)
         if not line.strip():
             in_list = False

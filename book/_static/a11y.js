@@ -48,7 +48,7 @@
 
     // "Figure 4.1. What to see." below a cell is that cell's caption.
     each(".bd-article p > em:first-child", function (start) {
-      if (/^Figure \d+\.\d+\.?$/.test(start.textContent.trim())) start.parentNode.classList.add("figure-caption");
+      if (/^Figure \d+\.\d+\.?$/.test(start.textContent.trim())) start.parentNode.classList.add("book-caption");
     });
     // Tables in text are wrapped so that they scroll inside their own box.
     each(".bd-article table", function (table) {
@@ -59,11 +59,24 @@
       box.appendChild(table);
     });
     // A box that scrolls must be reachable by keyboard, and say what it is.
+    var boxes = 0;
     each(".bd-article pre, .pst-scrollable-table-container, .table-box, .bd-article .text_html", function (box) {
-      if (box.scrollWidth <= box.clientWidth + 1) return box.removeAttribute("tabindex");
+      if (box.scrollWidth <= box.clientWidth + 1) {
+        box.removeAttribute("tabindex");
+        return;
+      }
+      boxes += 1;
       box.tabIndex = 0;
       box.setAttribute("role", "region");
-      box.setAttribute("aria-label", (box.tagName === "PRE" ? "Code" : "Table") + ", scrolls sideways");
+      box.setAttribute("aria-label", (box.tagName === "PRE" ? "Code" : "Table") + " " + boxes + ", scrolls sideways");
+    });
+
+    // Lists that are none, and entries of a list with a role of yesterday.
+    each("dt.sig dl, dt.sig dl > dd", function (line) {
+      line.setAttribute("role", "none");
+    });
+    each("div.citation[role=doc-biblioentry]", function (entry) {
+      entry.setAttribute("role", "listitem");
     });
   }
 

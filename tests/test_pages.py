@@ -1,0 +1,391 @@
+"""The pages around the chapters: links, citations, pictures, and a README true to the word.
+
+Each rule reads the sources and says what is wrong. It is held against the book as it is (nothing
+is wrong) and against a copy with one fault, which it must report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import unicodedata
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pybtex.database import parse_file
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from apidoc import convert  # noqa: E402
+from bookcite import short_name  # noqa: E402
+
+PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "README.md", "CONTRIBUTING.md")
+PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")
+PARTS += (".pre-commit-config.yaml", "LICENSE", "LICENSE-text")
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+SVG = "{http://www.w3.org/2000/svg}"
+RULES: dict[str, Callable[[Path], list[str]]] = {}
+
+
+def rule(function: Callable[[Path], list[str]]) -> Callable[[Path], list[str]]:
+    RULES[function.__name__] = function
+    return function
+
+
+# --- reading ---
+
+
+def without_code(markdown: str) -> str:
+    """Markdown without fenced blocks, and without code spans that are not a link's text."""
+    markdown = re.sub(r"^(```+|~~~+).*?^\1[ \t]*$", "", markdown, flags=re.M | re.S)
+    return re.sub(r"(?<!\[)`[^`\n]+`(?!\])", "", markdown)
+
+
+def texts(root: Path) -> Iterator[tuple[Path, str]]:
+    """Every page and every notebook's Markdown."""
+    for path in [*sorted(root.glob("book/*.md")), root / "README.md", root / "CONTRIBUTING.md"]:
+        yield path, path.read_text(encoding="utf-8")
+    for path in sorted(root.glob("notebooks/*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield path, "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def links(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """(file, text, target) of every link in Markdown."""
+    for path, markdown in texts(root):
+        for match in LINK.finditer(without_code(markdown)):
+            yield path, match[1], match[2]
+
+
+def bibliography(root: Path) -> dict:
+    return dict(parse_file(str(root / "book" / "references.bib")).entries.items())
+
+
+def slug(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+
+
+def anchors(path: Path, root: Path) -> set[str]:
+    """What may stand after # in a link to this file."""
+    markdown = dict(texts(root)).get(path, "")
+    found = set(re.findall(r"^\(([\w-]+)\)=$", markdown, flags=re.M))
+    found |= {slug(title) for title in re.findall(r"^#+ (.*)$", markdown, flags=re.M)}
+    return found | (set(bibliography(root)) if path.name == "bibliography.md" else set())
+
+
+def targets(root: Path) -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.M))
+
+
+def make_words(markdown: str) -> set[str]:
+    """The targets that a text tells its reader to make: in code blocks and code spans."""
+    code = re.findall(r"^```bash\n(.*?)^```", markdown, flags=re.M | re.S)
+    code += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", markdown, flags=re.M | re.S))
+    return set(re.findall(r"(?m)(?:^|\s)make ([a-z]+)\b", "\n".join(code)))
+
+
+# --- the rules ---
+
+
+@rule
+def sources_are_whole(root: Path) -> list[str]:
+    """An entry has what a reader needs to find it, and its key is the first author and the year."""
+    wrong = []
+    for key, entry in bibliography(root).items():
+        missing = [f for f in ("title", "year", "url") if not entry.fields.get(f)]
+        if missing or not entry.persons.get("author"):
+            wrong.append(f"{key}: no {', '.join(missing or ['author'])}")
+            continue
+        if not entry.fields["url"].startswith("https://"):
+            wrong.append(f"{key}: {entry.fields['url']} is not https")
+        plain = unicodedata.normalize("NFKD", short_name(entry).split(" et al")[0].split(" and ")[0])
+        name = re.sub(r"[^a-z]", "", re.sub(r"\d{4}$", "", plain).lower())
+        if key != name + entry.fields["year"]:
+            wrong.append(f"{key}: expected the key {name}{entry.fields['year']}")
+    return wrong
+
+
+@rule
+def citations_resolve(root: Path) -> list[str]:
+    """A citation leads to an entry, and says the author and the year that stand there."""
+    entries, wrong = bibliography(root), []
+    for path, said, target in links(root):
+        page, _, key = target.partition("#")
+        if Path(page).name != "bibliography.md" or not key:
+            continue
+        if key not in entries:
+            wrong.append(f"{path.name}: no source {key} in references.bib")
+        elif re.search(r"\b(19|20)\d\d\b", said) and short_name(entries[key]) not in said:
+            wrong.append(f"{path.name}: '{said}' leads to {short_name(entries[key])}")
+    return wrong
+
+
+@rule
+def links_resolve(root: Path) -> list[str]:
+    """A link within the book leads to a file and a place that are there."""
+    planned = re.findall(r"file: (\S+)", (root / "_toc.yml").read_text(encoding="utf-8"))
+    wrong = []
+    for path, _, target in links(root):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        place = (path.parent / file).resolve() if file else path
+        unwritten = place.suffix == ".ipynb" and f"notebooks/{place.stem}" in planned
+        if not place.is_file() and not unwritten:
+            wrong.append(f"{path.name}: {target} is not there")
+        elif anchor and place.suffix == ".md" and anchor not in anchors(place, root):
+            wrong.append(f"{path.name}: no place '{anchor}' in {place.name}")
+    return wrong
+
+
+@rule
+def glossary_in_order(root: Path) -> list[str]:
+    """Terms in alphabetical order, each explained, and none linked that is not there."""
+    page = (root / "book" / "glossary.md").read_text(encoding="utf-8")
+    pieces = re.split(r"^## (.*)$", page, flags=re.M)[1:]
+    terms = dict(zip(pieces[::2], pieces[1::2], strict=True))
+    names = [slug(term).replace("_", " ").replace("-", " ") for term in terms]
+    wrong = [f"'{b}' comes after '{a}'" for a, b in zip(names, names[1:], strict=False) if b < a]
+    wrong += [f"'{term}' is not explained" for term, text in terms.items() if len(text.split()) < 8]
+    return wrong
+
+
+@rule
+def diagrams_speak(root: Path) -> list[str]:
+    """An SVG has a title and a description, brings its own ground, and asks no other host."""
+    wrong = []
+    for path in sorted((root / "book" / "_static").rglob("*.svg")):
+        tree = ET.parse(path).getroot()
+        for tag in ("title", "desc"):
+            if len((tree.findtext(f"{SVG}{tag}") or "").strip()) < 5:
+                wrong.append(f"{path.name} has no <{tag}>")
+        ground = tree.find(f"{SVG}rect")
+        if ground is None or ground.get("fill") != "#fff":
+            wrong.append(f"{path.name} has no white ground: it would vanish on a dark page")
+        plain = path.read_text(encoding="utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
+        if re.search(r"https?://|<script|@import", plain):
+            wrong.append(f"{path.name} loads something from elsewhere")
+    return wrong
+
+
+@rule
+def static_files_are_local(root: Path) -> list[str]:
+    """The book's own style and script ask no other host."""
+    files = [p for s in ("css", "js") for p in (root / "book" / "_static").rglob(f"*.{s}")]
+    return [f"{p.name} names another host" for p in files if re.search(r"https?://|//\w+\.", p.read_text())]
+
+
+@rule
+def pictures_speak(root: Path) -> list[str]:
+    """A picture on a page is there, and its alt text says what it shows."""
+    wrong = []
+    for path, markdown in texts(root):
+        if path.suffix != ".md":
+            continue
+        found = [(m[1], m[2]) for m in re.finditer(r"!\[([^\]]*)\]\(([^)\s]+)\)", markdown)]
+        for m in re.finditer(r"^```\{(?:figure|image)\} (\S+)\n(.*?)^```", markdown, re.M | re.S):
+            alt = re.search(r"^:alt: (.*)$", m[2], flags=re.M)
+            found.append((alt[1] if alt else "", m[1]))
+        for alt, source in found:
+            badge = source.endswith("/colab-badge.svg")
+            if not source.startswith("https:") and not (path.parent / source).is_file():
+                wrong.append(f"{path.name}: {source} is not there")
+            if len(alt.split()) < (3 if badge else 8) or re.search(r"\.(png|svg)\b", alt):
+                wrong.append(f"{path.name}: alt text of {source} says too little")
+    return wrong
+
+
+@rule
+def commands_are_the_makefiles(root: Path) -> list[str]:
+    """The README names every target of the Makefile and no other; no page names another."""
+    there, wrong = targets(root) - {"help"}, []
+    for name in ("README.md", "CONTRIBUTING.md", "book/how-to-run.md", "book/preface.md"):
+        said = make_words((root / name).read_text(encoding="utf-8"))
+        wrong += [f"{name}: there is no `make {word}`" for word in sorted(said - there)]
+        if name in ("README.md", "book/how-to-run.md"):
+            wrong += [f"{name}: says nothing of `make {word}`" for word in sorted(there - said)]
+    return wrong
+
+
+@rule
+def variables_are_real(root: Path) -> list[str]:
+    """An environment variable that a page tells of is read somewhere in the code."""
+    code = "".join(p.read_text(encoding="utf-8") for p in root.glob("vitutils/*.py"))
+    return [
+        f"{path.name}: nothing reads {name}"
+        for path, markdown in texts(root)
+        for name in sorted(set(re.findall(r"VITBOOK_[A-Z]+", markdown)))
+        if not re.search(rf"\b{name}\b", code)
+    ]
+
+
+@rule
+def every_chapter_is_announced(root: Path) -> list[str]:
+    """Preface and README link each notebook under its own title and number, and the preface marks
+    the others."""
+    preface = (root / "book" / "preface.md").read_text(encoding="utf-8")
+    readme, wrong = (root / "README.md").read_text(encoding="utf-8"), []
+    for path, markdown in texts(root):
+        if path.suffix != ".ipynb":
+            continue
+        number, title = int(path.stem[:2]), markdown.partition("\n")[0].removeprefix("# ").strip()
+        if f"| {number} | [{title}](../notebooks/{path.name}) |" not in preface:
+            wrong.append(f"preface.md: no row {number} with [{title}](../notebooks/{path.name})")
+        if f"| {number} | {title} | " not in readme or f"/notebooks/{path.name})" not in readme:
+            wrong.append(f"README.md: no row {number} with '{title}' and its Colab badge")
+    for row in re.findall(r"^\| \d+ \| (.*?) \|", preface, flags=re.M):
+        if ("](" in row) == ("*(in preparation)*" in row):
+            wrong.append(f"preface.md: '{row}' is neither linked nor in preparation, or both")
+    return wrong
+
+
+@rule
+def nothing_left_open(root: Path) -> list[str]:
+    """No marker for something to be filled in later."""
+    return [
+        f"{path.name}: {mark} is still to be filled in"
+        for path, markdown in texts(root)
+        for mark in re.findall(r"@@\w+@@|\bTODO\b|\bFIXME\b|\bXXX\b", markdown)
+    ]
+
+
+@rule
+def every_module_has_its_page(root: Path) -> list[str]:
+    """Each public module of vitutils is on the API page (`runtime` through what `vitutils` hands on)."""
+    page = (root / "book" / "api.md").read_text(encoding="utf-8")
+    modules = [p.stem for p in root.glob("vitutils/*.py") if not p.stem.startswith("_")]
+    return [
+        f"api.md: no section on vitutils.{name}"
+        for name in sorted(modules)
+        if name != "runtime" and f".. automodule:: vitutils.{name}\n" not in page
+    ]
+
+
+@rule
+def citation_file_is_true(root: Path) -> list[str]:
+    """CITATION.cff: the fields the format asks for, the package's version, the book's address."""
+    cff = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    needed = ("cff-version", "message", "title", "authors", "version", "date-released", "license")
+    wrong = [f"CITATION.cff: no {field}" for field in needed if not cff.get(field)]
+    version = re.search(r'^version = "(.+)"', (root / "pyproject.toml").read_text(), flags=re.M)[1]
+    if cff.get("version") != version:
+        wrong.append(f"CITATION.cff: version {cff.get('version')}, pyproject.toml has {version}")
+    url = yaml.safe_load((root / "_config.yml").read_text())["repository"]["url"]
+    if cff.get("repository-code") != url:
+        wrong.append(f"CITATION.cff: {cff.get('repository-code')}, _config.yml has {url}")
+    return wrong
+
+
+@rule
+def hooks_are_local(root: Path) -> list[str]:
+    """pre-commit fetches nothing, and runs files that are there."""
+    config = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())
+    wrong = [f"hooks from {r['repo']}" for r in config["repos"] if r["repo"] != "local"]
+    for hook in (hook for r in config["repos"] for hook in r["hooks"]):
+        files = re.findall(r"\b(?:scripts|tests)/\w+\.py", hook["entry"])
+        wrong += [f"{hook['id']}: {f} is not there" for f in files if not (ROOT / f).is_file()]
+        if not hook["entry"].startswith(".venv/bin/python "):
+            wrong.append(f"{hook['id']} does not use the book's environment")
+    return wrong
+
+
+# --- the book as it is, and with one fault ---
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule(name):
+    assert RULES[name](ROOT) == []
+
+
+FAULTS = [  # rule, file, what stands there, what stands there instead, part of the complaint
+    ("sources_are_whole", "book/references.bib", "@misc{ba2016,", "@misc{ba2015,", "ba2016"),
+    ("sources_are_whole", "book/references.bib", "  url = {https://arxiv.org/abs/1607.06450}\n", "", "url"),
+    ("citations_resolve", "book/glossary.md", "#vaswani2017", "#vaswani2071", "vaswani2071"),
+    ("citations_resolve", "book/glossary.md", "[He et al. 2016]", "[Hu et al. 2016]", "He et al. 2016"),
+    ("links_resolve", "book/notation.md", "glossary.md#token)", "glossary.md#tokens)", "tokens"),
+    ("links_resolve", "README.md", "](CONTRIBUTING.md)", "](CONTRIBUTE.md)", "CONTRIBUTE.md"),
+    ("links_resolve", "book/preface.md", "notebooks/04_patches.ipynb", "notebooks/04.ipynb", "04.ipynb"),
+    ("glossary_in_order", "book/glossary.md", "## Stride", "## A stride", "a stride"),
+    ("glossary_in_order", "book/glossary.md", "One pass of the training over all training images.", "", "Epoch"),
+    ("diagrams_speak", "book/_static/vit-block.svg", ">One pre-norm block</title>", "></title>", "title"),
+    ("diagrams_speak", "book/_static/vit-block.svg", "desc", "metadata", "desc"),
+    ("diagrams_speak", "book/_static/vit-model.svg", 'fill="#fff"/>', 'fill="none"/>', "ground"),
+    ("static_files_are_local", "book/_static/book.css", "/* --- Print", "@import '//x.org/a.css'; /*", "host"),
+    ("pictures_speak", "README.md", "![A photo", "![](a.png) ![A photo", "a.png"),
+    ("pictures_speak", "book/preface.md", ":alt: ", ":alt: home.png\n:x: ", "home.png"),
+    ("commands_are_the_makefiles", "Makefile", "\nlint:", "\nstyle:", "make lint"),
+    ("commands_are_the_makefiles", "README.md", "make lab", "make labs", "make labs"),
+    ("variables_are_real", "README.md", "VITBOOK_SCALE", "VITBOOK_SIZE", "VITBOOK_SIZE"),
+    ("every_chapter_is_announced", "book/preface.md", "An image as a sequence", "Images", "row 4"),
+    ("every_chapter_is_announced", "README.md", "blob/main/notebooks/04_patches", "blob/main/x", "row 4"),
+    ("every_chapter_is_announced", "book/preface.md", "Speed *(in preparation)*", "Speed", "Speed"),
+    ("nothing_left_open", "README.md", "# Vision", "# @@TITLE@@ Vision", "TITLE"),
+    ("every_module_has_its_page", "book/api.md", ".. automodule:: vitutils.plot", ".. module:: plot", "plot"),
+    ("citation_file_is_true", "CITATION.cff", 'version: "0.1.0"', 'version: "0.2.0"', "0.2.0"),
+    ("hooks_are_local", ".pre-commit-config.yaml", "scripts/notebooks.py", "scripts/nbs.py", "nbs.py"),
+    ("hooks_are_local", ".pre-commit-config.yaml", "repo: local", "repo: https://x.org", "x.org"),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("book")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (ROOT / part).is_file():
+            shutil.copy(ROOT / part, folder / part)
+    return folder
+
+
+@pytest.mark.parametrize("name, file, old, new, complaint", FAULTS, ids=lambda x: str(x)[:40])
+def test_rule_sees_a_fault(name, file, old, new, complaint, copy):
+    path = copy / file
+    whole = path.read_text(encoding="utf-8")
+    assert old in whole, f"the fault of {name} no longer fits {file}"
+    before = RULES[name](copy)
+    try:
+        path.write_text(whole.replace(old, new), encoding="utf-8")
+        found = [line for line in RULES[name](copy) if line not in before]
+    finally:
+        path.write_text(whole, encoding="utf-8")
+    assert any(complaint in line for line in found), found
+
+
+def test_every_rule_has_been_seen_failing():
+    assert {fault[0] for fault in FAULTS} == set(RULES)
+
+
+# --- the two small extensions ---
+
+
+def test_short_names():
+    entries = bibliography(ROOT)
+    assert short_name(entries["dosovitskiy2021"]) == "Dosovitskiy et al. 2021"
+    assert short_name(entries["loshchilov2019"]) == "Loshchilov and Hutter 2019"
+    assert short_name(entries["hunter2007"]) == "Hunter 2007"
+    assert short_name(entries["vanderwalt2014"]) == "van der Walt et al. 2014"
+
+
+def test_docstrings_become_rst():
+    lines = convert([
+        "Cut `images` into patches of C*P*P numbers.",
+        "",
+        "images: (B, C, H, W).  patch_size, in_chans: whole numbers, `P` and C.",
+        "    at least 1",
+        "Raises ValueError if H does not fit.",
+    ])
+    assert lines == [
+        r"Cut ``images`` into patches of C\*P\*P numbers.",
+        "",
+        "* ``images``: (B, C, H, W).",
+        "* ``patch_size``, ``in_chans``: whole numbers, ``P`` and C.",
+        "  at least 1",
+        "",
+        "Raises ValueError if H does not fit.",
+    ]
