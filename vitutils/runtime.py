@@ -3,6 +3,7 @@
 import os
 import platform
 import random
+import warnings
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -70,6 +71,8 @@ def setup(seed: int = 0) -> Environment:
     device = find_device()
     env = Environment(device=device, scale=find_scale(device), seed=seed)
     seed_everything(seed)
+    # timm's import asks tqdm for a widget bar; the book has none, and stderr on a page fails the build
+    warnings.filterwarnings("ignore", message="IProgress not found")
     plot.use_style()
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(

@@ -233,7 +233,10 @@ def find_file(name: str, repo: str) -> Path:
     Raises FileNotFoundError that names all that was tried.
     """
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars, logging
 
+    logging.set_verbosity_error()  # a bar or a notice on stderr would stand on the page and fail the build
+    disable_progress_bars()
     places = [folder / f"{name}.safetensors" for folder in folders()]
     for path in places:
         if path.is_file():
