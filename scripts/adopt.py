@@ -54,9 +54,7 @@ def tracked(root: Path) -> list[Path]:
     command = ["git", "-C", str(root), "ls-files", "-z"]
     command += ["--cached", "--others", "--exclude-standard"]
     try:
-        top = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--show-prefix"], capture_output=True, text=True
-        )
+        top = subprocess.run(["git", "-C", str(root), "rev-parse", "--show-prefix"], capture_output=True, text=True)
         listed = subprocess.run(command, capture_output=True, text=True)
     except OSError:
         listed = top = None

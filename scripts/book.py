@@ -43,12 +43,8 @@ PACKAGES = [
 PACKAGES += ["matplotlib", "pillow", "safetensors", "ipykernel"]
 SYSTEM_DATA = Path("/usr/share/datasets")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-WARNING = re.compile(
-    r"^(?:(?P<where>.*?): )?(?P<kind>WARNING|ERROR|CRITICAL|SEVERE): (?P<what>.*)$"
-)
-EXECUTED = re.compile(
-    r"^(?P<path>.*\.ipynb): (?P<what>Executing|Executed|Using cached) notebook(?P<rest>.*)"
-)
+WARNING = re.compile(r"^(?:(?P<where>.*?): )?(?P<kind>WARNING|ERROR|CRITICAL|SEVERE): (?P<what>.*)$")
+EXECUTED = re.compile(r"^(?P<path>.*\.ipynb): (?P<what>Executing|Executed|Using cached) notebook(?P<rest>.*)")
 NOISE = re.compile(r"\[IPKernelApp\] WARNING")
 # A notebook's warning stands at line 10000 * (cell number) + line.
 CELL_LINE = 10_000
@@ -73,24 +69,20 @@ def files_under(root: Path, *names: str) -> list[Path]:
         if top.is_file():
             found.append(top)
         for folder, folders, files in os.walk(top):
-            hidden = {"__pycache__"} | {
-                f for f in folders if f.startswith(".") or f.endswith(".egg-info")
-            }
+            hidden = {"__pycache__"} | {f for f in folders if f.startswith(".") or f.endswith(".egg-info")}
             folders[:] = sorted(set(folders) - hidden)
-            found += [
-                Path(folder, f) for f in files if not f.startswith(".") and not f.endswith(".pyc")
-            ]
+            found += [Path(folder, f) for f in files if not f.startswith(".") and not f.endswith(".pyc")]
     return found
 
 
 def resolved_scale() -> str:
-    """The scale the notebooks will run at; see vitutils.setup, which decides it."""
-    if scale := os.environ.get("VITBOOK_SCALE"):
+    """The scale that the notebooks will run at. An unknown one is a ValueError, before any of them runs."""
+    scale = os.environ.get("VITBOOK_SCALE", "")
+    if scale in {"smoke", "cpu", "gpu"}:
         return scale
-    import torch
+    from vitutils.runtime import find_device, find_scale  # decided in one place; imports torch: seconds
 
-    on_mac = getattr(torch.backends, "mps", None)
-    return "gpu" if torch.cuda.is_available() or (on_mac and on_mac.is_available()) else "cpu"
+    return find_scale(find_device())
 
 
 def data_at_hand() -> list:
@@ -101,9 +93,7 @@ def data_at_hand() -> list:
         names = []
         for part in (folder, folder / "images", folder / "weights"):
             if part.is_dir():
-                names += sorted(
-                    f"{part.name}/{p.name}" for p in part.iterdir() if not p.name.startswith(".")
-                )
+                names += sorted(f"{part.name}/{p.name}" for p in part.iterdir() if not p.name.startswith("."))
         seen.append([str(folder), names])
     return seen
 
@@ -134,20 +124,13 @@ def page_sources(root: Path) -> str:
     tops = [p.name for p in root.iterdir() if not p.name.startswith(".") and p.name not in skip]
     tops = [name for name in tops if not name.endswith(".egg-info")]
     installed = sorted(f"{d.name} {d.version}" for d in importlib.metadata.distributions())
-    return (
-        digest_files(root, files_under(root, *tops))
-        + hashlib.sha256(repr(installed).encode()).hexdigest()
-    )
+    return digest_files(root, files_under(root, *tops)) + hashlib.sha256(repr(installed).encode()).hexdigest()
 
 
 def site_key(html: Path) -> str:
     """What stands in the output folder: names, sizes, times."""
-    stats = (
-        (p.relative_to(html).as_posix(), p.stat()) for p in sorted(html.rglob("*")) if p.is_file()
-    )
-    return hashlib.sha256(
-        repr([(n, s.st_size, s.st_mtime_ns) for n, s in stats]).encode()
-    ).hexdigest()
+    stats = ((p.relative_to(html).as_posix(), p.stat()) for p in sorted(html.rglob("*")) if p.is_file())
+    return hashlib.sha256(repr([(n, s.st_size, s.st_mtime_ns) for n, s in stats]).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict:
@@ -226,17 +209,11 @@ def failed_cell(root: Path, notebook: str, lines: list[str]) -> list[str]:
     """Why a notebook did not run to its end: which cell, which line, which error."""
     short = cell_name(root, notebook)
     start = next(
-        (
-            i
-            for i, line in enumerate(lines)
-            if "occurred while executing the following cell" in line
-        ),
+        (i for i, line in enumerate(lines) if "occurred while executing the following cell" in line),
         None,
     )
     if start is None:
-        errors = [
-            line for line in lines if re.match(r"^[\w.]*(Error|Exception|Timeout)\w*: ", line)
-        ]
+        errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Timeout)\w*: ", line)]
         return [f"{short}: {errors[0] if errors else 'did not run to its end'}"]
     rule = re.compile(r"^-{18}$")
     fences = [i for i, line in enumerate(lines[start:], start) if rule.match(line)]
@@ -248,15 +225,11 @@ def failed_cell(root: Path, notebook: str, lines: list[str]) -> list[str]:
             short = f"{short}, cell {number} (`{cell.get('id', '')}`)"
             break
     rest = lines[fences[1] + 1 :] if len(fences) > 1 else lines[start:]
-    end = next(
-        (i for i, line in enumerate(rest) if line.startswith("The above exception")), len(rest)
-    )
+    end = next((i for i, line in enumerate(rest) if line.startswith("The above exception")), len(rest))
     rest = [line for line in rest[:end] if line.strip()]
     arrows = [line for line in rest if re.match(r"^-+> ?\d+", line)]
     errors = [
-        line
-        for line in rest
-        if re.match(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Warning|Exit)\b.*?:", line)
+        line for line in rest if re.match(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Warning|Exit)\b.*?:", line)
     ]
     return [
         f"{short}: {(errors or rest or ['failed'])[-1]}",
@@ -282,9 +255,7 @@ def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
             found.append(item)
     if code and not found:
         reasons = [line for line in lines if re.search(r"\b(error|exception)\b", line, re.I)]
-        found = [line.strip() for line in (reasons or lines)[:5] if line.strip()] or [
-            "it stopped without a word"
-        ]
+        found = [line.strip() for line in (reasons or lines)[:5] if line.strip()] or ["it stopped without a word"]
     return found
 
 
@@ -315,15 +286,11 @@ class Page(HTMLParser):
         self.ids |= {found[name] for name in ("id", "name") if name in found}
         classes = found.get("class", "").split()
         if "traceback" in classes:
-            self.faults.append(
-                "shows a traceback; catch the error in the cell and print its message"
-            )
+            self.faults.append("shows a traceback; catch the error in the cell and print its message")
         if "stderr" in classes:
             self.faults.append("shows stderr output")
         if "application/vnd.jupyter.widget" in found.get("type", ""):
-            self.faults.append(
-                "holds a widget, which loads scripts from another host: use plain tqdm"
-            )
+            self.faults.append("holds a widget, which loads scripts from another host: use plain tqdm")
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
         elif tag == "link" and found.get("rel", "") not in (
@@ -342,9 +309,7 @@ class Page(HTMLParser):
 
 def look_at_pages(html: Path) -> list[str]:
     """Broken links, other hosts, tracebacks: what is wrong with the rendered site."""
-    files = [
-        path for path in sorted(html.rglob("*.html")) if path.parts[len(html.parts)] != "_static"
-    ]
+    files = [path for path in sorted(html.rglob("*.html")) if path.parts[len(html.parts)] != "_static"]
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in files}
     found = []
     for path, page in pages.items():
@@ -388,7 +353,11 @@ def main(arguments: list[str] | None = None) -> int:
     target.mkdir(exist_ok=True)
     begun = time.monotonic()
 
-    key = execution_key(root)
+    try:
+        key = execution_key(root)
+    except ValueError as error:
+        print(error)
+        return 2
     sources = page_sources(root)
     if read_json(stamp_file) == {"key": key, "sources": sources, "site": site_key(html)}:
         print("Nothing changed since the last build.")

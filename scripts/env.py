@@ -200,11 +200,7 @@ def create(folder, goal):
     if runs([python_in(folder), "-m", "pip", "--version"]):
         return
     new = not os.path.exists(folder)
-    print(
-        "Creating {0} with Python {1}".format(
-            os.path.relpath(folder, ROOT), dotted(sys.version_info)
-        )
-    )
+    print("Creating {0} with Python {1}".format(os.path.relpath(folder, ROOT), dotted(sys.version_info)))
     sys.stdout.flush()
     # Pip in a step of its own: `python -m venv` keeps to itself why its pip could not be installed.
     for command in (
@@ -226,11 +222,7 @@ def install(folder, goal):
     if free < NEED_GB and not runs(
         [python_in(folder), "-c", "import importlib.util as u; assert u.find_spec('torch')"]
     ):
-        print(
-            "Note: {0:.1f} GB free here; torch's default build and the rest need about {1}.".format(
-                free, NEED_GB
-            )
-        )
+        print("Note: {0:.1f} GB free here; torch's default build and the rest need about {1}.".format(free, NEED_GB))
     print(
         "Installing requirements.txt into {0} (minutes the first time; log: {1})".format(
             os.path.relpath(folder, ROOT), os.path.relpath(log, ROOT)
@@ -326,9 +318,7 @@ def main(arguments):
     environment["VIRTUAL_ENV"] = os.path.dirname(folder)
     environment["PATH"] = folder + os.pathsep + environment.get("PATH", "")
     environment["PYTHONNOUSERSITE"] = "1"
-    environment["JUPYTER_PREFER_ENV_PATH"] = (
-        "1"  # else a kernel installed for the user would run the notebooks
-    )
+    environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel installed for the user would run the notebooks
     environment.pop("PYTHONHOME", None)
     command = [python] + arguments
     sys.stdout.flush()

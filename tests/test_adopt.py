@@ -55,9 +55,7 @@ def texts(root: Path) -> dict[Path, str]:
 def run(root: Path, url: str) -> subprocess.CompletedProcess:
     """As `make adopt REPO=...` runs it: the address comes through the environment."""
     command = [sys.executable, str(SCRIPT), "--root", str(root)]
-    return subprocess.run(
-        command, env=os.environ | {"REPO": url}, capture_output=True, text=True, cwd=root
-    )
+    return subprocess.run(command, env=os.environ | {"REPO": url}, capture_output=True, text=True, cwd=root)
 
 
 @pytest.fixture
@@ -92,9 +90,7 @@ def test_there_is_one_address():
     seen = addresses(ROOT)
     assert seen, "no address found at all: the pattern is wrong"
     for url, files in seen.items():
-        assert re.search(rf"{owner}/{name}(\.git)?$", url), (
-            f"{url} in {files} is not the one address"
-        )
+        assert re.search(rf"{owner}/{name}(\.git)?$", url), f"{url} in {files} is not the one address"
     said = {str(path) for path, text in texts(ROOT).items() if f"{owner}/{name}" in text}
     assert "_config.yml" in said
 

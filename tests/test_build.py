@@ -83,9 +83,7 @@ class SmallBook:
 
     def build(self) -> subprocess.CompletedProcess:
         command = [sys.executable, str(SCRIPT), "--root", str(self.root)]
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=300
-        )
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
 
     def executions(self) -> int:
         file = self.root / ".executions"
@@ -264,11 +262,17 @@ def test_the_execution_key_sees_scale_data_folders_and_versions(tmp_path, monkey
     monkeypatch.setattr(book_script, "version_of", lambda package: "99")
     keys.append(book_script.execution_key(tmp_path))
     assert len({json.dumps(key) for key in keys}) == 5
-    monkeypatch.delenv("VITBOOK_SCALE")
+
+
+def test_an_unset_scale_is_what_the_notebooks_find(tmp_path, monkeypatch, capsys):
     import torch
 
+    monkeypatch.delenv("VITBOOK_SCALE", raising=False)
     found = torch.cuda.is_available() or torch.backends.mps.is_available()
     assert book_script.execution_key(tmp_path)["VITBOOK_SCALE"] == ("gpu" if found else "cpu")
+    monkeypatch.setenv("VITBOOK_SCALE", "huge")
+    assert book_script.main(["--root", str(tmp_path)]) == 2
+    assert "smoke, cpu, gpu" in capsys.readouterr().out
 
 
 def test_notebooks_and_caches_are_not_in_the_key(tmp_path, monkeypatch):

@@ -29,9 +29,7 @@ spec.loader.exec_module(env)
 
 def make(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=cwd, env=plain | environment, capture_output=True, text=True
-    )
+    return subprocess.run(["make", *arguments], cwd=cwd, env=plain | environment, capture_output=True, text=True)
 
 
 def interpreters(*versions: str) -> list[str]:
@@ -92,9 +90,7 @@ def test_a_real_python_of_the_wrong_age(python):
         pytest.skip("no Python older than 3.10 or newer than 3.13 on this machine")
     done = make("test", f"PYTHON={python}")
     assert done.returncode == 2
-    assert re.search(
-        r"Python too (old|new): found \d\.\d+ \(.*\), needs 3\.10 to 3\.13", done.stderr
-    )
+    assert re.search(r"Python too (old|new): found \d\.\d+ \(.*\), needs 3\.10 to 3\.13", done.stderr)
     assert re.search(r"make test PYTHON=python3\.1[0-3]", done.stderr)
     assert "Traceback" not in done.stderr and "SyntaxError" not in done.stderr
 
@@ -104,9 +100,7 @@ def test_a_python_of_the_right_age(version):
     env.check_version(version)
 
 
-@pytest.mark.parametrize(
-    ("version", "word"), [((3, 9, 18), "old"), ((2, 7), "old"), ((3, 14), "new")]
-)
+@pytest.mark.parametrize(("version", "word"), [((3, 9, 18), "old"), ((2, 7), "old"), ((3, 14), "new")])
 def test_a_python_of_the_wrong_age(version, word):
     with pytest.raises(env.Problem) as seen:
         env.check_version(version, "lab", find=lambda name: name == "python3.13")
@@ -315,10 +309,7 @@ def on_a_small_disk(root: Path, size: str, **environment: str):
 
 can_mount = pytest.mark.skipif(
     not shutil.which("unshare")
-    or subprocess.run(
-        ["unshare", "-rm", "sh", "-c", "mount -t tmpfs t /mnt"], capture_output=True
-    ).returncode
-    != 0,
+    or subprocess.run(["unshare", "-rm", "sh", "-c", "mount -t tmpfs t /mnt"], capture_output=True).returncode != 0,
     reason="this system lets nobody mount a small disk to fill",
 )
 
@@ -336,9 +327,7 @@ def test_a_disk_that_fills_while_pip_installs(project, tmp_path):
     wheel = tmp_path / "big-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("big/zeros.bin", bytes(200_000_000))
-        file.writestr(
-            "big-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: big\nVersion: 1.0\n"
-        )
+        file.writestr("big-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: big\nVersion: 1.0\n")
         file.writestr(
             "big-1.0.dist-info/WHEEL",
             "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -409,9 +398,7 @@ def test_ci_run_calls_both_commands(tmp_path):
         (stubs / name).chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VITBOOK")}
     environment["PATH"] = f"{stubs}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(
-        [str(root / ".ci" / "run")], env=environment, capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([str(root / ".ci" / "run")], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     data = f"{root}/.cache/vitbook:{tmp_path}/shared/data"
     assert [line for line in done.stdout.splitlines() if line.startswith("make ")] == [
@@ -419,9 +406,7 @@ def test_ci_run_calls_both_commands(tmp_path):
         f"make book at cpu with {data}",
     ]
     assert "dataset-fashion-mnist could not be installed" in done.stdout
-    done = subprocess.run(
-        [str(root / ".ci" / "run")], env=environment | {"STUB_MAKE": "3"}, capture_output=True
-    )
+    done = subprocess.run([str(root / ".ci" / "run")], env=environment | {"STUB_MAKE": "3"}, capture_output=True)
     assert done.returncode == 3
 
 
