@@ -131,8 +131,11 @@ def lines(
     return finish(figure)
 
 
-def dots(results: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
-    """One row a name: every run as a small dot, their mean as a bar across, +- 1 std as a line."""
+def dots(results: Mapping[str, Sequence[float]], *, xlabel: str, reference: float | None = None) -> Figure:
+    """One row a name: every run as a small dot, their mean as a bar across, +- 1 std as a line.
+
+    reference: where to draw a dotted vertical line, or None.
+    """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.6 + 0.42 * len(results)))
     for n, runs in enumerate(results.values()):
         runs = np.asarray(runs, dtype=float)
@@ -140,6 +143,8 @@ def dots(results: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
         ax.plot(runs, np.full(len(runs), n), linestyle="", marker=look(n)["marker"], color=colour, alpha=0.55)
         std = runs.std(ddof=1) if len(runs) > 1 else 0.0
         ax.errorbar(runs.mean(), n, xerr=std, color=colour, capsize=4, marker="|", markersize=16)
+    if reference is not None:
+        ax.axvline(reference, color="0.35", linestyle=":", linewidth=1.2)
     ax.set_yticks(range(len(results)), list(results))
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)

@@ -109,27 +109,45 @@ class History:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups for AdamW: weights that decay, and those that do not: biases, norms, tokens and positions."""
+    """Split parameters for AdamW: those that decay, those that do not.
+
+    Weight matrices and filters decay. Biases, norms, tokens and positions
+    do not: pulling them towards 0 takes away offsets, not complexity.
+    """
     decay, keep = [], []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            apart = parameter.ndim < 2 or "token" in name.rpartition(".")[2] or "pos_embed" in name
-            (keep if apart else decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+        last = name.rpartition(".")[2]
+        apart = "token" in last or "pos_embed" in last
+        group = keep if parameter.ndim < 2 or apart else decay
+        group.append(parameter)
+    return [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": keep, "weight_decay": 0.0},
+    ]
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, steps: int, warmup: float, kind: str = "cosine") -> LRScheduler:
-    """Linear warm-up over the first `warmup` share of `steps`, then a cosine to 0, or a constant rate.
+def make_schedule(
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    warmup: float,
+    kind: str = "cosine",
+) -> LRScheduler:
+    """Linear warm-up over the first `warmup` share of `steps`; then a
+    cosine to 0, or with kind="constant" no change.
 
     Call `.step()` after each step of the optimizer.
     """
     rising = round(warmup * steps)
-    linear = LinearLR(optimizer, start_factor=1 / max(1, rising), total_iters=max(1, rising - 1))
     if kind == "cosine":
         after = CosineAnnealingLR(optimizer, T_max=max(1, steps - rising))
     else:
         after = ConstantLR(optimizer, factor=1.0)
-    return SequentialLR(optimizer, [linear, after], milestones=[rising]) if rising else after
+    if rising == 0:
+        return after
+    linear = LinearLR(
+        optimizer, start_factor=1 / rising, total_iters=max(1, rising - 1)
+    )
+    return SequentialLR(optimizer, [linear, after], milestones=[rising])
 
 
 def make_mixing(recipe: Recipe, num_classes: int) -> Callable:
