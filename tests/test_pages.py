@@ -374,18 +374,18 @@ def test_short_names():
 
 def test_docstrings_become_rst():
     lines = convert([
-        "Cut `images` into patches of C*P*P numbers.",
+        "Cut `images` into *flat",
+        "patches* of C*P*P numbers.",
         "",
         "images: (B, C, H, W).  patch_size, in_chans: whole numbers, `P` and C.",
         "    at least 1",
         "Raises ValueError if H does not fit.",
     ])
     assert lines == [
-        r"Cut ``images`` into patches of C\*P\*P numbers.",
+        r"Cut ``images`` into *flat patches* of C\*P\*P numbers.",
         "",
         "* ``images``: (B, C, H, W).",
-        "* ``patch_size``, ``in_chans``: whole numbers, ``P`` and C.",
-        "  at least 1",
+        "* ``patch_size``, ``in_chans``: whole numbers, ``P`` and C. at least 1",
         "",
         "Raises ValueError if H does not fit.",
     ]

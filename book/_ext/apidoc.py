@@ -17,8 +17,11 @@ PROSE = re.compile(r"^(Returns?|Raises|Source|Yields)\b")
 CODE = re.compile(r"``?([^`\n]+)``?")
 
 
+EMPHASIS = re.compile(r"(?<![\w*])\*(?=\S)([^*]+)(?<=\S)\*(?![\w*])")
+
+
 def as_rst(text: str) -> str:
-    """Escape what RST would take for markup; `x` and ``x`` become literal text."""
+    """`x` and ``x`` become literal text, *x* stays emphasis; all else that RST would take for markup is escaped."""
     pieces, end = [], 0
     for match in CODE.finditer(text):
         pieces += [escape(text[end : match.start()]), f"``{match[1].strip()}``"]
@@ -29,34 +32,36 @@ def as_rst(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    return re.sub(r"([\\*_|])", r"\\\1", text)
+    pieces = EMPHASIS.split(text)  # outside, inside, outside, ...
+    pieces = [re.sub(r"([\\*_|])", r"\\\1", piece) for piece in pieces]
+    return "".join(f"*{piece}*" if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def convert(lines: list[str]) -> list[str]:
     """The docstring's lines as RST: paragraphs, with a list where names are explained."""
-    out: list[str] = []
-    in_list = False
     parts = [part for line in lines for part in WITHIN.sub("\n", line).split("\n")]
-    for line in parts:
-        item = ITEM.match(line)
-        if not line.strip():
-            in_list = False
-            out.append("")
-        elif line.startswith(".. ") or line.lstrip().startswith(">>>"):  # RST of its own
-            return lines
-        elif item and not PROSE.match(line):
-            if not in_list and out and out[-1]:
-                out.append("")
+    if any(part.startswith(".. ") for part in parts):  # RST of its own
+        return lines
+    blocks: list[list[str]] = []  # [mark, text]: a paragraph, or an item of a list
+    ended = True
+    for part in parts:
+        item = ITEM.match(part)
+        if not part.strip():
+            ended = True
+        elif item and not PROSE.match(part):
             names = ", ".join(f"``{name}``" for name in item["names"].split(", "))
-            out.append(f"* {names}: {as_rst(item['rest'])}")
-            in_list = True
-        elif PROSE.match(line):
-            if out and out[-1]:
-                out.append("")
-            out.append(as_rst(line))
-            in_list = False
+            blocks.append([f"* {names}: ", item["rest"]])
+            ended = False
+        elif ended or PROSE.match(part):
+            blocks.append(["", part.strip()])
+            ended = False
         else:
-            out.append(("  " if in_list else "") + as_rst(line.strip()))
+            blocks[-1][1] += " " + part.strip()
+    out: list[str] = []
+    for (mark, text), following in zip(blocks, [*blocks[1:], None], strict=True):
+        out.append(mark + as_rst(text))
+        if following and not (mark and following[0]):  # a blank line, but not between items
+            out.append("")
     return out
 
 

@@ -72,8 +72,16 @@
     });
 
     // Lists that are none, and entries of a list with a role of yesterday.
-    each("dt.sig dl, dt.sig dl > dd", function (line) {
-      line.setAttribute("role", "none");
+    each("dt.sig dl", function (list) {
+      list.querySelectorAll("dd").forEach(function (line) {
+        var text = document.createElement("span");
+        text.className = "sig-line";
+        text.append.apply(text, Array.from(line.childNodes));
+        line.replaceWith(text);
+      });
+      var lines = document.createElement("span");
+      lines.append.apply(lines, Array.from(list.childNodes));
+      list.replaceWith(lines);
     });
     each("div.citation[role=doc-biblioentry]", function (entry) {
       entry.setAttribute("role", "listitem");
