@@ -6,7 +6,7 @@
 Parts, in the order they run:
     search    both nets at each peak rate, 3 epochs, held-out training images, seed 100; the best rate is used below
     main      both nets, all 60,000 training images, 3 seeds, evaluated on the test part; nothing is chosen from it
-    ablation  the ViT on 12,000 training images, one change of the recipe at a time, 3 seeds, held-out images
+    ablation  the ViT on 6,000 training images, one change of the recipe at a time, 3 seeds, held-out images
     longer    the same with four times the epochs, with and without flips, 3 seeds, held-out images
 
 One thread a run, so that two runs do not disturb each other; `seconds` are of training with that one thread.
@@ -33,7 +33,7 @@ SEARCH_EPOCHS = 3
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 SEEDS = (0, 1, 2)
 HELD_OUT = 5_000
-ABLATION_IMAGES = 12_000
+ABLATION_IMAGES = 6_000
 ABLATION = {
     "base": {},
     "no warm-up": {"warmup": 0.0},
