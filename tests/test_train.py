@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,6 +178,24 @@ def test_the_schedule_rises_linearly_to_its_peak_and_falls_as_a_cosine(warmup):
             expected = peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
         assert rate == pytest.approx(expected, rel=1e-6), step
     assert max(rates) == pytest.approx(peak)
+
+
+def test_fit_moves_the_rate_after_every_step(digits):
+    history = train.fit(new_vit(), digits, replace(SHORT, epochs=4, warmup=0.2))
+    assert max(history.lrs) == pytest.approx(SHORT.lr) == history.lrs[3]
+    assert history.lrs[0] == pytest.approx(SHORT.lr / 4) and history.lrs[-1] < 0.02 * SHORT.lr
+
+
+def test_no_pickle_in_a_checkpoint_is_executed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = tmp_path / "run.pt"
+    torch.save({"recipe": Trap()}, path)
+    with pytest.raises(ValueError, match="not a checkpoint of this loop"):
+        train.load_checkpoint(path, SHORT, torch.device("cpu"))
+    assert not (tmp_path / "executed").exists()
 
 
 def test_clipping_bounds_the_update_and_reports_the_norm_before(digits):
