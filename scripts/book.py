@@ -127,6 +127,12 @@ def page_sources(root: Path) -> str:
     return digest_files(root, files_under(root, *tops)) + hashlib.sha256(repr(installed).encode()).hexdigest()
 
 
+def cache_state(cache: Path) -> int:
+    """When jupyter-cache last wrote; a plain `jupyter-book build` in between shows, whatever it ran with."""
+    database = cache / "global.db"
+    return database.stat().st_mtime_ns if database.exists() else 0
+
+
 def site_key(html: Path) -> str:
     """What stands in the output folder: names, sizes, times."""
     stats = ((p.relative_to(html).as_posix(), p.stat()) for p in sorted(html.rglob("*")) if p.is_file())
@@ -365,22 +371,27 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     stamp_file.unlink(missing_ok=True)
-    before = read_json(key_file)
-    if before != key:
-        changed = [name for name in key if before.get(name) != key[name]]
+    noted = read_json(key_file)
+    if noted != {"key": key, "cache": cache_state(cache)}:
+        old = noted.get("key", {})
+        changed = [name for name in key if old.get(name) != key[name]] or ["the cache, by another command"]
         if cache.exists():
             print(f"Changed: {', '.join(changed)}. All notebooks are executed anew.")
             shutil.rmtree(cache)
-        write_json(key_file, key)
     # A page that left the table of contents must not stay behind.
     for folder in (html, target / "jupyter_execute", target / ".doctrees"):
         shutil.rmtree(folder, ignore_errors=True)
 
     print(f"Building the book at scale {key['VITBOOK_SCALE']} (log: {log})", flush=True)
-    code, lines = build(root, log)
-    # A notebook may have fetched data: what it fetched belongs to what it was executed with.
-    key["data"] = data_at_hand()
-    write_json(key_file, key)
+    try:
+        code, lines = build(root, log)
+    except KeyboardInterrupt:
+        print("\nStopped. The notebooks that ran to their end are kept.", file=sys.stderr)
+        return 130
+    finally:
+        # A notebook may have fetched data: what it fetched belongs to what it was executed with.
+        key["data"] = data_at_hand()
+        write_json(key_file, {"key": key, "cache": cache_state(cache)})
     problems = problems_in(root, code, lines)
     if not problems:
         problems = look_at_pages(html)

@@ -241,9 +241,7 @@ def install(folder, goal):
         "-r",
         os.path.join(ROOT, "requirements.txt"),
     ]
-    code, output = run_logged(
-        command, log, show=re.compile(r"^\s*Downloading .*\(\d{2,}\.\d MB\)|^Installing collected")
-    )
+    code, output = run_logged(command, log, show=DOWNLOADS)
     if code:
         raise Problem(explain(output, log, goal, "installing requirements.txt"))
 

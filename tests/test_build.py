@@ -143,6 +143,17 @@ def test_no_stale_output(book):
     assert book.executions() == before + 3
 
 
+def test_a_cache_that_another_command_wrote_is_not_trusted(book):
+    """A plain `jupyter-book build` at another scale leaves its outputs in the same cache."""
+    before = book.executions()
+    book.write("book/preface.md", book.preface("More."))
+    os.utime(book.root / "_build" / ".jupyter_cache" / "global.db")
+    done = book.build()
+    assert done.returncode == 0, done.stdout
+    assert "the cache, by another command" in done.stdout
+    assert book.executions() == before + 1
+
+
 def summary(done: subprocess.CompletedProcess) -> str:
     assert done.returncode == 1, done.stdout
     assert "The book was not built" in done.stdout
