@@ -445,6 +445,14 @@ def no_machine_path(chapter: Chapter) -> list[str]:
     return wrong
 
 
+@rule
+def nothing_left_open(chapter: Chapter) -> list[str]:
+    """No placeholder that its author meant to fill in."""
+    pattern = re.compile(r"@@\w*|\b(FIXME|TBD|XXX)\b|[Ll]orem ipsum")
+    found = [(name(cell), pattern.search(text(cell["source"]))) for cell in chapter.cells]
+    return [f"{where} still holds '{match[0]}'" for where, match in found if match]
+
+
 # ---------------------------------------------------------------- the figures
 
 # Functions of `plot` that draw nothing (names without `plot.`).

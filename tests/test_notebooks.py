@@ -325,6 +325,8 @@ CASES += [
      append("half-look", "\nopen('../results/x.csv')")),
     ("only_what_colab_has", "names results/x.csv", append("half-look", "\nopen('results/x.csv')")),
     ("only_what_colab_has", "a magic", append("half-look", "\n%matplotlib inline")),
+    ("nothing_left_open", "'claim' still holds '@@ACCURACY'", append("claim", " It got @@ACCURACY.")),
+    ("nothing_left_open", "still holds 'FIXME'", append("half-look", "  # FIXME: slow")),
     ("no_machine_path", "/home/m…", append("half-look", "\nopen('/home/me/cat.png')")),
     ("no_machine_path", "/Users/m…", append("claim", "\n\nIt lies in `/Users/me`.")),
 ]  # fmt: skip
