@@ -30,7 +30,7 @@ CNN_WIDTHS = (24, 48, 56)
 FLIPS, FLIPS_AND_SHIFTS = data.flip_shift(pad=0), data.flip_shift(pad=2)
 RECIPE = train.Recipe(epochs=7, batch_size=64, lr=2e-3, weight_decay=0.05, warmup=0.1, clip_grad=1.0, augment=FLIPS)
 SEARCH_EPOCHS = 3
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 SEEDS = (0, 1, 2)
 HELD_OUT = 5_000
 ABLATION_IMAGES = 6_000
