@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from vitutils._sources import data_folders
 from vitutils.vit import ViT, ViTConfig
@@ -275,4 +276,6 @@ def load(name: str) -> Pretrained:
     model = load_into(ViT(config_of(reference)), from_timm(state), origin=str(path))
     recipe = resolve_model_data_config(reference)
     transform = create_transform(**recipe, is_training=False)
+    # timm's steps pass a uint8 tensor on as it is, and Normalize, the last of them, refuses it
+    transform.transforms.insert(-1, v2.ToDtype(torch.float32, scale=True))
     return Pretrained(name, model.eval(), recipe["mean"], recipe["std"], transform, source=str(path))

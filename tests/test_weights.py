@@ -1,0 +1,240 @@
+"""Loading other people's weights: what is found where, what is refused, and in which words."""
+
+import os
+import shutil
+import time
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vitutils import check, data, weights
+from vitutils.vit import ViT, ViTConfig
+
+NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+SMALL = ViTConfig(
+    img_size=16, patch_size=8, num_classes=5, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2.0
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A safetensors file as timm writes them, with random weights of ViT-Tiny."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224")
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.05)
+    path = tmp_path_factory.mktemp("made") / f"{NAME}.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """An address that never answers (192.0.2.1 is reserved for examples), and an empty hub cache."""
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://192.0.2.1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path, no_network):
+    """An empty weights folder, which is the only place to look."""
+    monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / "data"))
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    return tmp_path / "data" / "weights"
+
+
+# --- load_into: all or nothing ---
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_copied():
+    model = ViT(SMALL)
+    before = {key: p.clone() for key, p in model.state_dict().items()}
+    state = {key: p + 1 for key, p in before.items()}
+    del state["norm.weight"]
+    state["norm.scale"] = torch.ones(24)
+    state["head.weight"] = torch.ones(7, 24)
+    with pytest.raises(ValueError) as error:
+        weights.load_into(model, state, origin="a.safetensors")
+    told = str(error.value)
+    assert "a.safetensors" in told
+    assert "1 missing: norm.weight" in told
+    assert "1 unexpected: norm.scale" in told
+    assert "head.weight (expected (5, 24), got (7, 24))" in told
+    assert all(torch.equal(p, before[key]) for key, p in model.state_dict().items())
+
+
+def test_long_lists_are_cut_short():
+    with pytest.raises(ValueError, match=r"32 missing: .* and 24 more$"):
+        weights.load_into(ViT(SMALL), {})
+
+
+def test_what_fits_is_copied_and_the_model_returned():
+    model = ViT(SMALL)
+    state = {key: torch.randn_like(p) for key, p in model.state_dict().items()}
+    assert weights.load_into(model, state) is model
+    assert all(torch.equal(p, state[key]) for key, p in model.state_dict().items())
+
+
+# --- renaming ---
+
+
+def test_names_go_over_and_come_back():
+    state = ViT(SMALL).state_dict()
+    for there, back in (
+        (weights.to_timm, weights.from_timm),
+        (weights.to_torchvision, weights.from_torchvision),
+    ):
+        again = back(there(state))
+        assert again.keys() == state.keys()
+        assert all(torch.equal(again[key], state[key]) for key in state)
+
+
+def test_block_numbers_of_two_digits_survive():
+    theirs = weights.to_torchvision(ViT(ViTConfig(16, 8, 3, 5, 24, 12, 3)).state_dict())
+    assert "encoder.layers.encoder_layer_11.mlp.3.bias" in theirs
+    assert "blocks.11.mlp.fc2.bias" in weights.from_torchvision(theirs)
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "blocks.0.ls1.gamma", "fc_norm.weight"])
+@pytest.mark.parametrize("rename", [weights.to_torchvision, weights.to_vit_pytorch])
+def test_keys_without_a_place_are_named(rename, key):
+    state = ViT(SMALL).state_dict() | {key: torch.zeros(3)}
+    with pytest.raises(ValueError, match=key):
+        rename(state)
+
+
+def test_another_architecture_of_torchvision_is_named():
+    with pytest.raises(ValueError, match="2 weights have no place.*: conv1.weight, fc.bias"):
+        weights.from_torchvision({"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)})
+
+
+def test_what_the_other_library_cannot_hold_is_refused():
+    averaged = ViT(ViTConfig(16, 8, 3, 5, 24, 2, 3, global_pool="avg")).state_dict()
+    unbiased = ViT(ViTConfig(16, 8, 3, 5, 24, 2, 3, qkv_bias=False)).state_dict()
+    with pytest.raises(ValueError, match="cls_token"):
+        weights.to_torchvision(averaged)
+    with pytest.raises(ValueError, match="qkv.bias"):
+        weights.to_torchvision(unbiased)
+    for state in (ViT(SMALL).state_dict(), unbiased):
+        with pytest.raises(ValueError, match="qkv bias, and a LayerNorm"):
+            weights.to_vit_pytorch(state)
+    with pytest.raises(ValueError, match="to_out.0"):
+        weights.from_vit_pytorch({"cls_token": torch.zeros(1, 24)})
+
+
+# --- files ---
+
+
+def test_a_file_in_the_weights_folder_is_loaded(folder, checkpoint):
+    path = shutil.copy(checkpoint, folder)
+    found = weights.load(NAME)
+    state = load_file(checkpoint)
+    assert found.source == str(path) and found.name == NAME and not found.model.training
+    assert all(torch.equal(p, state[key]) for key, p in found.model.state_dict().items())
+    assert tuple(found.mean) == (0.5, 0.5, 0.5) == tuple(found.std)
+
+
+def test_the_transform_belongs_to_the_checkpoint(folder, checkpoint):
+    shutil.copy(checkpoint, folder)
+    transform = weights.load(NAME).transform
+    seen = transform(Image.new("RGB", (320, 256), (255, 255, 255)))
+    assert seen.shape == (3, 224, 224) and torch.allclose(seen, torch.ones(()))
+    cat = data.photos()["cat"]
+    image, tensor = Image.fromarray(cat.permute(1, 2, 0).numpy()), transform(cat)
+    check.check_shape(tensor, (3, 224, 224), "C H W")
+    check.check_close(tensor, transform(image), tol=0.05)  # two ways to round after resizing
+
+
+def test_every_folder_is_searched_and_the_first_wins(folder, checkpoint, monkeypatch, tmp_path):
+    second = tmp_path / "second" / "weights"
+    second.mkdir(parents=True)
+    roots = [tmp_path / "not there", folder.parent, second.parent]
+    monkeypatch.setenv("VITBOOK_DATA", os.pathsep.join(map(str, roots)))
+    path = shutil.copy(checkpoint, second)
+    assert weights.load(NAME).source == str(path)
+    first = shutil.copy(checkpoint, folder)
+    assert weights.load(NAME).source == str(first)
+
+
+def test_a_truncated_file_is_named(folder, checkpoint):
+    path = folder / checkpoint.name
+    content = checkpoint.read_bytes()
+    for size in (0, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="damaged") as error:
+            weights.load(NAME)
+        assert str(path) in str(error.value)
+
+
+def test_a_file_with_a_wrong_key_is_named_with_the_key(folder, checkpoint):
+    state = load_file(checkpoint)
+    state["blocks.3.mlp.fc3.bias"] = state.pop("blocks.3.mlp.fc2.bias")
+    path = folder / checkpoint.name
+    save_file(state, path)
+    with pytest.raises(ValueError) as error:
+        weights.load(NAME)
+    told = str(error.value)
+    assert str(path) in told
+    assert "1 missing: blocks.3.mlp.fc2.bias" in told
+    assert "1 unexpected: blocks.3.mlp.fc3.bias" in told
+
+
+def test_no_pickle_is_read(folder, checkpoint):
+    torch.save(load_file(checkpoint), folder / checkpoint.name)
+    with pytest.raises(ValueError, match="damaged"):
+        weights.load(NAME)
+
+
+@pytest.mark.parametrize("name", ["vit_nope", "vit_tiny_patch16_224.nope", "", "../weights"])
+def test_unknown_names_are_refused_with_what_is_near(name):
+    with pytest.raises(ValueError, match="timm knows no model"):
+        weights.load(name)
+
+
+def test_a_misspelt_name_gets_the_right_one():
+    with pytest.raises(ValueError, match=NAME):
+        weights.load("vit_tiny_patch16_224.augreg_in21k_ft_in1")
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("resnet18.a1_in1k", "ResNet"),
+        ("deit_tiny_distilled_patch16_224.fb_in1k", "VisionTransformerDistilled"),
+    ],
+)
+def test_other_architectures_are_refused(name, kind):
+    with pytest.raises(ValueError, match=f"{kind}; expected a plain VisionTransformer"):
+        weights.load(name)
+
+
+def test_without_file_and_network_all_that_was_tried_is_named_quickly(folder):
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError) as error:
+        weights.load(NAME)
+    assert time.monotonic() - start < 15
+    assert str(folder / f"{NAME}.safetensors") in str(error.value)
+    assert f"timm/{NAME}" in str(error.value)
+
+
+def test_the_real_vit_tiny_knows_a_cat():
+    folders = [folder for folder in weights.folders() if (folder / f"{NAME}.safetensors").is_file()]
+    if not folders:
+        pytest.skip(f"no {NAME}.safetensors in a weights folder of VITBOOK_DATA")
+    found = weights.load(NAME)
+    theirs = timm.create_model("vit_tiny_patch16_224")
+    theirs.load_state_dict(load_file(found.source))
+    pictures = data.photos()
+    with torch.no_grad():
+        images = torch.stack([found.transform(picture) for picture in pictures.values()])
+        logits = found.model(images)
+        assert (logits - theirs.eval()(images)).abs().max() < 1e-4
+    best = dict(zip(pictures, logits.argmax(dim=1).tolist(), strict=True))
+    assert best["cat"] in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
+    assert best["coffee"] in (504, 967, 968)  # mug, espresso, cup
