@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import timm
@@ -75,10 +76,15 @@ def test_named_sizes_have_the_papers_parameters():
 
 
 def test_named_sizes_equal_timms():
-    for name, theirs in {"Ti/16": "vit_tiny_patch16_224", "L/32": "vit_large_patch32_224"}.items():
+    sizes = {"Ti": "tiny", "S": "small", "B": "base", "L": "large"}
+    pairs = {f"{ours}/16": f"vit_{theirs}_patch16_224" for ours, theirs in sizes.items()}
+    for name, theirs in {**pairs, "H/14": "vit_huge_patch14_224"}.items():
         with torch.device("meta"):
             reference = timm.create_model(theirs, num_classes=1000)
             ours = ViT(ViTConfig.named(name))
+        assert weights.config_of(reference) == dataclasses.replace(
+            ours.config, img_size=(224, 224)
+        )
         shapes = {key: p.shape for key, p in ours.state_dict().items()}
         assert shapes == {key: p.shape for key, p in reference.state_dict().items()}
 
@@ -340,6 +346,10 @@ def test_parity_with_timm(changes):
 def test_config_is_read_off_timms_network():
     config = small(img_size=(24, 40), qkv_bias=False, global_pool="avg")
     assert weights.config_of(timm_vit(config)) == config
+    other = timm.create_model(
+        "vit_tiny_patch16_224", depth=1, norm_layer=partial(nn.LayerNorm, eps=1e-5)
+    )
+    assert weights.config_of(other).norm_eps == 1e-5
 
 
 def test_parity_with_torchvision():

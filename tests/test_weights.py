@@ -69,6 +69,19 @@ def test_what_does_not_fit_is_listed_and_nothing_is_copied():
     assert all(torch.equal(p, before[key]) for key, p in model.state_dict().items())
 
 
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_each_kind_of_misfit_is_enough(change):
+    state = ViT(SMALL).state_dict()
+    if change == "missing":
+        del state["cls_token"]
+    elif change == "unexpected":
+        state["reg_token"] = torch.zeros(1, 4, 24)
+    else:
+        state["pos_embed"] = torch.zeros(1, 10, 24)
+    with pytest.raises(ValueError, match=f"1 .*{change}"):
+        weights.load_into(ViT(SMALL), state)
+
+
 def test_long_lists_are_cut_short():
     with pytest.raises(ValueError, match=r"32 missing: .* and 24 more$"):
         weights.load_into(ViT(SMALL), {})

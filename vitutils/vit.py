@@ -41,8 +41,9 @@ class ViTConfig:
             raise ValueError(f"patch_size {P} does not divide {H} x {W}")
         if D % h:
             raise ValueError(f"num_heads {h} does not divide embed_dim {D}")
-        if self.global_pool not in ("token", "avg"):
-            raise ValueError(f"expected token or avg, got {self.global_pool}")
+        pool = self.global_pool
+        if pool not in ("token", "avg"):
+            raise ValueError(f"global_pool is token or avg, got {pool!r}")
 
     @property
     def image_shape(self) -> tuple[int, int]:
