@@ -712,7 +712,9 @@ def test_shapes_lie_where_they_should(positions, low, high):
     drawn = data.shapes(400, seed=3, positions=positions, background="plain")
     images = drawn.images.int()
     outside = images.flatten(2).mode(2).values  # the ground fills most of every image
-    differs = (images - outside[:, :, None, None]).abs().amax(1) > 0  # (N, H, W)
+    contrast = (images - outside[:, :, None, None]).abs().amax(1)  # (N, H, W)
+    assert contrast.flatten(1).amax(1).min() > 60  # the shape stands out in every image
+    differs = contrast > 0
     assert differs.flatten(1).sum(1).min() >= 12  # it can be seen
     for image, centre, radius in zip(differs, drawn.centres, drawn.radii, strict=True):
         y, x = image.nonzero(as_tuple=True)
