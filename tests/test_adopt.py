@@ -73,7 +73,7 @@ def addresses(root: Path) -> dict[str, list[str]]:
     """Every address of the book's own repository, and the files it stands in."""
     owner, name = adopt.current(root)
     own = re.compile(
-        rf"[\w.:/@-]*github(?:usercontent)?\.(?:com|io)[/:](?:[\w./-]*/)?(?:{owner}/[\w.-]+|[\w-]+/{name}(?![\w-]))",
+        rf"[\w.:/@-]*github(?:usercontent)?\.(?:com|io)[/:](?:[\w./-]*/)?(?:{owner}/[\w.-]*[\w-]|[\w-]+/{name}(?![\w-]))",
         re.I,
     )
     found: dict[str, list[str]] = {}
