@@ -530,6 +530,15 @@ def test_damaged_download_is_never_cached(mirror, tiny, tmp_path, damage):
     assert left_over(tmp_path) == []
 
 
+def test_a_read_only_folder_stays_as_it_is_even_for_root(tiny, tmp_path, monkeypatch):
+    shutil.copytree(tiny, tmp_path / "system" / "tiny")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    monkeypatch.setenv("VITBOOK_DATA", str(locked))
+    assert "is read-only" in data.load("tiny").source
+    assert list(locked.iterdir()) == []
+
+
 def test_download_where_the_cache_cannot_be_written(mirror, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / "file" / "cache"))

@@ -22,7 +22,8 @@ def test_there_are_results():
 def test_results_come_from_the_present_script(name):
     about = results.about(name)
     script = ROOT / about["script"]
-    assert about["script_sha256"] == script_hash(script), f"results/{name}.csv is of an older {script.name}: run it again"
+    told = f"results/{name}.csv was made by an older {script.name}: run it again"
+    assert about["script_sha256"] == script_hash(script), told
     assert about["commit"] and about["torch"] and about["device"]
 
 

@@ -269,6 +269,8 @@ def _keep(name: str, found: Found) -> Found:
     temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not folder.stat().st_mode & 0o222:  # root could write there all the same
+            raise PermissionError(f"{_short(folder)} is read-only")
         handle, temporary = tempfile.mkstemp(prefix=f".{name}-", suffix=".part", dir=folder)
         os.close(handle)
         metadata = {"classes": json.dumps(classes), "origin": origin}
