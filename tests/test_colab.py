@@ -32,7 +32,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
     import tomli as tomllib
 
-CHAPTERS = ("04_patches",)
+CHAPTERS = ("04_patches", "06_training")  # 06 reads study results that travel with the package
 # Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
 COLAB = (
     "torch",
