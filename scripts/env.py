@@ -140,7 +140,7 @@ def explain(output, log, goal, doing):
     if DISK.search(flat):
         return (
             "Disk full while {0}.\n"
-            "The environment needs about {1} GB (about 3 GB with the CPU build of torch: see\n"
+            "The environment needs about {1} GB (less with the CPU build of torch: see\n"
             "README.md). `pip cache purge` often frees some; for a full /tmp: TMPDIR=/other.\n"
             "{2}{3}"
         ).format(doing, NEED_GB, again, kept)
