@@ -121,3 +121,27 @@ def test_grey_and_colour_pictures_reach_imshow_in_its_shape():
     assert plot.to_picture(torch.zeros(1, 5, 6)).shape == (5, 6)
     assert plot.to_picture(torch.zeros(3, 5, 6)).shape == (5, 6, 3)
     assert plot.to_picture(torch.zeros(5, 6)).shape == (5, 6)
+
+
+def test_a_diagram_is_a_drawing_of_the_book():
+    shown = plot.diagram("vit-block")._repr_svg_()
+    assert shown.startswith("<svg") and "<title" in shown
+    with pytest.raises(FileNotFoundError, match="no diagram 'block'; there are: .*vit-block"):
+        plot.diagram("block")
+
+
+def test_panels_share_their_axes_and_give_a_name_one_look():
+    parts = {"left": {"a": [[1, 2], [3, 6]], "b": [1, 2]}, "right": {"b": [0, 9]}}
+    figure = plot.panels([10, 20], parts, xlabel="x", ylabel="y", reference=0.5)
+    left, right = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["left", "right"] and left.get_ylim() == right.get_ylim()
+    a, b = left.get_lines()[:2]
+    assert list(a.get_ydata()) == [2, 4], "several runs are drawn as their mean"
+    assert right.get_lines()[0].get_color() == b.get_color() != a.get_color()
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_stacked_bars_stand_end_to_end():
+    figure = plot.stacked({"short": {"a": 1, "b": 2}, "long": {"b": 5, "c": 1}}, xlabel="ms")
+    spans = {(round(bar.get_x(), 6), bar.get_width()) for bar in figure.axes[0].patches if bar.get_width()}
+    assert spans == {(0, 1), (1, 2), (0, 5), (5, 1)}

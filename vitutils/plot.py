@@ -6,6 +6,7 @@ Every function returns the matplotlib Figure, closed; a cell that ends in the ca
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +17,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH = 7.5  # inches; the text column of the page
+HERE = Path(__file__).resolve().parent
+DIAGRAMS = (HERE.parent / "book" / "_static", HERE / "_diagrams")  # in a clone; in an installed package
 
 
 def use_style() -> None:
@@ -61,6 +64,27 @@ def finish(figure: Figure) -> Figure:
     return figure
 
 
+class Diagram:
+    """A hand-made drawing; as the last value of its cell a notebook shows it."""
+
+    def __init__(self, svg: str):
+        self.svg = svg
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+def diagram(name: str) -> Diagram:
+    """Show a drawing of the book: `diagram("vit-block")` is book/_static/vit-block.svg.
+
+    Raises FileNotFoundError for an unknown name; the message lists those there are.
+    """
+    drawings = {file.stem: file for folder in reversed(DIAGRAMS) for file in sorted(folder.glob("*.svg"))}
+    if name not in drawings:
+        raise FileNotFoundError(f"no diagram {name!r}; there are: {', '.join(sorted(drawings)) or 'none'}")
+    return Diagram(drawings[name].read_text(encoding="utf-8"))
+
+
 def to_picture(image: torch.Tensor) -> np.ndarray:
     """Turn (C,H,W), (H,W) or (H,W,3), uint8 or float 0..1, into what imshow takes: (H,W) grey or (H,W,3)."""
     array = image.detach().cpu()
@@ -94,6 +118,16 @@ def images(pictures: Sequence[torch.Tensor], titles: Sequence[str] | None = None
     return finish(figure)
 
 
+def draw_curve(ax, x: Sequence[float], values: Sequence, name: str, index: int) -> None:
+    """Draw one curve (len(x),), or the mean of several runs (runs, len(x)) with a band of +- 1 std."""
+    values = np.asarray(values, dtype=float)
+    mean = values.mean(axis=0) if values.ndim == 2 else values
+    ax.plot(x, mean, label=name, markevery=max(1, len(x) // 12), markersize=4, **look(index))
+    if values.ndim == 2 and len(values) > 1:
+        std = values.std(axis=0, ddof=1)
+        ax.fill_between(x, mean - std, mean + std, color=look(index)["color"], alpha=0.18, linewidth=0)
+
+
 def lines(
     x: Sequence[float],
     curves: Mapping[str, Sequence],
@@ -109,12 +143,7 @@ def lines(
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
     for n, (name, values) in enumerate(curves.items()):
-        values = np.asarray(values, dtype=float)
-        mean = values.mean(axis=0) if values.ndim == 2 else values
-        ax.plot(x, mean, label=name, markevery=max(1, len(x) // 12), markersize=4, **look(n))
-        if values.ndim == 2 and len(values) > 1:
-            std = values.std(axis=0, ddof=1)
-            ax.fill_between(x, mean - std, mean + std, color=look(n)["color"], alpha=0.18, linewidth=0)
+        draw_curve(ax, x, values, name, n)
     for name, level in (reference or {}).items():
         ax.axhline(level, color="0.35", linestyle=":", linewidth=1.2)
         ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.25")
@@ -128,6 +157,57 @@ def lines(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(curves) > 1:
         ax.legend()
+    return finish(figure)
+
+
+def panels(
+    x: Sequence[float],
+    parts: Mapping[str, Mapping[str, Sequence]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: str = "",
+    reference: float | None = None,
+    columns: int = 3,
+) -> Figure:
+    """Draw the curves of `lines` in several panels that share both axes: {title: {name: values}}.
+
+    A name has one look in all panels; the first panel has the legend. reference: a dotted horizontal line.
+    """
+    columns = min(columns, len(parts))
+    rows = -(-len(parts) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, 0.4 + 2.4 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    names = list(dict.fromkeys(name for curves in parts.values() for name in curves))
+    for ax in axes.flat[len(parts) :]:
+        ax.set_axis_off()
+    for ax, (title, curves) in zip(axes.flat, parts.items(), strict=False):
+        for name, values in curves.items():
+            draw_curve(ax, x, values, name, names.index(name))
+        if reference is not None:
+            ax.axhline(reference, color="0.35", linestyle=":", linewidth=1.2)
+        ax.set(title=title, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    if len(names) > 1:
+        axes[0, 0].legend(fontsize=8.5)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    return finish(figure)
+
+
+def stacked(parts: Mapping[str, Mapping[str, float]], *, xlabel: str) -> Figure:
+    """Draw one bar a name, made of named parts end to end: {bar: {part: length}}. Parts have hatches and colours."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(parts)))
+    names = list(dict.fromkeys(name for bar in parts.values() for name in bar))
+    hatches = ("", "//", "..", "xx", "\\\\", "++", "--")
+    for n, name in enumerate(names):
+        lengths = np.array([bar.get(name, 0.0) for bar in parts.values()])
+        before = np.array([sum(bar.get(other, 0.0) for other in names[:n]) for bar in parts.values()])
+        colour, hatch = COLOURS[n % len(COLOURS)], hatches[n % len(hatches)]
+        ax.barh(list(parts), lengths, left=before, label=name, color=colour, hatch=hatch, edgecolor="white")
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.legend(ncols=min(4, len(names)), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return finish(figure)
 
 

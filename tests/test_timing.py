@@ -1,0 +1,50 @@
+"""Candidates take turns; memory kept for the backward pass is counted storage by storage."""
+
+import statistics
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from vitutils import timing
+
+
+def test_candidates_take_turns_and_the_warm_up_is_not_counted():
+    calls = []
+    seconds = timing.race({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=3)
+    assert calls == list("ab" + "ab" + "ba" + "ab")
+    assert list(seconds) == ["a", "b"] and all(len(runs) == 3 for runs in seconds.values())
+
+
+def test_a_race_is_won_by_the_faster():
+    seconds = timing.race({"slow": lambda: time.sleep(0.02), "fast": lambda: None}, repeats=3, warmup=0)
+    assert statistics.median(seconds["slow"]) >= 0.02 > statistics.median(seconds["fast"])
+
+
+@pytest.mark.parametrize("candidates, repeats", [({}, 3), ({"a": lambda: None}, 0)])
+def test_a_race_of_nothing_is_refused(candidates, repeats):
+    with pytest.raises(ValueError, match="at least one candidate and one repeat"):
+        timing.race(candidates, repeats)
+
+
+def test_kept_bytes_counts_each_storage_once():
+    x = torch.randn(10, 4, requires_grad=True)
+    assert timing.kept_bytes(lambda: x * x) == x.nbytes  # both factors are x
+    assert timing.kept_bytes(lambda: (x.exp() * x).sum()) == 2 * x.nbytes  # the exponential, twice, and x
+    assert timing.kept_bytes(lambda: x + x) == 0
+
+
+def test_kept_bytes_leaves_out_what_is_there_anyway():
+    layer, x = nn.Linear(4, 3), torch.randn(10, 4)
+    parts = [x.requires_grad_(), layer.weight]
+    assert timing.kept_bytes(lambda: layer(x)) == sum(part.nbytes for part in parts)
+    assert timing.kept_bytes(lambda: layer(x), layer.parameters()) == x.nbytes
+
+
+def test_the_attention_map_is_what_the_fused_kernel_does_not_keep():
+    T, D = 256, 16
+    q, k, v = torch.randn(3, 1, 1, T, D).requires_grad_().unbind()
+    fused = timing.kept_bytes(lambda: nn.functional.scaled_dot_product_attention(q, k, v))
+    plain = timing.kept_bytes(lambda: (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v)
+    assert plain >= 4 * T * T > 2 * fused
