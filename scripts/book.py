@@ -5,7 +5,7 @@
 What plain `jupyter-book build` does not do, and this does:
 
 * Its cache sees the notebooks' text only. Here an *execution key* is kept of all else that an
-  output depends on (vitutils, results, requirements, scale, versions, data at hand); where it
+  output depends on (vitutils, results, drawings, requirements, scale, versions, data at hand); where it
   changed, the cache is thrown away.
 * It can pass over a cell that failed, the second time most of all. Here every page is read anew
   (`--all`), a failure leaves no mark of success, and only an unchanged success is not built again.
@@ -108,9 +108,11 @@ def version_of(package: str) -> str:
 def execution_key(root: Path) -> dict:
     """All that an executed cell depends on, besides the notebook (jupyter-cache sees that)."""
     beside = [p for p in files_under(root, "notebooks") if p.suffix != ".ipynb"]
+    drawings = [p for p in files_under(root, "book/_static") if p.suffix == ".svg"]  # plot.diagram shows them
     return {
         "vitutils": digest_files(root, files_under(root, "vitutils")),
         "results": digest_files(root, files_under(root, "results") + beside),
+        "drawings": digest_files(root, drawings),
         "requirements.txt": digest_files(root, files_under(root, "requirements.txt")),
         "VITBOOK_SCALE": resolved_scale(),
         "versions": [sys.version.split()[0], *(f"{p} {version_of(p)}" for p in PACKAGES)],

@@ -247,6 +247,7 @@ def test_mended_it_builds_again_and_what_left_the_book_is_gone(book):
         ("vitutils/weights.bin", "vitutils"),
         ("results/study.csv", "results"),
         ("notebooks/helper.csv", "results"),
+        ("book/_static/block.svg", "drawings"),
         ("requirements.txt", "requirements.txt"),
         (".data/images/cifar10", "data"),
     ],

@@ -1,5 +1,6 @@
 """The studies' results: made by the script that stands here, appended by several processes, never doubled."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -27,14 +28,14 @@ def test_results_come_from_the_present_script(name):
     assert about["commit"] and about["torch"] and about["device"]
 
 
-def test_every_run_of_the_training_study_is_there_once():
-    from studies import training
-
-    store = Store(Path(training.__file__), training.KEY)
-    expected = [tuple(map(str, name.values())) for name, *_ in training.runs(store)]
-    rows = [tuple(row[field] for field in training.KEY) for row in store.rows()]
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_run_of_a_study_is_there_once(name):
+    study = importlib.import_module(f"studies.{name}")
+    store = Store(Path(study.__file__), study.KEY)
+    expected = [tuple(str(run[field]) for field in study.KEY) for run, *_ in study.runs(store)]
+    rows = [tuple(row[field] for field in study.KEY) for row in store.rows()]
     assert sorted(rows) == sorted(expected)
-    assert results.about("training")["configuration"] == json.loads(json.dumps(training.configuration()))
+    assert results.about(name)["configuration"] == json.loads(json.dumps(study.configuration()))
 
 
 def test_a_row_is_found_again_and_other_fields_are_refused(tmp_path):
