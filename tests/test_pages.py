@@ -174,6 +174,30 @@ def diagrams_speak(root: Path) -> list[str]:
 
 
 @rule
+def diagrams_fit_a_phone(root: Path) -> list[str]:
+    """A diagram is narrow enough, and its letters large enough, to be read in a column of 360 pixels; no text
+    runs out of the picture. Widths are reckoned for a broad typeface (DejaVu): a letter takes 0.53 of its size, bold or mono 0.61."""
+    wrong = []
+    for path in sorted((root / "book" / "_static").glob("*.svg")):
+        tree = ET.parse(path).getroot()
+        width, height = map(float, tree.get("viewBox").split()[2:])
+        style = tree.findtext(f"{SVG}style") or ""
+        small = [px for px in re.findall(r"font-size: *([\d.]+)", path.read_text("utf-8")) if float(px) < 15]
+        wrong += [f"{path.name} is {width:.0f} wide"] if width > 680 else []
+        wrong += [f"{path.name} has letters of {px} px" for px in small]
+        sizes = dict(re.findall(r"\.(\w+) {[^}]*font-size: *([\d.]+)", style))
+        for text in tree.iter(f"{SVG}text"):
+            classes = (text.get("class") or "").split()
+            size = float(next((sizes[c] for c in classes if c in sizes), 17))
+            long = (0.61 if {"b", "m"} & set(classes) else 0.53) * size * len("".join(text.itertext()))
+            x, y = float(text.get("x")), float(text.get("y"))
+            left, right = (x - long / 2, x + long / 2) if "c" in classes else (x, x + long)
+            if not text.get("transform") and (left < 0 or right > width or not size / 2 < y < height):
+                wrong.append(f"{path.name}: '{text.text}' runs out of the picture")
+    return wrong
+
+
+@rule
 def static_files_are_local(root: Path) -> list[str]:
     """The book's own style and script ask no other host."""
     files = [p for s in ("css", "js") for p in (root / "book" / "_static").rglob(f"*.{s}")]
@@ -315,6 +339,9 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("diagrams_speak", "book/_static/vit-block.svg", ">One pre-norm block</title>", "></title>", "title"),
     ("diagrams_speak", "book/_static/vit-block.svg", "desc", "metadata", "desc"),
     ("diagrams_speak", "book/_static/vit-model.svg", 'fill="#fff"/>', 'fill="none"/>', "ground"),
+    ("diagrams_fit_a_phone", "book/_static/multi-head.svg", "font-size: 15px", "font-size: 9px", "9 px"),
+    ("diagrams_fit_a_phone", "book/_static/pre-norm.svg", 'viewBox="0 0 604', 'viewBox="0 0 900', "900 wide"),
+    ("diagrams_fit_a_phone", "book/_static/multi-head.svg", ">split D in h", ">split the width D in h", "runs out"),
     ("static_files_are_local", "book/_static/book.css", "/* --- Print", "@import '//x.org/a.css'; /*", "host"),
     ("pictures_speak", "README.md", "![A photo", "![](a.png) ![A photo", "a.png"),
     ("pictures_speak", "book/preface.md", ":alt: ", ":alt: home.png\n:x: ", "home.png"),
