@@ -141,6 +141,12 @@ def test_panels_share_their_axes_and_give_a_name_one_look():
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "b"]
 
 
+def test_panels_of_different_quantities_have_their_own_vertical_axes():
+    parts = {"metres": {"a": [1, 2]}, "seconds": {"a": [100, 900]}}
+    left, right = plot.panels([10, 20], parts, xlabel="x", ylabel="", share_y=False).axes
+    assert left.get_ylim()[1] < 10 < right.get_ylim()[0] and left.get_xlim() == right.get_xlim()
+
+
 def test_stacked_bars_stand_end_to_end():
     figure = plot.stacked({"short": {"a": 1, "b": 2}, "long": {"b": 5, "c": 1}}, xlabel="ms")
     spans = {(round(bar.get_x(), 6), bar.get_width()) for bar in figure.axes[0].patches if bar.get_width()}

@@ -40,10 +40,10 @@ def recall_batch(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw B sequences of (key, value) pairs, and one question each.
 
-    Returns keys (B, T), values (B, T), answers (B,), place (B,); T = pairs + 1.
-    The last token is the question: a key of the sequence, with NO_VALUE. The
-    answer is the value that stood beside that key, at `place`. The keys of a
-    sequence differ; its values are drawn freely.
+    Returns keys (B, T), values (B, T), answers (B,) and place (B,), where T is
+    pairs + 1. The last token is the question: a key of the sequence, with
+    NO_VALUE. The answer is the value that stood beside that key, at `place`.
+    The keys of a sequence differ; its values are drawn freely.
     """
     keys = torch.rand(B, NUM_KEYS, generator=generator).topk(pairs).indices
     values = torch.randint(NUM_VALUES, (B, pairs), generator=generator)
@@ -73,8 +73,8 @@ class PairEmbed(nn.Module):
 class RecallAttention(nn.Module):
     """One attention layer: the last token asks, all tokens are looked at.
 
-    keys (B, T), values (B, T) -> logits (B, NUM_VALUES), with need_weights=True
-    also attn (B, 1, T). No positions: the order of the pairs cannot matter.
+    keys (B, T), values (B, T) -> logits (B, NUM_VALUES); need_weights=True
+    adds attn (B, 1, T). No positions: the order of the pairs cannot matter.
     """
 
     def __init__(self, embed_dim: int):

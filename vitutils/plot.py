@@ -169,15 +169,17 @@ def panels(
     log: str = "",
     reference: float | None = None,
     columns: int = 3,
+    share_y: bool = True,
 ) -> Figure:
     """Draw the curves of `lines` in several panels that share both axes: {title: {name: values}}.
 
     A name has one look in all panels; the first panel has the legend. reference: a dotted horizontal line.
+    share_y=False: each panel has its own vertical axis, for titles that name different quantities.
     """
     columns = min(columns, len(parts))
     rows = -(-len(parts) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, 0.4 + 2.4 * rows), sharex=True, sharey=True, squeeze=False
+        rows, columns, figsize=(WIDTH, 0.4 + 2.4 * rows), sharex=True, sharey=share_y, squeeze=False
     )
     names = list(dict.fromkeys(name for curves in parts.values() for name in curves))
     for ax in axes.flat[len(parts) :]:
