@@ -1,5 +1,10 @@
-"""The small convolutional net that stands beside the ViT in comparisons. Chapter 6 writes it out in the same words."""
+"""Convolutional nets and what they are held against.
 
+Chapter 1 writes out all but `SmallCNN` in the same words; chapter 6 writes out that one.
+"""
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,3 +32,104 @@ class SmallCNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         grid = self.stages(images)  # (B, width, H / 2^stages, W / 2^stages)
         return self.head(grid.mean(dim=(2, 3)))  # (B, K)
+
+
+class PixelMLP(nn.Module):
+    """Linear layers over all pixels at once, a ReLU after each but the last.
+
+    images (B, C, H, W) -> logits (B, K); pixels is C * H * W.
+    """
+
+    def __init__(self, pixels: int, num_classes: int, widths: tuple):
+        super().__init__()
+        layers, width_before = [], pixels
+        for width in widths:
+            layers += [nn.Linear(width_before, width), nn.ReLU()]
+            width_before = width
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(width_before, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.layers(images.flatten(1)))
+
+
+class LocallyConnected(nn.Module):
+    """Like a 3 x 3 convolution, with a filter of its own at every place.
+
+    images (B, C, H, W) -> (B, out_chans, H, W), for one size (H, W) only.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, size: tuple):
+        super().__init__()
+        self.size = H, W = size
+        shape = (H * W, out_chans, 9 * in_chans)
+        self.weight = nn.Parameter(torch.randn(shape) / (9 * in_chans) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(out_chans, H * W))
+
+    def forward(self, images: Tensor) -> Tensor:
+        windows = F.unfold(images, 3, padding=1)  # (B, 9*C, H*W)
+        out = torch.einsum("bip,poi->bop", windows, self.weight) + self.bias
+        return out.unflatten(2, self.size)  # (B, out_chans, H, W)
+
+
+class BlurPool(nn.Module):
+    """Low-pass filter, then every second place: H and W are halved.
+
+    (B, C, H, W) -> (B, C, H/2, W/2). The filter is (1, 2, 1) / 4 along
+    rows and along columns, the same for every channel; nothing is learned.
+    Source: Zhang 2019.
+    """
+
+    def __init__(self):
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("kernel", torch.outer(row, row))
+
+    def forward(self, grid: Tensor) -> Tensor:
+        C = grid.shape[1]
+        kernels = self.kernel.expand(C, 1, 3, 3)  # one filter a channel
+        return F.conv2d(grid, kernels, stride=2, padding=1, groups=C)
+
+
+def blur_pooling(model: nn.Module) -> nn.Module:
+    """Replace each 2 x 2 max-pooling, in place, by one that filters.
+
+    The maximum is taken at every place; BlurPool then leaves places out.
+    """
+    for name, child in model.named_children():
+        if isinstance(child, nn.MaxPool2d):
+            dense = nn.MaxPool2d(2, stride=1)
+            setattr(model, name, nn.Sequential(dense, BlurPool()))
+        else:
+            blur_pooling(child)
+    return model
+
+
+class ConvStack(nn.Module):
+    """3 x 3 convolutions of stride 1, then the mean over all places.
+
+    images (B, C, H, W) -> logits (B, K). One layer a number in dilations:
+    (1, 1, 1) stacks three plain ones. BatchNorm, ReLU after each.
+    """
+
+    def __init__(
+        self, in_chans: int, num_classes: int, width: int, dilations: tuple
+    ):
+        super().__init__()
+        layers, width_before = [], in_chans
+        for d in dilations:
+            layers += [
+                nn.Conv2d(
+                    width_before, width, 3, padding=d, dilation=d, bias=False
+                ),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+            width_before = width
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm1d(width)  # brings the means to size 1
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = self.layers(images)  # (B, width, H, W)
+        return self.head(self.norm(grid.mean(dim=(2, 3))))  # (B, K)
