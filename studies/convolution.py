@@ -152,12 +152,15 @@ def measure(task: str, part: str, model: torch.nn.Module, dataset: Dataset) -> t
 
 
 def best_rate(store: Store, task: str, net: str) -> float:
-    """The peak rate with the highest held-out accuracy in the search; waits while the other shard still searches."""
+    """The peak rate with the highest held-out accuracy in the search, of equals the one with the lowest held-out loss.
+
+    Waits while the other shard still searches.
+    """
     expected = len(RATES.get(task, RATES["other"]))
     while True:
         rows = [row for row in store.rows() if (row["part"], row["task"], row["net"]) == ("search", task, net)]
         if len(rows) == expected:
-            return float(max(rows, key=lambda row: float(row["accuracy"]))["lr"])
+            return float(max(rows, key=lambda row: (float(row["accuracy"]), -float(row["loss"])))["lr"])
         print(f"waiting for the search of {task}, {net}: {len(rows)} of {expected} runs", flush=True)
         time.sleep(20)
 
@@ -190,6 +193,7 @@ def run(store: Store, name: dict) -> dict:
         "epochs": recipe.epochs,
         "images": len(dataset.train_labels),
         "accuracy": round(history.accuracy, 5),
+        "loss": round(history.epochs[-1]["val_loss"], 6),
         "accuracies": " ".join(f"{value:.4f}" for value in accuracies),
         "train_loss": round(sum(history.losses[-50:]) / 50, 5),
         "share_of_commonest_answer": round(commonest, 4),
