@@ -31,6 +31,28 @@ def attention(
     return attn @ v, attn
 
 
+class AttentionLayer(nn.Module):
+    """Self-attention with one head: tokens (B, T, D) -> (B, T, D).
+
+    With need_weights=True also attn (B, T, T); without, the fused kernel
+    computes the same and hands back no map.
+    """
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, tokens: Tensor, need_weights: bool = False):
+        q, k, v = self.qkv(tokens).chunk(3, dim=-1)  # each (B, T, D)
+        if need_weights:
+            mixed, attn = attention(q, k, v)
+            return self.proj(mixed), attn
+        q, k, v = (x.unsqueeze(1) for x in (q, k, v))  # (B, 1, T, D)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.squeeze(1))
+
+
 NUM_KEYS, NUM_VALUES = 64, 16
 NO_VALUE = NUM_VALUES  # stands beside the key that is asked for
 
