@@ -147,6 +147,13 @@ def test_panels_of_different_quantities_have_their_own_vertical_axes():
     assert left.get_ylim()[1] < 10 < right.get_ylim()[0] and left.get_xlim() == right.get_xlim()
 
 
+def test_a_matrix_may_name_its_rows_and_columns():
+    words = ["a", "floating", "point"]
+    ax, _ = plot.matrices([torch.eye(3)], [""], names=words).axes
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [label.get_text() for label in labels] == words
+
+
 def test_stacked_bars_stand_end_to_end():
     figure = plot.stacked({"short": {"a": 1, "b": 2}, "long": {"b": 5, "c": 1}}, xlabel="ms")
     spans = {(round(bar.get_x(), 6), bar.get_width()) for bar in figure.axes[0].patches if bar.get_width()}

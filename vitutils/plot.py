@@ -259,14 +259,19 @@ def matrices(
     ylabel: str = "",
     signed: bool = False,
     label: str = "",
+    names: Sequence[str] | None = None,
 ) -> Figure:
-    """Show matrices (rows, columns) beside each other on one colour scale; signed ones with white at zero."""
+    """Show matrices (rows, columns) beside each other on one colour scale; signed ones with white at zero.
+
+    names: what stands at the rows and columns of square matrices, in place of their numbers.
+    """
     arrays = [torch.as_tensor(a).detach().cpu().float().numpy() for a in arrays]
     top = max(np.abs(a).max() for a in arrays)
     scale = {"cmap": "RdBu_r", "vmin": -top, "vmax": top} if signed else {"vmin": 0, "vmax": top}
     columns = min(4, len(arrays))
     rows = -(-len(arrays) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (WIDTH / columns + 0.3)), squeeze=False)
+    width = WIDTH if columns > 1 else 0.75 * WIDTH
+    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (width / columns + 0.3)), squeeze=False)
     for n, ax in enumerate(axes.flat):
         ax.grid(False)
         if n >= len(arrays):
@@ -275,6 +280,9 @@ def matrices(
         picture = ax.imshow(arrays[n], interpolation="nearest", **scale)
         ax.set_title(titles[n])
         ax.set_xlabel(xlabel)
+        if names:
+            ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+            ax.set_yticks(range(len(names)), names)
         if n % columns == 0:
             ax.set_ylabel(ylabel)
     figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
