@@ -4,10 +4,11 @@
     python -m studies.convolution --shard 0/2  every second run; start both shards at once on two cores
 
 Tasks:
-    sides     grey drawn shapes; trained where they stand on the left, tested on the left and on the right
-    shifted   4,000 Fashion-MNIST images, 16 px in the middle of 32; tested moved by 0 to 8 px, four directions
-    permuted  the same images, all pixels reordered by one fixed permutation
-    blobs     two blobs, of one colour or of two; one net for all distances, tested at each
+    sides             grey drawn shapes; trained where they stand on the left, tested on the left and on the right
+    shifted           4,000 Fashion-MNIST images, 16 px in the middle of 32; test images moved by 0 to 8 px
+    permuted          the same images, all pixels reordered by one fixed permutation
+    permuted shapes   the shapes on the left, likewise
+    blobs             two blobs, of one colour or of two; one net for all distances, tested at each
 
 Parts, in the order they run:
     search    every net of every task at each peak rate, seed 100; held-out data, never moved; the best is used below
@@ -16,7 +17,7 @@ Parts, in the order they run:
 Every net of a task sees the same images as often, with the same schedule. One thread a run; `seconds` are of
 processor time, training and the look at held-out images after each epoch.
 `accuracy` is that on the test part as it is; `accuracies` depends on the task: left and right; for each shift, the mean
-over four directions; the same number again; for each distance.
+over four directions; for each distance; elsewhere the same number again.
 """
 
 import argparse
@@ -57,13 +58,14 @@ KINDS = ("disc", "square", "triangle", "cross")
 SHIFTS = tuple(range(9))
 DISTANCES = (2, 4, 6, 8, 12, 16, 20, 24)
 RECIPE = train.Recipe(batch_size=64, weight_decay=0.05, warmup=0.1, clip_grad=1.0)
-EPOCHS = {"sides": 8, "shifted": 8, "permuted": 8, "blobs": 2}
-IMAGES = {"sides": 4_000, "shifted": 4_000, "permuted": 4_000, "blobs": 19_200}
-TEST_IMAGES = {"sides": 2_000, "shifted": 1_500, "permuted": 1_500, "blobs": 3_200}
+EPOCHS = {"sides": 8, "shifted": 8, "permuted": 8, "permuted shapes": 8, "blobs": 4}
+IMAGES = {"sides": 4_000, "shifted": 4_000, "permuted": 4_000, "permuted shapes": 4_000, "blobs": 19_200}
+TEST_IMAGES = {"sides": 2_000, "shifted": 1_500, "permuted": 1_500, "permuted shapes": 2_000, "blobs": 3_200}
 NETS = {
     "sides": ("mlp", "cnn", "vit"),
     "shifted": ("mlp", "cnn", "vit", "cnn, blur pooling"),
     "permuted": ("mlp", "cnn", "vit"),
+    "permuted shapes": ("mlp", "cnn", "vit"),
     "blobs": (*DILATIONS, "vit"),
 }
 RATES = {"blobs": (1e-3, 3e-3, 1e-2), "other": (1e-3, 3e-3, 1e-2, 3e-2)}
@@ -74,7 +76,7 @@ KEY = ("part", "task", "net", "lr", "seed")
 def make_net(task: str, net: str, seed: int) -> torch.nn.Module:
     """A fresh net; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    K = {"sides": len(KINDS), "blobs": 2}.get(task, 10)
+    K = {"sides": len(KINDS), "permuted shapes": len(KINDS), "blobs": 2}.get(task, 10)
     if task == "blobs":
         return ViT(BLOB_VIT) if net == "vit" else ConvStack(3, K, BLOB_WIDTH, DILATIONS[net])
     if net == "mlp":
@@ -114,16 +116,17 @@ def permute_pixels(images: torch.Tensor) -> torch.Tensor:
 def make_data(task: str, part: str, seed: int) -> Dataset:
     """The images of a run. In the search, the test part is held-out data; in the main part, it is the test data."""
     n, m = IMAGES[task], TEST_IMAGES[task]
-    if task == "sides":
-        held = grey_shapes(m, 1 if part == "search" else 2, "left")
-        return in_memory(task, grey_shapes(n, 0, "left"), held, KINDS)
+    change = permute_pixels if task.startswith("permuted") else (lambda images: images)
+    if task in ("sides", "permuted shapes"):
+        images, labels = grey_shapes(n, 0, "left")
+        held, held_labels = grey_shapes(m, 1 if part == "search" else 2, "left")
+        return in_memory(task, (change(images), labels), (change(held), held_labels), KINDS)
     if task == "blobs":
         images, labels, _ = two_blobs(n, DISTANCES, seed)
         held = two_blobs(m, DISTANCES, 1_001 if part == "search" else 1_000)
         return in_memory(task, (images, labels), held[:2], ("two colours", "one colour"))
     fashion = data.load("fashion_mnist")
     fashion = (fashion.hold_out(5_000) if part == "search" else fashion).take(train=n, test=m)
-    change = permute_pixels if task == "permuted" else (lambda images: images)
     return in_memory(
         task,
         (change(on_canvas(fashion.train_images)), fashion.train_labels),
