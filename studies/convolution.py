@@ -169,18 +169,18 @@ def best_rate(store: Store, task: str, net: str) -> float:
 
 
 def runs(store: Store):
-    """Yield (part, task, net, rate or None for the best, seed) of every run, in order."""
+    """Yield the key fields of every run, in order; a run of the main part is known once its search is over."""
     for task, nets in NETS.items():
         for net in nets:
             for lr in RATES.get(task, RATES["other"]):
-                yield {"part": "search", "task": task, "net": net, "lr": lr, "seed": 100}
+                yield ({"part": "search", "task": task, "net": net, "lr": lr, "seed": 100},)
     for seed in SEEDS:
         for task, nets in NETS.items():
             for net in nets:
-                yield {"part": "main", "task": task, "net": net, "lr": None, "seed": seed}
+                yield ({"part": "main", "task": task, "net": net, "lr": best_rate(store, task, net), "seed": seed},)
 
 
-def run(store: Store, name: dict) -> dict:
+def run(name: dict) -> dict:
     """Train one net and return its row."""
     part, task, net, seed = name["part"], name["task"], name["net"], name["seed"]
     dataset = make_data(task, part, seed)
@@ -234,13 +234,10 @@ def main() -> None:
     shard, shards = map(int, parser.parse_args().shard.split("/"))
     torch.set_num_threads(1)
     store = Store(__file__, KEY)
-    for n, name in enumerate(runs(store)):
-        if n % shards != shard:
+    for n, (name,) in enumerate(runs(store)):
+        if n % shards != shard or store.has(name):
             continue
-        name = name | {"lr": name["lr"] or best_rate(store, name["task"], name["net"])}
-        if store.has(name):
-            continue
-        row = run(store, name)
+        row = run(name)
         store.append(row)
         print(*(f"{key}={value}" for key, value in row.items()), flush=True)
     store.describe(configuration(), sum(float(row["seconds"]) for row in store.rows()))
