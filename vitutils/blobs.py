@@ -26,9 +26,9 @@ def two_blobs(
     second = torch.where(labels == 1, first, (first + 1 + other) % 4)
     row, left = draw(H - 2), draw(W - 4 - distance)
     images = torch.zeros(n, 3, H, W, dtype=torch.uint8)
-    for y in range(3):
-        for x in range(3):
-            for colour, start in ((first, left), (second, left + 2 + distance)):
-                pixel = 255 * colours[colour]  # (n, 3)
-                images[image, :, row + y, start + x] = pixel.byte()
+    for colour, start in (first, left), (second, left + 2 + distance):
+        pixel = (255 * colours[colour]).byte()  # (n, 3)
+        for y in range(3):
+            for x in range(3):
+                images[image, :, row + y, start + x] = pixel
     return images, labels, distance
