@@ -199,6 +199,21 @@ def diagrams_fit_a_phone(root: Path) -> list[str]:
 
 
 @rule
+def diagrams_are_shown(root: Path) -> list[str]:
+    """A diagram that a chapter asks for is there, and every diagram stands on a page or in a chapter."""
+    there = {p.stem for p in (root / "book" / "_static").glob("*.svg")} - {"logo", "favicon"}
+    pages = "".join(markdown for _, markdown in texts(root))
+    shown = set(re.findall(r"_static/([\w-]+)\.svg", pages))
+    wrong = []
+    for path in sorted(root.glob("notebooks/*.ipynb")):
+        code = [c["source"] for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
+        asked = set(re.findall(r"""\bdiagram\(["']([\w-]+)["']\)""", "".join(map("".join, code))))
+        wrong += [f"{path.name}: no diagram {name}" for name in sorted(asked - there)]
+        shown |= asked
+    return wrong + [f"{name}.svg is shown nowhere" for name in sorted(there - shown)]
+
+
+@rule
 def static_files_are_local(root: Path) -> list[str]:
     """The book's own style and script ask no other host."""
     files = [p for s in ("css", "js") for p in (root / "book" / "_static").rglob(f"*.{s}")]
@@ -343,6 +358,8 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("diagrams_fit_a_phone", "book/_static/multi-head.svg", "font-size: 15px", "font-size: 9px", "9 px"),
     ("diagrams_fit_a_phone", "book/_static/pre-norm.svg", 'viewBox="0 0 604', 'viewBox="0 0 900', "900 wide"),
     ("diagrams_fit_a_phone", "book/_static/multi-head.svg", ">split D in h", ">split the width D in h", "runs out"),
+    ("diagrams_are_shown", "notebooks/02_attention.ipynb", "local-global", "global-local", "no diagram global-local"),
+    ("diagrams_are_shown", "book/notation.md", "_static/vit-block.svg", "_static/home.png", "vit-block.svg is shown"),
     ("static_files_are_local", "book/_static/book.css", "/* --- Print", "@import '//x.org/a.css'; /*", "host"),
     ("pictures_speak", "README.md", "![A photo", "![](a.png) ![A photo", "a.png"),
     ("pictures_speak", "book/preface.md", ":alt: ", ":alt: home.png\n:x: ", "home.png"),
