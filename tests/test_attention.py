@@ -167,6 +167,16 @@ def test_the_nets_give_logits_over_the_values(net):
     check.check_shape(net(keys, values), (5, NUM_VALUES))
 
 
+@pytest.mark.parametrize("kind, width", [(RecallAttention, 64), (RecallLSTM, 42)], ids=["attention", "lstm"])
+def test_the_answer_depends_on_the_question_and_on_every_pair(kind, width):
+    torch.manual_seed(0)
+    net, (keys, values, _, _) = kind(width), recall_batch(1, 4, torch.Generator().manual_seed(0))
+    for place in range(5):
+        other = keys.clone()
+        other[0, place] = (keys[0, place] + 1) % NUM_KEYS
+        assert (net(other, values) - net(keys, values)).abs().max() > 1e-4, place
+
+
 def test_the_nets_are_of_equal_size():
     sizes = [check.count_parameters(net) for net in (RecallAttention(64), RecallLSTM(42))]
     assert sizes == [18_704, 18_538] and abs(sizes[1] / sizes[0] - 1) < 0.01
