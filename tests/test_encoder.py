@@ -196,7 +196,13 @@ def test_look_ups_ask_for_the_values_that_stand_there():
         dictionary = {key: value - 16 for key, value in sequence}
         assert sorted(dictionary) == list(range(16)) and set(dictionary.values()) <= set(range(8))
         assert [dictionary[key] for key in range(3)] == wanted
-    check.check_shape(encoder.PairEmbedding(25, 6)(ids), (20, 17, 6), "B T D")
+
+
+def test_a_pair_is_embedded_as_its_key_plus_its_value():
+    embed, ids = encoder.PairEmbedding(25, 6), next(encoder.look_ups(3, 4, seed=0))[0]
+    table = embed.table.weight
+    check.check_shape(embed(ids), (4, 17, 6), "B T D")
+    check.check_close(embed(ids)[1, 5], table[ids[1, 5, 0]] + table[ids[1, 5, 1]])
 
 
 def test_which_first_is_decided_by_order_alone():
