@@ -160,6 +160,21 @@ def test_accuracy_under_shift_of_a_model_whose_answers_are_known():
     assert one.tolist() == [[1]]
 
 
+def test_accuracy_under_shift_moves_along_one_axis_and_normalises_after():
+    images = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    seen = []
+
+    class Keeps(SeesTheLeft):
+        def forward(self, images):
+            seen.append(images.clone())
+            return super().forward(images)
+
+    accuracy_under_shift(Keeps(), images, torch.zeros(1, dtype=torch.int64), [0, 3], mean=0.1, std=0.3)
+    expected = [(0, 0), (3, 0), (0, 0), (-3, 0), (0, 0), (0, 3), (0, 0), (0, -3)]
+    for got, (dx, dy) in zip(seen, expected, strict=True):
+        check_close(got, data.normalise(shift(images, dx, dy), 0.1, 0.3))
+
+
 def test_accuracy_under_shift_names_bad_input():
     images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(ValueError, match="got 'north'"):
