@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vitutils import attention as module
-from vitutils import check
+from vitutils import check, results
 from vitutils.attention import (
     NO_VALUE,
     NUM_KEYS,
@@ -228,3 +228,11 @@ def test_the_chapter_writes_out_all_of_it():
     shown = [node for cell in cells for node in ast.parse(cell).body if isinstance(node, ast.Assign)]
     shown = {ast.dump(node) for node in shown}
     assert all(ast.dump(node) in shown for node in own if isinstance(node, ast.Assign)), "the constants differ"
+
+
+def test_no_best_rate_of_the_study_lies_at_the_edge_of_its_grid():
+    rows = [row for row in results.read("recall") if row["part"] == "search"]
+    for case in {(row["net"], row["pairs"]) for row in rows}:
+        tried = [row for row in rows if (row["net"], row["pairs"]) == case]
+        best = min(tried, key=lambda row: row["loss"])["lr"]
+        assert min(row["lr"] for row in tried) < best < max(row["lr"] for row in tried), case
