@@ -32,7 +32,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
     import tomli as tomllib
 
-CHAPTERS = ("04_patches", "06_training")  # 06 reads study results that travel with the package
+# Between them: photos, a data set, training, and the study results and diagrams that travel with the package.
+CHAPTERS = ("01_convolution", "02_attention")
 # Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
 COLAB = (
     "torch",
