@@ -129,7 +129,7 @@ def citations_resolve(root: Path) -> list[str]:
 def links_resolve(root: Path) -> list[str]:
     """A link within the book leads to a file and a place that are there."""
     planned = re.findall(r"file: (\S+)", (root / "_toc.yml").read_text(encoding="utf-8"))
-    wrong = []
+    wrong, known = [], {}
     for path, _, target in links(root):
         if re.match(r"[a-z][a-z0-9+.-]*:", target):
             continue
@@ -138,8 +138,11 @@ def links_resolve(root: Path) -> list[str]:
         unwritten = place.suffix == ".ipynb" and f"notebooks/{place.stem}" in planned
         if not place.is_file() and not unwritten:
             wrong.append(f"{path.name}: {target} is not there")
-        elif anchor and place.suffix == ".md" and anchor not in anchors(place, root):
-            wrong.append(f"{path.name}: no place '{anchor}' in {place.name}")
+        elif anchor and place.suffix == ".md":
+            if place not in known:
+                known[place] = anchors(place, root)
+            if anchor not in known[place]:
+                wrong.append(f"{path.name}: no place '{anchor}' in {place.name}")
     return wrong
 
 
