@@ -8,6 +8,8 @@ Parts, in the order they run:
     main    both nets at each number of pairs, 5 seeds
     wide    an LSTM of three times the width, 8 pairs, its own search, 3 seeds
     longer  the LSTM with four times the steps, 3 seeds
+    open    the LSTM with its forget gates open at the start, at each number of pairs, its own search, 3 seeds; its
+            grid of rates begins and ends one higher, as the best of the others' grid would lie at the upper edge
 
 Every sequence is drawn afresh, in training and for the accuracy, which is measured on 4,000 sequences of a seed that
 no training uses. One thread a run.
@@ -23,9 +25,11 @@ from studies.store import Store
 from vitutils import check
 from vitutils.attention import RecallAttention, RecallLSTM, recall_batch, train_recall
 
-WIDTHS = {"attention": 64, "lstm": 42, "wide lstm": 128}
+WIDTHS = {"attention": 64, "lstm": 42, "wide lstm": 128, "open lstm": 42}
+FORGET_BIAS = 3.0  # of the open lstm, added at the start
 PAIRS = (2, 4, 8, 16, 32)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+OPEN_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 STEPS = 2_000
 SEARCH_SEED = 100
 SEEDS = (0, 1, 2, 3, 4)
@@ -41,8 +45,9 @@ KEY = ("part", "net", "pairs", "variant", "seed")
 def make_net(net: str, seed: int) -> torch.nn.Module:
     """A fresh net; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    kind = RecallAttention if net == "attention" else RecallLSTM
-    return kind(WIDTHS[net])
+    if net == "attention":
+        return RecallAttention(WIDTHS[net])
+    return RecallLSTM(WIDTHS[net], FORGET_BIAS if net == "open lstm" else 0.0)
 
 
 def best_rate(store: Store, net: str, pairs: int) -> float:
@@ -60,9 +65,9 @@ def best_rate(store: Store, net: str, pairs: int) -> float:
 def runs():
     """Yield (key fields, peak rate or None for the best one, steps) of every run, in order."""
 
-    def search(net, sizes):
+    def search(net, sizes, rates=RATES):
         for pairs in sizes:
-            for lr in RATES:
+            for lr in rates:
                 name = {"part": "search", "net": net, "pairs": pairs, "variant": f"lr {lr:g}", "seed": SEARCH_SEED}
                 yield name, lr, STEPS
 
@@ -78,6 +83,8 @@ def runs():
     yield from search("wide lstm", WIDE_PAIRS)
     yield from repeat("wide", "wide lstm", WIDE_PAIRS, FEWER_SEEDS)
     yield from repeat("longer", "lstm", LONGER_PAIRS, FEWER_SEEDS, f"{LONGER_STEPS} steps", LONGER_STEPS)
+    yield from search("open lstm", PAIRS, OPEN_RATES)
+    yield from repeat("open", "open lstm", PAIRS, FEWER_SEEDS)
 
 
 @torch.inference_mode()
@@ -124,12 +131,14 @@ def configuration() -> dict:
         "widths": WIDTHS,
         "pairs": PAIRS,
         "rates": RATES,
+        "open_rates": OPEN_RATES,
         "steps": STEPS,
         "search_seed": SEARCH_SEED,
         "seeds": SEEDS,
         "wide_pairs": WIDE_PAIRS,
         "longer_pairs": LONGER_PAIRS,
         "longer_steps": LONGER_STEPS,
+        "forget_bias": FORGET_BIAS,
         "sequences": SEQUENCES,
         "test_seed": TEST_SEED,
     }

@@ -182,6 +182,20 @@ def test_the_nets_are_of_equal_size():
     assert sizes == [18_704, 18_538] and abs(sizes[1] / sizes[0] - 1) < 0.01
 
 
+def test_the_forget_bias_opens_the_forget_gates_and_nothing_else():
+    nets = []
+    for bias in (0.0, 3.0):
+        torch.manual_seed(0)
+        nets.append(dict(RecallLSTM(6, bias).named_parameters()))
+    moved = {name: nets[1][name] - nets[0][name] for name in nets[0]}
+    gates = moved.pop("lstm.bias_ih_l0").detach().unflatten(0, (4, 6))  # torch's order: i, f, g, o
+    assert torch.equal(gates[[0, 2, 3]], torch.zeros(3, 6)) and all((rest == 0).all() for rest in moved.values())
+    check.check_close(gates[1], torch.full((6,), 3.0), tol=1e-6)
+    torch.manual_seed(0)
+    plain = dict(RecallLSTM(6).named_parameters())
+    assert all(torch.equal(plain[name], nets[0][name]) for name in plain), "the default adds nothing"
+
+
 def test_attention_does_not_mind_the_order_of_the_pairs_and_the_lstm_does():
     torch.manual_seed(0)
     keys, values, _, _ = recall_batch(5, 8, torch.Generator().manual_seed(0))
