@@ -117,6 +117,15 @@ def test_neighbouring_categories_differ_in_more_than_colour():
         assert len({str(one[key]) for one in looks}) == len(looks)
 
 
+def test_rows_of_dots_look_alike_where_they_share_a_category():
+    runs = {"a, here": [1, 2], "b, here": [2, 3], "a, there": [3, 4]}
+    drawn = [line for line in plot.dots(runs, xlabel="x", looks=[0, 1, 0]).axes[0].lines if len(line.get_xdata()) == 2]
+    shown = [(line.get_color(), line.get_marker()) for line in drawn if line.get_marker() in plot.MARKERS]
+    assert len(shown) == 3 and shown[0] == shown[2] != shown[1]
+    with pytest.raises(ValueError):
+        plot.dots(runs, xlabel="x", looks=[0, 1])
+
+
 def test_grey_and_colour_pictures_reach_imshow_in_its_shape():
     assert plot.to_picture(torch.zeros(1, 5, 6)).shape == (5, 6)
     assert plot.to_picture(torch.zeros(3, 5, 6)).shape == (5, 6, 3)

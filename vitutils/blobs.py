@@ -9,8 +9,8 @@ def two_blobs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw two 3 x 3 blobs in one row: of one colour (1) or of two (0).
 
-    distances: from the edge of one blob to the facing edge of the other, in
-    columns; they and the labels take turns, so that all are in balance.
+    distances: steps from the last column of one blob to the first of the
+    other; they and the labels take turns, so that all are in balance.
     Returns uint8 images (n, 3, H, W), labels (n,), each distance (n,).
     """
     generator = torch.Generator().manual_seed(seed)

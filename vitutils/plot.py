@@ -213,16 +213,22 @@ def stacked(parts: Mapping[str, Mapping[str, float]], *, xlabel: str) -> Figure:
     return finish(figure)
 
 
-def dots(results: Mapping[str, Sequence[float]], *, xlabel: str, reference: float | None = None) -> Figure:
+def dots(
+    results: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    reference: float | None = None,
+    looks: Sequence[int] | None = None,
+) -> Figure:
     """One row a name: every run as a small dot, their mean as a bar across, +- 1 std as a line.
 
-    reference: where to draw a dotted vertical line, or None.
+    reference: where to draw a dotted vertical line, or None. looks: the category of each row, where rows share one.
     """
     figure, ax = plt.subplots(figsize=(WIDTH, 0.6 + 0.42 * len(results)))
-    for n, runs in enumerate(results.values()):
+    for n, (runs, category) in enumerate(zip(results.values(), looks or range(len(results)), strict=True)):
         runs = np.asarray(runs, dtype=float)
-        colour = look(n)["color"]
-        ax.plot(runs, np.full(len(runs), n), linestyle="", marker=look(n)["marker"], color=colour, alpha=0.55)
+        colour, marker = look(category)["color"], look(category)["marker"]
+        ax.plot(runs, np.full(len(runs), n), linestyle="", marker=marker, color=colour, alpha=0.55)
         std = runs.std(ddof=1) if len(runs) > 1 else 0.0
         ax.errorbar(runs.mean(), n, xerr=std, color=colour, capsize=4, marker="|", markersize=16)
     if reference is not None:
