@@ -54,6 +54,20 @@ class Store:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    @contextmanager
+    def claimed(self, run: dict) -> Iterator[bool]:
+        """Take a run for this process: False where another process has it. A process that dies gives it back."""
+        about = "|".join(str(run[name]) for name in self.key)
+        folder = self.folder / f".{self.script.stem}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / hashlib.sha256(about.encode()).hexdigest()[:16]).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
     def append(self, row: dict) -> None:
         """Add one finished run. Raises ValueError where its fields are not those of the rows before it."""
         with self.locked():
@@ -66,14 +80,17 @@ class Store:
                     writer.writeheader()
                 writer.writerow(row)
 
-    def describe(self, configuration: dict, seconds: float) -> None:
-        """Write who, when and with what: configuration, script hash, commit, versions, device, seconds of all runs."""
+    def describe(self, configuration: dict, seconds: float, finished: bool = True) -> None:
+        """Write who, when and with what: configuration, script hash, commit, versions, device, seconds of all runs.
+
+        finished: False at the start of a study, so that its first row already has a script it belongs to.
+        """
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=self.script.parent)
         about = {
             "script": f"studies/{self.script.name}",
             "script_sha256": script_hash(self.script),
             "configuration": configuration,
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None,
             "commit": commit.stdout.strip() or None,
             "python": platform.python_version(),
             "torch": torch.__version__,

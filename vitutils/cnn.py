@@ -1,6 +1,6 @@
 """Convolutional nets and what they are held against.
 
-Chapter 1 writes out all but `SmallCNN` in the same words; chapter 6 writes out that one.
+Chapter 1 writes out most of them in the same words, chapter 6 `SmallCNN`, chapter 7 `ConvStem`.
 """
 
 import torch
@@ -133,3 +133,36 @@ class ConvStack(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         grid = self.layers(images)  # (B, width, H, W)
         return self.head(self.norm(grid.mean(dim=(2, 3))))  # (B, K)
+
+
+class ConvStem(nn.Module):
+    """Tokens from a few convolutions: images (B, C, H, W) -> (B, N, D).
+
+    3 x 3 convolutions of stride 2, BatchNorm, ReLU, each as wide again as the
+    one before, until a place stands for a patch; then a 1 x 1 convolution.
+    Stands in for `PatchEmbed`: `ViT(config, ConvStem)`. Source: Xiao et al.
+    2021. Raises ValueError unless patch_size is a power of two.
+    """
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
+        super().__init__()
+        stages = patch_size.bit_length() - 1
+        if patch_size < 2 or patch_size != 2**stages:
+            raise ValueError(
+                f"patch_size must be a power of two, got {patch_size}"
+            )
+        layers, width_before = [], in_chans
+        for stage in range(stages):
+            width = embed_dim // 2 ** (stages - 1 - stage)
+            layers += [
+                nn.Conv2d(width_before, width, 3, 2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+            width_before = width
+        self.layers = nn.Sequential(*layers)
+        self.proj = nn.Conv2d(width_before, embed_dim, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = self.proj(self.layers(images))  # (B, D, H / P, W / P)
+        return grid.flatten(2).transpose(1, 2)  # (B, N, D)
