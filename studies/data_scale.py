@@ -65,8 +65,8 @@ IMAGENET_SIDE = 64
 FLIPS, FLIPS_AND_SHIFTS = "flips", "flips and shifts"
 AUGMENT = {FLIPS: data.flip_shift(pad=0), FLIPS_AND_SHIFTS: data.flip_shift(pad=2)}
 RECIPE = train.Recipe(batch_size=64, warmup=0.1, clip_grad=1.0)
-WEIGHT_DECAYS = (0.02, 0.3)
-RATES = {"scratch": (1e-3, 3e-3, 1e-2), "shapes": (3e-4, 1e-3, 3e-3), "imagenet": (3e-5, 1e-4, 3e-4)}
+WEIGHT_DECAYS = (0.05, 0.5)
+RATES = {"scratch": (3e-3, 1e-2, 3e-2), "shapes": (1e-3, 3e-3, 1e-2), "imagenet": (3e-5, 1e-4, 3e-4)}
 SEARCH_SEED = 100
 HELD_OUT = 5_000
 SHIFTS = (0, 1, 2, 4)

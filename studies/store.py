@@ -83,14 +83,20 @@ class Store:
     def describe(self, configuration: dict, seconds: float, finished: bool = True) -> None:
         """Write who, when and with what: configuration, script hash, commit, versions, device, seconds of all runs.
 
-        finished: False at the start of a study, so that its first row already has a script it belongs to.
+        finished: False at the start of a study, so that its first row already has a script it belongs to; the second
+        time gives the end, and the seconds by the clock between the two (a pause of the study among them).
         """
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=self.script.parent)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        started = json.loads(self.json.read_text()).get("started", now) if self.json.exists() else now
+        wall = datetime.fromisoformat(now) - datetime.fromisoformat(started)
         about = {
             "script": f"studies/{self.script.name}",
             "script_sha256": script_hash(self.script),
             "configuration": configuration,
-            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds") if finished else None,
+            "started": started,
+            "finished": now if finished else None,
+            "wall_seconds": round(wall.total_seconds()) if finished else None,
             "commit": commit.stdout.strip() or None,
             "python": platform.python_version(),
             "torch": torch.__version__,
