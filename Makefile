@@ -5,7 +5,7 @@ ENV = @command -v "$(PYTHON)" >/dev/null || { \
 	"$(PYTHON)" scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint lab clean adopt
+.PHONY: help book test lint lab results clean adopt
 
 help:  ## these lines
 	@echo "Vision Transformers in PyTorch"
@@ -25,6 +25,9 @@ lint:  ## ruff alone: seconds
 
 lab:  ## open the notebooks in JupyterLab
 	$(ENV) -m jupyter lab --notebook-dir=notebooks
+
+results:  ## which of results/ are stale against the study that made them
+	@"$(PYTHON)" scripts/results.py
 
 clean:  ## remove what was built (ALL=1: the environments too)
 	rm -rf _build build .pytest_cache .ruff_cache

@@ -1,13 +1,18 @@
 """The studies' results: made by the script that stands here, appended by several processes, never doubled."""
 
 import importlib
+import importlib.util
 import inspect
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from studies.store import RESULTS, Store, script_hash
 from vitutils import results
@@ -69,3 +74,134 @@ def test_missing_results_say_which_study_writes_them():
 
 def test_numbers_are_read_as_numbers():
     assert [results.number(text) for text in ("3", "0.25", "vit", "0.1 0.2")] == [3, 0.25, "vit", "0.1 0.2"]
+
+
+# --- the data-scale study, at its smallest scale ---
+
+
+def data_scale(folder: Path, *more: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "VITBOOK_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "studies.data_scale", "--scale", "smoke", "--folder", str(folder), *more]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe)
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory):
+    """A study that was killed after some runs and went on as two processes: its folder, and the rows at the kill."""
+    from vitutils import data
+
+    try:
+        data.load("fashion_mnist", download=False)
+    except data.DataError:
+        pytest.skip("Fashion-MNIST is not on this machine")
+    folder = tmp_path_factory.mktemp("study")
+    store = Store(ROOT / "studies/data_scale.py", importlib.import_module("studies.data_scale").KEY, folder)
+    first = data_scale(folder)
+    while len(store.rows()) < 60 and first.poll() is None:
+        time.sleep(0.05)
+    first.kill()
+    first.communicate()
+    before = store.rows()
+    both = [data_scale(folder, "--resume") for _ in range(2)]
+    told = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    return store, before, told
+
+
+def test_a_killed_study_goes_on_in_two_processes_and_repeats_nothing(killed_and_resumed):
+    store, before, told = killed_and_resumed
+    study = importlib.import_module("studies.data_scale")
+    rows = store.rows()
+    keys = [tuple(row[field] for field in store.key) for row in rows]
+    expected = [tuple(str(name[field]) for field in store.key) for (name,) in study.runs(store, "smoke")]
+    assert 0 < len(before) < len(rows) and rows[: len(before)] == before
+    assert len(set(keys)) == len(keys) and sorted(keys) == sorted(expected)
+    done = [stdout.count("scale=smoke") for stdout, _ in told]
+    assert sum(done) == len(rows) - len(before) and all(done)
+    about = json.loads(store.json.read_text())
+    assert about["script_sha256"] == script_hash(store.script)
+    assert about["started"] <= about["finished"] and about["wall_seconds"] >= 0
+
+
+def test_a_row_of_the_study_comes_out_again(killed_and_resumed):
+    store, *_ = killed_and_resumed
+    study = importlib.import_module("studies.data_scale")
+    names = [name for (name,) in study.runs(store, "smoke") if name["part"] == "main"]
+    chosen = [names[0], next(name for name in names if name["start"] == "shapes")]
+    for file in (store.folder / ".data_scale").glob("*.pt"):
+        file.unlink()  # what a fine-tuned net starts from is trained again where it is gone
+    before, threads = store.rows(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        again = [study.Study(store, "smoke").run(name) for name in chosen]
+    finally:
+        torch.set_num_threads(threads)
+    for row in again:
+        saved = next(old for old in before if all(old[field] == str(row[field]) for field in store.key))
+        for field in ("accuracy", "loss", "train_accuracy", "train_loss", "share_of_commonest_answer"):
+            assert float(saved[field]) == pytest.approx(row[field], abs=2e-3), field
+
+
+def test_a_study_does_not_start_over_or_go_on_with_another_script(killed_and_resumed, tmp_path):
+    store, *_ = killed_and_resumed
+    process = data_scale(store.folder)
+    assert process.wait(timeout=120) == 2 and "--resume" in process.stderr.read()
+    for file in (store.csv, store.json):
+        shutil.copy(file, tmp_path)
+    about = json.loads(store.json.read_text()) | {"script_sha256": "0" * 64}
+    (tmp_path / "data_scale.json").write_text(json.dumps(about))
+    process = data_scale(tmp_path, "--resume")
+    assert process.wait(timeout=120) == 2 and "made by an older data_scale.py" in process.stderr.read()
+
+
+def test_two_processes_never_claim_the_same_run(tmp_path):
+    store = Store(Path("demo.py"), ("net",), folder=tmp_path)
+    code = (
+        "import sys, time; from pathlib import Path; from studies.store import Store\n"
+        f"with Store(Path('demo.py'), ('net',), folder=Path({str(tmp_path)!r})).claimed({{'net': 'vit'}}) as mine:\n"
+        "    print(mine, flush=True); time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "True\n"
+    with store.claimed({"net": "vit"}) as mine, store.claimed({"net": "cnn"}) as another:
+        assert not mine and another
+    holder.kill()
+    holder.communicate()
+    with store.claimed({"net": "vit"}) as mine:
+        assert mine
+
+
+# --- make results ---
+
+
+def test_make_results_tells_fresh_from_stale(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("results_script", ROOT / "scripts/results.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for folder in ("studies", "results"):
+        (tmp_path / folder).mkdir()
+    for name in ("good", "changed", "begun", "lost", "never"):
+        (tmp_path / f"studies/{name}.py").write_text(f'"""{name}"""\nKEY = ("seed",)\n')
+    (tmp_path / "studies/store.py").write_text("no study\n")
+    for name in ("good", "changed", "begun", "lost", "stray"):
+        (tmp_path / f"results/{name}.csv").write_text("seed,accuracy\n0,0.5\n1,0.6\n")
+    for name in ("good", "changed", "begun"):
+        about = {"script_sha256": script_hash(tmp_path / f"studies/{name}.py"), "finished": "2026-11-22T16:40:58+00:00"}
+        if name == "begun":
+            about["finished"] = None
+        (tmp_path / f"results/{name}.json").write_text(json.dumps(about))
+    (tmp_path / "studies/changed.py").write_text('"""changed"""\nKEY = ("seed",)\nRATE = 1\n')
+    assert script.main(tmp_path) == 1
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert sorted(lines) == ["begun", "changed", "good", "lost", "never", "stray"]
+    assert lines["good"].endswith("2 rows  2026-11-22  fresh")
+    told = {"changed": "stale", "begun": "not at its end", "lost": "does not say", "never": "never run"}
+    for name, what in told.items():
+        assert what in lines[name] and f"python -m studies.{name}" in lines[name]
+    assert "without a studies/stray.py" in lines["stray"]
+    for name in ("changed", "begun", "lost", "stray"):
+        (tmp_path / f"results/{name}.csv").unlink()
+        (tmp_path / f"studies/{name}.py").unlink(missing_ok=True)
+    (tmp_path / "studies/never.py").unlink()
+    assert script.main(tmp_path) == 0
