@@ -26,6 +26,7 @@ __all__ = [
     "Dataset",
     "Shapes",
     "batches",
+    "channel_statistics",
     "denormalise",
     "flip_shift",
     "load",
@@ -147,7 +148,7 @@ def load(name: str, *, download: bool = True) -> Dataset:
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(NAMES)}")
     tensors, classes, source = _digits() if name == "digits" else find(name, download)
-    mean, std = _statistics(tensors["train_images"])
+    mean, std = channel_statistics(tensors["train_images"])
     return Dataset(name=name, **tensors, classes=classes, mean=mean, std=std, source=source)
 
 
@@ -224,6 +225,8 @@ def batches(
     device: str | torch.device = "cpu",
     mean: float | Sequence[float] | Tensor = 0.5,
     std: float | Sequence[float] | Tensor = 0.5,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch: float images (b, C, H, W), normalised, and int64 labels (b,), on `device`.
 
@@ -232,6 +235,8 @@ def batches(
     seed: the order, and what `augment` draws; give each epoch another. None: in order.
     augment: function of a batch on `device`, before normalisation, in the images' own dtype.
     mean, std: per channel, of images scaled to 0..1; the defaults map 0..1 to -1..1.
+    rank, world: of several processes, each takes every `world`-th image of every batch, from its
+    `rank`-th on; a last batch smaller than `world` gives its first image to those it has none for.
     The same seed gives the same batches on one device, whatever was drawn before, and torch's own
     random state stays as it was. Raises ValueError for shapes or dtypes that do not fit.
 
@@ -244,18 +249,21 @@ def batches(
         raise ValueError(f"images: expected uint8 or float, got {images.dtype}")
     if size < 1:
         raise ValueError(f"expected a batch size of 1 or more, got {size}")
-    return _batches(images, labels, size, seed, augment, torch.device(device), mean, std)
+    if not 0 <= rank < world:
+        raise ValueError(f"expected 0 <= rank < world, got rank {rank} of {world}")
+    return _batches(images, labels, size, seed, augment, torch.device(device), mean, std, rank, world)
 
 
-def _batches(images, labels, size, seed, augment, device, mean, std):
+def _batches(images, labels, size, seed, augment, device, mean, std, rank, world):
     count = len(labels)
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
-    for chosen in order.split(size):
+    for batch in order.split(size):
+        chosen = batch[rank::world] if rank < len(batch) else batch[:1]
         picked = images[chosen.to(images.device)].to(device)
         targets = labels[chosen.to(labels.device)].to(device)
         if augment is not None:
-            with seeded(int(torch.randint(2**62, (), generator=generator)), device):
+            with seeded(int(torch.randint(2**62, (), generator=generator)) + rank, device):
                 picked = augment(picked)
         yield normalise(picked, mean, std), targets
 
@@ -348,7 +356,7 @@ def _check_pair(images: Tensor, labels: Tensor, what: str = "images") -> None:
         raise ValueError(f"{what}: expected int64 labels, got {labels.dtype}")
 
 
-def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of images scaled to 0..1, from a count of each value."""
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(channel.reshape(-1), minlength=256) for channel in images.unbind(1)])

@@ -1,6 +1,7 @@
 """Train and evaluate a classifier: one loop for every net of the book, ViT, CNN or another.
 
 The model is known through `nn.Module` alone: images (B, C, H, W) in, logits (B, K) out.
+From the command line `python -m vitutils.train --help`; in several processes `torchrun ... -m vitutils.train`.
 Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), table 9.
 """
 
@@ -16,12 +17,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from vitutils import plot
+from vitutils import ranks as processes
 from vitutils.data import Dataset, batches, seeded
 
 
@@ -55,6 +58,9 @@ class Recipe:
     def __post_init__(self):
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule must be 'cosine' or 'constant', got {self.schedule!r}")
+        for name in ("warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
     def numbers(self) -> dict:
         """All fields but the augmentation, as plain values that a checkpoint can hold."""
@@ -230,17 +236,29 @@ def fit(
     device: torch.device | str = "cpu",
     checkpoint: Path | str | None = None,
     resume: bool = False,
+    report: Callable[[dict], object] | None = None,
 ) -> History:
     """Train `model` in place on the training part of `dataset`; after each epoch, evaluate it on the other part.
 
     Pass `dataset.hold_out(n)` to choose a recipe, and keep the test part for one last evaluation.
     checkpoint: a file written after each epoch; with resume=True a run goes on from it, to the same weights (bit for
     bit on a CPU) as if it had never stopped. With recipe.ema_decay the model holds the averaged weights at the end.
-    Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint that differs.
+    report: called after each epoch with its entry in `History.epochs`.
+
+    Under torchrun, inside `ranks.joined()`, every rank makes this call with the same arguments. recipe.batch_size is
+    that of all ranks together: each takes its part of every batch, and the gradient is the mean over the whole of it.
+    So the number of ranks changes rounding and what is drawn at random (augmentation, dropout, mixing), and for nets
+    with BatchNorm the images that its means are taken over: a rank's own. Rank 0 writes the checkpoint; all read it.
+
+    Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint that differs, and
+    for fewer images than ranks. What only one rank meets is a `ranks.RankError` on all.
     """
-    device = torch.device(device)
+    if resume and not checkpoint:
+        raise ValueError("resume=True goes on from a checkpoint: say which, checkpoint=PATH")
+    device, ranks = torch.device(device), processes.here()
     model.to(device)
     images, labels = dataset.train_images, dataset.train_labels
+    ranks.check_enough({"to train on": len(labels), "held out": len(dataset.test_labels), "a batch": recipe.batch_size})
     steps_per_epoch = -(-len(labels) // recipe.batch_size)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.weight_decay), lr=recipe.lr, fused=device.type in ("cpu", "cuda")
@@ -252,26 +270,27 @@ def fit(
     if recipe.ema_decay is not None:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
     history = History()
+    parallel = model if ranks.world == 1 else DistributedDataParallel(model)
 
     # What a checkpoint holds besides the history: everything that changes from step to step.
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     if averaged is not None:
         stateful["averaged"] = averaged
-    if resume and checkpoint and Path(checkpoint).exists():
-        saved = load_checkpoint(Path(checkpoint), recipe, device)
-        for name, part in stateful.items():
-            part.load_state_dict(saved[name])
-        history = History(**saved["history"])
+    if resume:
+        history = processes.agree(
+            lambda: _restore(Path(checkpoint), recipe, device, stateful, steps_per_epoch), (ValueError, OSError)
+        )
+        if len(found := set(processes.gather(len(history.epochs)))) > 1:
+            raise ValueError(f"{checkpoint} has {sorted(found)} epochs, by rank: all machines must share its folder")
 
-    bar = tqdm(
-        total=recipe.epochs * steps_per_epoch, initial=len(history.losses), leave=False, disable=not show_progress()
-    )
+    hidden = not (ranks.first and show_progress())
+    bar = tqdm(total=recipe.epochs * steps_per_epoch, initial=len(history.losses), leave=False, disable=hidden)
     for epoch in range(len(history.epochs), recipe.epochs):
         model.train()
         started, elapsed = time.perf_counter(), history.seconds
-        recent: list[tuple[Tensor, Tensor]] = []  # losses and norms not yet read off the device
-        with seeded(recipe.seed * 100_003 + epoch, device):
-            for x, y in batches(
+        recent: list[tuple[Tensor, Tensor]] = []  # losses and norms not yet read off the device, or off the ranks
+        with seeded(recipe.seed * 100_003 + epoch + ranks.rank * 1_000_000_007, device):
+            parts = batches(
                 images,
                 labels,
                 recipe.batch_size,
@@ -280,10 +299,14 @@ def fit(
                 device=device,
                 mean=dataset.mean,
                 std=dataset.std,
-            ):
+                rank=ranks.rank,
+                world=ranks.world,
+            )
+            for step, (x, y) in enumerate(parts):
+                weight = ranks.weight(min(recipe.batch_size, len(labels) - step * recipe.batch_size))
                 x, y = mix(x, y)
                 with autocast(device):
-                    loss = F.cross_entropy(model(x), y, label_smoothing=recipe.label_smoothing)
+                    loss = weight * F.cross_entropy(parallel(x), y, label_smoothing=recipe.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
@@ -296,36 +319,78 @@ def fit(
                 if averaged is not None:
                     averaged.update_parameters(model)
                 recent.append((loss.detach(), norm.detach()))
-                if len(recent) == 25 or device.type == "cpu":
+                if len(recent) == 25 or (device.type == "cpu" and ranks.world == 1):
                     _record(history, recent)
                 bar.update()
             _record(history, recent)
         elapsed += time.perf_counter() - started
-        shown = averaged if averaged is not None else model
-        result = evaluate(
-            shown, dataset.test_images, dataset.test_labels, mean=dataset.mean, std=dataset.std, device=device
-        )
+        val_loss, val_accuracy = _held_out(averaged if averaged is not None else model, dataset, device)
         history.epochs.append(
             {
                 "epoch": epoch + 1,
                 "step": len(history.losses),
-                "val_loss": result.loss,
-                "val_accuracy": result.accuracy,
+                "val_loss": val_loss,
+                "val_accuracy": val_accuracy,
                 "seconds": elapsed,
             }
         )
-        bar.set_postfix_str(f"held-out accuracy {result.accuracy:.1%}")
+        bar.set_postfix_str(f"held-out accuracy {val_accuracy:.1%}")
         if checkpoint:
-            states = {name: part.state_dict() for name, part in stateful.items()}
-            save_checkpoint(Path(checkpoint), recipe=recipe.numbers(), history=asdict(history), **states)
+            states = {name: part.state_dict() for name, part in stateful.items()} if ranks.first else {}
+            states |= {"recipe": recipe.numbers(), "history": asdict(history)}
+            processes.agree(
+                lambda states=states: save_checkpoint(Path(checkpoint), **states) if ranks.first else None,
+                (OSError, RuntimeError),
+            )
+        if report:
+            report(history.epochs[-1])
     bar.close()
     if averaged is not None:
         model.load_state_dict(averaged.module.state_dict())
     return history
 
 
+def _restore(path: Path, recipe: Recipe, device: torch.device, stateful: dict, steps_per_epoch: int) -> History:
+    """Give every part its state in the checkpoint and return the history; an empty one where there is no file."""
+    if not path.exists():
+        return History()
+    saved = load_checkpoint(path, recipe, device)
+    try:
+        for name, part in stateful.items():
+            part.load_state_dict(saved[name])
+        history = History(**saved["history"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(":")
+        raise ValueError(f"{path} was written for another net ({reason}): delete it or change back") from None
+    if len(history.losses) != len(history.epochs) * steps_per_epoch:
+        told = f"{len(history.losses)} steps in {len(history.epochs)} epochs, now {steps_per_epoch} an epoch"
+        raise ValueError(f"{path} was written for another number of images ({told}): delete it or change back")
+    return history
+
+
+def _held_out(model: nn.Module, dataset: Dataset, device: torch.device) -> tuple[float, float]:
+    """Loss and accuracy on the test part: each rank evaluates its share of the images, and all get the whole."""
+    ranks = processes.here()
+    how = {"mean": dataset.mean, "std": dataset.std, "device": device}
+    if ranks.world == 1:
+        result = evaluate(model, dataset.test_images, dataset.test_labels, **how)
+        return result.loss, result.accuracy
+    for buffer in model.buffers():  # BatchNorm's running means: those of rank 0, which writes the checkpoint
+        torch.distributed.broadcast(buffer, 0)
+    mine = slice(ranks.rank, None, ranks.world)
+    result = evaluate(model, dataset.test_images[mine], dataset.test_labels[mine], **how)
+    weight = ranks.weight(len(dataset.test_labels)) / ranks.world
+    parts = processes.gather((weight * result.loss, weight * result.accuracy))
+    return sum(loss for loss, _ in parts), sum(accuracy for _, accuracy in parts)
+
+
 def _record(history: History, recent: list[tuple[Tensor, Tensor]]) -> None:
     """Move losses and gradient norms from the device into the history; raise at the first loss that is not finite."""
+    world = processes.here().world
+    if world > 1 and recent:  # the loss of a batch is the mean over the ranks
+        losses = torch.stack([loss for loss, _ in recent])
+        torch.distributed.all_reduce(losses)
+        recent[:] = [(loss / world, norm) for loss, (_, norm) in zip(losses, recent, strict=True)]
     for loss, norm in recent:
         value = loss.item()
         if not torch.isfinite(loss):
@@ -337,3 +402,9 @@ def _record(history: History, recent: list[tuple[Tensor, Tensor]]) -> None:
         history.losses.append(value)
         history.grad_norms.append(norm.item())
     recent.clear()
+
+
+if __name__ == "__main__":
+    from vitutils.cli import main
+
+    main()

@@ -1,0 +1,249 @@
+"""The command `python -m vitutils.train`: any net of the book on any data set or folder of images, as `--help` says."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from vitutils import check, data, folders, runtime, train
+from vitutils import ranks as processes
+from vitutils.cnn import SmallCNN
+from vitutils.vit import ViT, ViTConfig
+
+HELP = """Train a net of the book, in one process or in several.
+
+    python -m vitutils.train --data fashion_mnist --net book/7 --epochs 5 --out runs/first
+    torchrun --nproc-per-node 2 -m vitutils.train --data flowers/ --net Ti/16 --size 224 --out runs/flowers
+
+nets (--net)
+  book/P                  chapter 6's ViT with patches of P pixels: D 64, 4 blocks, 4 heads
+  Ti/P S/P B/P L/P H/P    the papers' sizes, with a class token
+  cnn                     chapter 6's CNN
+
+data (--data)
+  a name                  {names}
+  a folder                with train/CLASS/ and test/CLASS/ (or val/CLASS/), or with CLASS/ alone
+
+A part of the training images is held out; after each epoch the net is judged on it. What is written is the net after
+the last epoch. The test part is looked at once, at the end, and only with --test.
+
+files in --out
+  run.json                arguments, versions, and at the end the history
+  run.pt                  checkpoint after each epoch; --resume goes on from it, to the same weights
+  model.safetensors       the trained weights
+
+Under torchrun each process takes its part of every batch, and --batch-size is that of all together. Process 0 alone
+prints and writes. With --max-restarts give --resume too, so that what is started anew goes on from run.pt.
+"""
+AUGMENT = {
+    "none": None,
+    "flip": data.flip_shift(pad=0),
+    "shift": data.flip_shift(pad=2, flip=False),
+    "flip-shift": data.flip_shift(pad=2),
+}
+FREE = ("out", "resume", "device", "test")  # the arguments that may differ when a run goes on
+# What bad input raises; anything else is a fault of ours and shows its traceback.
+MISTAKES = (ValueError, OSError, FloatingPointError, data.DataError, processes.RankError)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """Raise instead of printing, as every rank parses and one shall speak."""
+        raise ValueError(f"{message}; --help lists what there is")
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command; every number of `train.Recipe` is an option of the same name.
+
+    It raises ValueError for arguments that do not fit.
+    """
+    command = _Parser(
+        prog="python -m vitutils.train",
+        description=HELP.format(names=" ".join(data.NAMES)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--data", required=True, help="name of a data set, or a folder")
+    command.add_argument("--net", required=True, help="name of a net, as above")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the run is written")
+    command.add_argument("--resume", action="store_true", help="go on from DIR/run.pt if it is there")
+    command.add_argument("--images", type=int, metavar="N", help="train on N images, classes in balance (default: all)")
+    command.add_argument("--held-out", type=int, metavar="N", help="images kept for judging (default: a tenth)")
+    command.add_argument("--test", action="store_true", help="at the end, evaluate once on the test part")
+    command.add_argument("--size", type=int, metavar="PX", help="side to bring a folder's images to (default: 64)")
+    command.add_argument("--skip-unreadable", action="store_true", help="pass over a folder's damaged images")
+    command.add_argument("--augment", choices=AUGMENT, default="none", help="of the training images (default: none)")
+    command.add_argument("--device", choices=("cpu", "cuda", "mps"), help="(default: what torch finds)")
+    for field in fields(train.Recipe):
+        if field.name != "augment":
+            kind = {"epochs": int, "batch_size": int, "seed": int, "schedule": str}.get(field.name, float)
+            option, off = "--" + field.name.replace("_", "-"), "; inf for none" if field.name == "clip_grad" else ""
+            command.add_argument(option, type=kind, default=field.default, help=f"(default: {field.default}{off})")
+    return command
+
+
+def named_net(name: str, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Return a fresh net by name (book/P, Ti/P, cnn, ...) for images (C, H, W). Raises ValueError if none fits."""
+    C, H, W = image_shape
+    if name == "cnn":
+        if min(H, W) < 8:
+            raise ValueError(f"--net cnn halves its images three times: expected 8 x 8 pixels or more, got {H} x {W}")
+        return SmallCNN(C, num_classes, (16, 40, 64)).to(memory_format=torch.channels_last)
+    size, _, P = name.partition("/")
+    if size not in ("book", "Ti", "S", "B", "L", "H") or not P.isdigit() or int(P) < 1:
+        raise ValueError(f"--net {name}: expected book/P, Ti/P, S/P, B/P, L/P or H/P with patches of P pixels, or cnn")
+    fit = dict(img_size=(H, W), in_chans=C, num_classes=num_classes)
+    if size == "book":
+        sizes = dict(embed_dim=64, depth=4, num_heads=4, mlp_ratio=2.0, global_pool="avg")
+        return ViT(ViTConfig(patch_size=int(P), **sizes, **fit))
+    return ViT(ViTConfig.named(name, **fit))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command. Bad input ends it, in every process, with code 1 and one line that begins with `error:`."""
+    with processes.joined() as ranks:
+        try:
+            _run(command_line().parse_args(arguments), ranks)
+        except MISTAKES as error:
+            if ranks.first:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            sys.exit(1)
+
+
+def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
+    """Load, train, write. What can be wrong with the input is found before the first step, on all ranks at once."""
+    checkpoint = options.out / "run.pt"
+
+    def say(line: str) -> None:
+        if ranks.first:
+            tqdm.write(line)
+            sys.stdout.flush()
+
+    def prepare() -> tuple:
+        numbers = {f.name: getattr(options, f.name) for f in fields(train.Recipe) if f.name != "augment"}
+        recipe, device = train.Recipe(**numbers, augment=AUGMENT[options.augment]), _device(options.device, ranks)
+        if recipe.epochs < 1:
+            raise ValueError(f"--epochs {recipe.epochs}: expected 1 or more")
+        if checkpoint.exists() and not options.resume:
+            raise ValueError(f"{checkpoint} is there: --resume goes on from it; or take another --out")
+        whole = _load(options)
+        held = options.held_out if options.held_out is not None else max(1, len(whole.train_labels) // 10)
+        part = whole.hold_out(held).take(train=options.images)
+        ranks.check_enough({"to train on": len(part.train_labels), "held out": held, "a batch": recipe.batch_size})
+        torch.manual_seed(options.seed)
+        model = named_net(options.net, whole.image_shape, whole.num_classes)
+        if ranks.first:
+            _begin(options, ranks, device)
+        return recipe, device, whole, part, model
+
+    if options.data in data.NAMES:  # it may have to be downloaded: by one process a machine
+        processes.agree(lambda: _load(options) if os.environ.get("LOCAL_RANK", "0") == "0" else None, MISTAKES)
+    recipe, device, whole, part, model = processes.agree(prepare, MISTAKES)
+    say(whole.summary())
+    say(f"{len(part.train_labels):,} to train on, {len(part.test_labels):,} held out")
+    told = f"{ranks.world} processes" if ranks.world > 1 else "1 process"
+    say(f"{options.net}: {check.count_parameters(model):,} parameters; {told} on {device.type}")
+    if options.resume:
+        say(f"going on from {checkpoint}" if checkpoint.exists() else f"no {checkpoint} yet: from the beginning")
+
+    history = train.fit(
+        model,
+        part,
+        recipe,
+        device=device,
+        checkpoint=checkpoint,
+        resume=options.resume,
+        report=lambda epoch: say(
+            f"epoch {epoch['epoch']}/{recipe.epochs}: held-out loss {epoch['val_loss']:.4f}, "
+            f"accuracy {epoch['val_accuracy']:.2%}, {epoch['seconds']:.0f} s of training"
+        ),
+    )
+    if not ranks.first:
+        return
+    found = {"history": asdict(history)}
+    if options.test:
+        how = {"mean": whole.mean, "std": whole.std, "device": device}
+        test = train.evaluate(model, whole.test_images, whole.test_labels, **how)
+        found["test"] = {"loss": test.loss, "accuracy": test.accuracy, "images": len(whole.test_labels)}
+        say(f"test: loss {test.loss:.4f}, accuracy {test.accuracy:.2%}, {len(whole.test_labels):,} images")
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    _write(options.out / "model.safetensors", lambda path: save_file(weights, path))
+    about = _about(options, ranks, device) | found
+    _write(options.out / "run.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
+    say(f"written: {options.out / 'model.safetensors'}, run.json")
+
+
+def _device(asked: str | None, ranks: processes.Ranks) -> torch.device:
+    """The device of this process; on CUDA one GPU each."""
+    kind = asked or runtime.find_device().type
+    if kind == "mps" and ranks.world > 1:
+        if asked:
+            raise ValueError("--device mps: several processes cannot share it; take --device cpu")
+        kind = "cpu"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps: torch finds none here")
+    if kind != "cuda":
+        return torch.device(kind)
+    index, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if index >= there:
+        told = f"torch finds {there} GPUs here" if there != 1 else "torch finds 1 GPU here"
+        raise ValueError(f"--device cuda: {told}, and each process needs one of its own")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _load(options: argparse.Namespace) -> data.Dataset:
+    """The data that the options ask for, whole."""
+    if options.data in data.NAMES:
+        if options.size is not None or options.skip_unreadable:
+            raise ValueError(f"--size and --skip-unreadable are for folders of images; {options.data} is a data set")
+        return data.load(options.data)
+    folder = Path(options.data).expanduser()
+    if os.sep not in options.data and not folder.is_dir():
+        known = ", ".join(data.NAMES)
+        raise data.DataError(f"--data {options.data}: neither a data set ({known}) nor a folder here")
+    size = 64 if options.size is None else options.size
+    return folders.load_folder(folder, size, skip_unreadable=options.skip_unreadable)
+
+
+def _about(options: argparse.Namespace, ranks: processes.Ranks, device: torch.device) -> dict:
+    """What run.json says of a run besides its outcome."""
+    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    return {
+        "arguments": arguments,
+        "processes": ranks.world,
+        "device": device.type,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _begin(options: argparse.Namespace, ranks: processes.Ranks, device: torch.device) -> None:
+    """Open the folder of the run. Raises ValueError where a run of other arguments began in it and would go on."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    about, file = _about(options, ranks, device), options.out / "run.json"
+    if (options.out / "run.pt").exists() and file.exists():
+        then, now = json.loads(file.read_text())["arguments"], about["arguments"]
+        changed = [f"{name}: {then.get(name)} then, {now[name]} now" for name in now if then.get(name) != now[name]]
+        if changed := [told for told in changed if told.partition(":")[0] not in FREE]:
+            raise ValueError(f"{options.out} holds a run of other arguments ({'; '.join(changed)}): change them back")
+    for left in options.out.glob(".*.[0-9]*"):  # half-written files of a killed run
+        left.unlink()
+    _write(file, lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
+
+
+def _write(path: Path, writer) -> None:
+    """Write a file in one piece: to a temporary name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
