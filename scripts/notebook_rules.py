@@ -590,7 +590,7 @@ def headings(chapter: Chapter) -> list[tuple[int, str]]:
 
 @rule
 def heading_levels(chapter: Chapter) -> list[str]:
-    """One H1, at the very start; no level left out; no question as a heading; none twice."""
+    """One H1, at the very start, which may ask; no level left out; no other question; none twice."""
     found, wrong = headings(chapter), []
     top = [title for level, title in found if level == 1]
     first = text(chapter.cells[0]["source"]) if chapter.cells else ""
@@ -599,8 +599,8 @@ def heading_levels(chapter: Chapter) -> list[str]:
     for (above, _), (level, title) in zip(found, found[1:], strict=False):
         if level > above + 1:
             wrong.append(f"heading '{title}' leaves a level out")
-    for position, (_, title) in enumerate(found):
-        if title.endswith("?"):
+    for position, (level, title) in enumerate(found):
+        if level > 1 and title.endswith("?"):
             wrong.append(f"heading '{title}' is a question")
         if title in [other for _, other in found[:position]]:
             wrong.append(f"heading '{title}' stands twice")

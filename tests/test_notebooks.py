@@ -427,6 +427,13 @@ def test_a_spoiled_chapter_is_reported(book, key, says, spoil):
     assert any(says in line for line in wrong), wrong
 
 
+def test_the_title_of_a_chapter_may_be_a_question(book):
+    opening = book.cells[0]
+    lines = rules.text(opening["source"]).splitlines()
+    opening["source"] = "\n".join(["# When does it win?", *lines[1:]])
+    assert rules.RULES["heading_levels"](book) == []
+
+
 def test_every_rule_is_seen_broken():
     assert {key for key, _, _ in CASES} == set(rules.RULES)
 

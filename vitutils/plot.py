@@ -197,6 +197,67 @@ def panels(
     return finish(figure)
 
 
+def draw_runs(ax, runs: Mapping[float, Sequence[float]], name: str, category: int, aside: float) -> None:
+    """Draw one curve over x: means of runs; where runs repeat, bars of +- 1 std, all moved by the factor `aside`."""
+    x = sorted(runs)
+    values = [np.asarray(runs[place], dtype=float) for place in x]
+    repeated = any(len(v) > 1 for v in values)
+    std = [v.std(ddof=1) if len(v) > 1 else 0.0 for v in values] if repeated else None
+    places = np.array(x) * (aside if repeated else 1)
+    how = {"label": name, "markersize": 4.5, "capsize": 2.5, "elinewidth": 1} | look(category)
+    ax.errorbar(places, [v.mean() for v in values], std, **how)
+
+
+def spread(
+    parts: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    looks: Mapping[str, int] | None = None,
+    reference: float | None = None,
+    columns: int = 2,
+) -> Figure:
+    """Draw runs over x on a log axis, one panel a title: {title: {name: {x: values of the runs}}}.
+
+    Each curve has its own x and any number of runs at each: a line through the means, a bar of +- 1 std where there are
+    two or more. Curves with bars stand a little apart along x, so that no bar covers another. looks: the category of a
+    name, where figures share them; other names are counted as they come. reference: a dotted horizontal line.
+    """
+    names = list(dict.fromkeys(name for curves in parts.values() for name in curves))
+    category = {name: n for n, name in enumerate(names)} | dict(looks or {})
+    columns = min(columns, len(parts))
+    rows = -(-len(parts) // columns)
+    size = (WIDTH, 0.5 + (3.1 if columns < 3 else 2.5) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    for ax in axes.flat[len(parts) :]:
+        ax.set_axis_off()
+    shown = {}
+    for ax, (title, curves) in zip(axes.flat, parts.items(), strict=False):
+        for name, runs in curves.items():
+            draw_runs(ax, runs, name, category[name], 1.05 ** (names.index(name) - (len(names) - 1) / 2))
+        if reference is not None:
+            ax.axhline(reference, color="0.35", linestyle=":", linewidth=1.2)
+        places = sorted({x for runs in curves.values() for x in runs})
+        ax.set(title=title, xscale="log")
+        ax.set_xticks(places, [short_number(x) for x in places])
+        ax.minorticks_off()
+        shown |= {name: handle for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    if len(shown) > 1:
+        columns = len(shown) if len(shown) < 5 else 3
+        figure.legend(shown.values(), shown, loc="outside upper center", ncols=columns, fontsize=9)
+    return finish(figure)
+
+
+def short_number(value: float) -> str:
+    """A number in few letters, for an axis: 300, 1k, 60k, 1.3M."""
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
 def stacked(parts: Mapping[str, Mapping[str, float]], *, xlabel: str) -> Figure:
     """Draw one bar a name, made of named parts end to end: {bar: {part: length}}. Parts have hatches and colours."""
     figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(parts)))
