@@ -67,6 +67,8 @@ AUGMENT = {FLIPS: data.flip_shift(pad=0), FLIPS_AND_SHIFTS: data.flip_shift(pad=
 RECIPE = train.Recipe(batch_size=64, warmup=0.1, clip_grad=1.0)
 WEIGHT_DECAYS = (0.05, 0.5)
 RATES = {"scratch": (3e-3, 1e-2, 3e-2), "shapes": (1e-3, 3e-3, 1e-2), "imagenet": (3e-5, 1e-4, 3e-4)}
+# Where the best of a search lay at the edge of the rates, one more rate was tried beyond it, for every net alike.
+MORE_RATES = {("fashion_mnist", "small"): (1e-1,), ("shapes", "small"): (1e-3,), ("shapes", "large"): (1e-3,)}
 SEARCH_SEED = 100
 HELD_OUT = 5_000
 SHIFTS = (0, 1, 2, 4)
@@ -160,10 +162,11 @@ class Series:
     augment: str
     sizes: tuple[int, ...]
 
-    def rates(self) -> list[tuple[float, float]]:
-        """Every (lr, weight_decay) of its search."""
+    def rates(self, size: str) -> list[tuple[float, float]]:
+        """Every (lr, weight_decay) of its search at the "small" or the "large" of the two sizes."""
         decays = WEIGHT_DECAYS[:1] if self.start == "imagenet" else WEIGHT_DECAYS
-        return [(lr, decay) for decay in decays for lr in RATES[self.start]]
+        more = MORE_RATES.get((self.data, size), ()) if self.start == "scratch" else ()
+        return [(lr, decay) for decay in decays for lr in RATES[self.start] + more]
 
 
 @lru_cache
@@ -284,7 +287,7 @@ class Study:
             and (row["group"], row["data"], row["net"], row["start"], row["augment"])
             == (series.group, series.data, series.net, series.start, series.augment)
         ]
-        if len(found) < len(series.rates()):
+        if len(found) < len(series.rates("small" if near == self.scale.search[0] else "large")):
             return None
         best = max(found, key=lambda row: (float(row["accuracy"]), -float(row["loss"])))
         return float(best["lr"]), float(best["weight_decay"])
@@ -308,10 +311,10 @@ class Study:
         for series in whole:
             blocks.setdefault((series.group, series.data), []).append(series)
         for block in blocks.values():
-            for images in self.scale.search:
+            for images, size in zip(self.scale.search, ("small", "large"), strict=True):
                 for series in block:
                     if images in self.searched(series):
-                        for lr, decay in series.rates():
+                        for lr, decay in series.rates(size):
                             yield series, "search", images, SEARCH_SEED, lr, decay
             for seed in self.scale.seeds:
                 sizes = sorted({images for series in block for images in series.sizes}, reverse=True)
@@ -457,6 +460,7 @@ def configuration() -> dict:
         "imagenet_side": IMAGENET_SIDE,
         "recipe": RECIPE.numbers(),
         "rates": RATES,
+        "more_rates": {" ".join(which): rates for which, rates in MORE_RATES.items()},
         "weight_decays": WEIGHT_DECAYS,
         "held_out": HELD_OUT,
         "shifts": SHIFTS,
