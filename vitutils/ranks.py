@@ -4,6 +4,7 @@
 the environment. Without a launcher there is one process, rank 0 of 1, and the functions here have nothing to do.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -64,7 +66,13 @@ def joined() -> Iterator[Ranks]:
     if not dist.is_available() or dist.is_initialized() or not dist.is_torchelastic_launched():
         yield here()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    store, rank, world = next(rendezvous("env://"))
+    if world == int(os.environ["LOCAL_WORLD_SIZE"]):
+        # After a restart torchrun's store still holds the addresses of the dead (pytorch issue 135712, torch 2.15):
+        # look past them. Machines count restarts apart; there the launchers need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
         yield here()
     finally:

@@ -1,0 +1,464 @@
+"""Training in two processes: the same gradients, the same weights after a kill, one clear error and nobody left.
+
+As a script, started by torchrun, this file is what the processes do: `together` and `killed`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torchvision.datasets import ImageFolder
+
+from vitutils import cli, data, folders, ranks, train
+from vitutils.cnn import SmallCNN
+from vitutils.vit import ViT, ViTConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+NET = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
+FEW = data.load("digits").take(train=63, test=41)
+# One step over all 63 images: the parts of two ranks, 32 and 31, do not weigh the same.
+STEP = train.Recipe(epochs=1, batch_size=63, lr=1e-12, weight_decay=0.0, clip_grad=None, warmup=0.0)
+LAST_OF_ONE = replace(STEP, batch_size=62)  # a second step, for which rank 1 has no image
+RUN = ["--data", "digits", "--net", "book/4", "--images", "200", "--batch-size", "33", "--epochs", "4"]
+RUN += ["--ema-decay", "0.9", "--mixup", "0.2", "--augment", "shift", "--device", "cpu"]
+
+
+# --- what the processes do ---
+
+
+def gradients(path: Path, recipe: train.Recipe) -> dict:
+    """Train, write the gradients of the last step, return the losses and which images passed through this process."""
+    seen = []
+
+    def watch(images):
+        seen.extend(bytes(image.numpy().tobytes()).hex() for image in images)
+        return images
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # two threads add up in another order
+    model = ViT(NET)
+    torch.nn.init.normal_(model.head.weight, std=0.2)  # a head of zeros would pass no gradient on
+    history = train.fit(model, FEW, replace(recipe, augment=watch))
+    save_file({name: p.grad for name, p in model.named_parameters()}, path)
+    return {"losses": history.losses, "held out": list(history.epochs[0].values())[2:4], "seen": seen}
+
+
+def said(arguments: list[str]) -> dict:
+    """Run the command in this process; return what it printed and how it ended."""
+    with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            cli.main(arguments)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    return {"code": code, "err": err.getvalue(), "out": out.getvalue()}
+
+
+def caught(action, error: type[Exception]) -> str:
+    try:
+        action()
+    except error as found:
+        return str(found)
+    return "nothing raised"
+
+
+def together(folder: Path) -> None:
+    """What is tried with two ranks at work, in one job: starting them takes most of the time."""
+    found = {}
+    with ranks.joined() as here:
+        mine = folder / str(here.rank)
+        mine.mkdir()
+        for name, recipe in (("step", STEP), ("last", LAST_OF_ONE)):
+            found[name] = gradients(mine / f"{name}.safetensors", recipe)
+        for case in CASES:
+            found[case] = said(faulty(case, folder / case, here.rank))
+        cnn, own = SmallCNN(1, 10, (8,)), train.Recipe(epochs=2, batch_size=21)
+        drawn = []  # what a layer that draws, as dropout does, gets at each step
+        cnn.register_forward_pre_hook(lambda net, _: drawn.append(torch.rand(()).item()) if net.training else None)
+        train.fit(cnn, FEW, own, checkpoint=mine / "run.pt")
+        found["drawn"] = drawn.copy()
+        save_file(cnn.state_dict(), mine / "cnn.safetensors")
+        found["resume"] = caught(lambda: train.fit(cnn, FEW, own, checkpoint=mine / "run.pt", resume=True), ValueError)
+        full = OSError("No space left on device") if here.first else None
+        with mock.patch.object(train, "save_checkpoint", side_effect=full):
+            found["full"] = caught(lambda: train.fit(cnn, FEW, own, checkpoint=mine / "run.pt"), ranks.RankError)
+        found["undisturbed"] = said([*RUN, "--out", str(folder / "undisturbed")])
+        (folder / f"{here.rank}.json").write_text(json.dumps(found))
+
+
+def killed(arguments: list[str]) -> None:
+    """Run the command; rank 1 is killed in the middle of the third of four epochs, once."""
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        shift, batches = cli.AUGMENT["shift"], []
+
+        def kill(images):
+            batches.append(1)
+            if len(batches) == 18:  # 7 an epoch
+                os.kill(os.getpid(), signal.SIGKILL)
+            return shift(images)
+
+        cli.AUGMENT["shift"] = kill
+    cli.main(arguments)
+
+
+# --- how they are started ---
+
+
+def torchrun(*arguments, restarts: int = 0) -> tuple[int, str]:
+    """Run two processes under torch's launcher to their end; return its code and all that was printed.
+
+    Fails if a process that it started, or that one of these started, is still there.
+    """
+    token = uuid.uuid4().hex
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", str(restarts), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    launcher = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**environment, "TEST_RANKS": token},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output = launcher.communicate(timeout=900)[0]
+    finally:
+        left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if token in environ(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        launcher.wait()
+    assert not left, output
+    return launcher.returncode, output
+
+
+def environ(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the one job with two ranks at work has written all that it tried."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for case in CASES:
+        flowers(folder / case)
+    code, output = torchrun(__file__, "together", folder)
+    assert code == 0, output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder) -> list[dict]:
+    """What each rank found."""
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+# --- bad input ---
+
+
+def flowers(folder: Path) -> Path:
+    """Make a folder of images: two classes, three images each."""
+    for name, colour in (("daisy", "white"), ("rose", "red")):
+        (folder / name).mkdir(parents=True)
+        for n in range(3):
+            Image.new("RGB", (20 + n, 16), colour).save(folder / name / f"{n}.png")
+    return folder
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    to = ["--data", str(folder), "--out", str(folder.parent / f"{folder.name} out")]
+    return [*to, "--net", "book/8", "--size", "16", "--epochs", "1", "--batch-size", "4", "--device", "cpu", *more]
+
+
+# What is wrong, and what the one error must begin with; {} is the folder of the case.
+CASES = {
+    "missing folder": "error: no folder {}/nowhere: expected one with train/CLASS/",
+    "missing for rank 1": "error: rank 1: no folder {}/nowhere: expected one with train/CLASS/",
+    "empty class": "error: class 'tulip' is empty: {}/tulip holds no files; expected images",
+    "unreadable image": "error: cannot read the image {}/rose/1.png (UnidentifiedImageError): mend it",
+    "too few images": "error: too few images for 2 ranks: 1 to train on, 1 held out, 4 a batch; each rank needs",
+    "unwritable output": "error: rank 0: [Errno 20] Not a directory: '{}/rose/0.png/out'",
+    "wild rate": "error: the loss is ",
+    "wrong word": "error: argument --batch-size: invalid int value: 'many'; --help lists what there is",
+}
+
+
+def faulty(case: str, folder: Path, rank: int = 0) -> list[str]:
+    """Spoil the folder; return the command whose error is the one of this case."""
+    if case == "empty class":
+        (folder / "tulip").mkdir(exist_ok=True)
+    elif case == "unreadable image":
+        (folder / "rose" / "1.png").write_bytes(b"\x89PNG cut off")
+    missing = case == "missing folder" or (case == "missing for rank 1" and rank == 1)
+    more = {
+        "missing for rank 1": ["--held-out", "2"],
+        "too few images": ["--images", "1"],
+        "unwritable output": ["--out", str(folder / "rose" / "0.png" / "out"), "--held-out", "2"],
+        "wild rate": ["--lr", "1e30", "--clip-grad", "inf", "--epochs", "9", "--held-out", "2"],
+        "wrong word": ["--batch-size", "many"],
+    }
+    return arguments(folder, *more.get(case, [])) + (["--data", str(folder / "nowhere")] if missing else [])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_ends_every_rank_and_the_first_says_why(case, folder, found):
+    message = CASES[case].format(folder / case)
+    assert found[0][case]["err"].startswith(message) and found[0][case]["err"].count("error:") == 1
+    assert found[1][case]["err"] == found[1][case]["out"] == "", "rank 0 alone speaks"
+    assert found[0][case]["code"] == found[1][case]["code"] == 1
+
+
+@needs_proc
+def test_a_job_that_fails_leaves_nobody(tmp_path):
+    code, output = torchrun("-m", "vitutils.train", *faulty("unreadable image", flowers(tmp_path / "flowers")))
+    lines = [line for line in output.splitlines() if line.startswith("error:")]
+    assert code != 0 and len(lines) == 1, output
+    assert lines[0].startswith(CASES["unreadable image"].format(tmp_path / "flowers"))
+    assert "vitutils/" not in output, "no traceback of ours"
+    assert not (tmp_path / "flowers out").exists()
+
+
+# --- good input ---
+
+
+@pytest.mark.parametrize(("name", "recipe", "steps"), [("step", STEP, 1), ("last", LAST_OF_ONE, 2)])
+def test_two_ranks_have_the_gradients_of_one_process_with_the_whole_batch(name, recipe, steps, folder, found, tmp_path):
+    alone = gradients(tmp_path / "alone.safetensors", recipe)
+    expected = load_file(tmp_path / "alone.safetensors")
+    assert len(expected) > 10 and max(g.abs().max() for g in expected.values()) > 1e-2
+    for rank in (0, 1):
+        got = load_file(folder / str(rank) / f"{name}.safetensors")
+        assert got.keys() == expected.keys()
+        assert max((got[key] - expected[key]).abs().max().item() for key in expected) <= 1e-6
+        assert found[rank][name]["losses"] == pytest.approx(alone["losses"], abs=1e-6)
+        assert found[rank][name]["held out"] == pytest.approx(alone["held out"], abs=1e-6)
+    # Each image passed through one process; the odd one also through that which had none left, with weight 0.
+    seen = [found[rank][name]["seen"] for rank in (0, 1)]
+    assert sorted(seen[0] + seen[1][: 31 if name == "last" else None]) == sorted(alone["seen"])
+    assert len(alone["losses"]) == steps and abs(len(seen[0]) - len(seen[1])) <= 1
+
+
+@needs_proc
+def test_a_killed_rank_is_restarted_and_the_result_is_that_of_an_undisturbed_run(folder, found, tmp_path):
+    code, output = torchrun(__file__, "killed", *RUN, "--out", tmp_path / "run", "--resume", restarts=1)
+    assert code == 0, output
+    epochs = [line.split(":")[0] for line in output.splitlines() if line.startswith("epoch ")]
+    assert epochs == ["epoch 1/4", "epoch 2/4", "epoch 3/4", "epoch 4/4"], "the third was begun twice, ended once"
+    assert "run.pt yet: from the beginning" in output and f"going on from {tmp_path / 'run' / 'run.pt'}" in output
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model.safetensors", "run.json", "run.pt"]
+    assert found[0]["undisturbed"]["code"] == 0 and found[1]["undisturbed"]["out"] == ""
+    one, other = (load_file(path / "model.safetensors") for path in (tmp_path / "run", folder / "undisturbed"))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    about, calm = (json.loads((path / "run.json").read_text()) for path in (tmp_path / "run", folder / "undisturbed"))
+    assert about["processes"] == 2 and about["history"]["losses"] == calm["history"]["losses"]
+
+
+def test_ranks_end_with_equal_nets_batchnorm_included_and_draw_each_its_own(folder, found):
+    one, other = (load_file(folder / str(rank) / "cnn.safetensors") for rank in (0, 1))
+    assert all(torch.equal(one[key], other[key]) for key in one) and "stages.1.running_mean" in one
+    assert len(set(found[0]["drawn"] + found[1]["drawn"])) == 2 * len(found[0]["drawn"]) >= 12
+
+
+def test_what_one_rank_alone_meets_ends_both(folder, found):
+    assert sorted(path.name for path in (folder / "1").iterdir()) == ["cnn.safetensors", "last.safetensors"] + [
+        "step.safetensors"
+    ], "rank 1 writes no checkpoint"
+    for rank in (0, 1):
+        assert found[rank]["resume"].endswith("run.pt has [0, 2] epochs, by rank: all machines must share its folder")
+        assert found[rank]["full"] == "rank 0: No space left on device"
+
+
+# --- one process ---
+
+
+def test_a_single_process_is_rank_0_of_1():
+    with ranks.joined() as here:
+        assert here == ranks.here() == ranks.Ranks(0, 1) and here.first
+    assert ranks.gather("a") == ["a"] and ranks.agree(lambda: 3, ()) == 3
+    with pytest.raises(KeyError):
+        ranks.agree(lambda: {}["a"], (KeyError,))
+
+
+def test_weights_make_the_mean_over_ranks_the_mean_over_images():
+    values = torch.arange(7.0)
+    for world in (1, 2, 3, 7):
+        parts = [values[rank::world].mean() * ranks.Ranks(rank, world).weight(7) for rank in range(world)]
+        assert sum(parts) / world == pytest.approx(3.0)
+    assert ranks.Ranks(2, 3).weight(2) == 0 and ranks.Ranks(0, 1).weight(5) == ranks.Ranks(1, 2).weight(8) == 1
+
+
+def test_ranks_share_a_batch_and_all_of_it_is_taken():
+    images, labels = torch.arange(7.0).reshape(7, 1, 1, 1) / 10, torch.arange(7)
+    how = dict(seed=3, mean=0.0, std=1.0)
+    whole = [y.tolist() for _, y in data.batches(images, labels, 3, **how)]
+    parts = [[y.tolist() for _, y in data.batches(images, labels, 3, rank=r, world=2, **how)] for r in (0, 1)]
+    assert parts[0] == [batch[0::2] for batch in whole]
+    assert parts[1][:2] == [batch[1::2] for batch in whole[:2]] and len(whole[2]) == 1
+    assert parts[1][2] == whole[2], "a rank with nothing left takes the first image"
+    with pytest.raises(ValueError, match="0 <= rank < world"):
+        data.batches(images, labels, 3, rank=2, world=2, **how)
+
+
+def test_ranks_draw_their_own_augmentation():
+    images, labels = torch.zeros(4, 1, 1, 1), torch.arange(4)
+    drawn = [
+        [x.item() for x, _ in data.batches(images, labels, 2, seed=0, augment=torch.rand_like, rank=r, world=2)]
+        for r in (0, 1)
+    ]
+    assert len(set(drawn[0] + drawn[1])) == 4
+
+
+# --- folders of images ---
+
+
+def test_a_folder_reads_as_torchvision_reads_it(tmp_path):
+    folder = flowers(tmp_path / "flowers")
+    theirs, ours = ImageFolder(folder), folders.load_folder(folder, 16, test_share=0.34)
+    assert list(ours.classes) == theirs.classes and len(ours.train_labels) == 4 and len(ours.test_labels) == 2
+    labels = torch.cat([ours.train_labels, ours.test_labels])
+    assert sorted(labels.tolist()) == sorted(theirs.targets)
+    corner = torch.cat([ours.train_images, ours.test_images])[:, :, 0, 0].tolist()
+    assert [pixel[1] for pixel in corner] == [255 * (label == 0) for label in labels]  # white has green, red has none
+
+
+def test_unreadable_files_are_skipped_only_when_asked(tmp_path):
+    folder = flowers(tmp_path / "flowers")
+    faulty("unreadable image", folder)
+    with pytest.raises(data.DataError, match=r"1\.png"):
+        folders.load_folder(folder, 16)
+    found = folders.load_folder(folder, 16, skip_unreadable=True, test_share=0.4)
+    assert "1 unreadable files skipped" in found.source
+    assert len(found.train_labels) + len(found.test_labels) == 5 and found.classes == ("daisy", "rose")
+    for n in (0, 2):
+        (folder / "rose" / f"{n}.png").write_bytes(b"")
+    with pytest.raises(data.DataError, match="class 'rose' is empty: none of its 3 files could be read"):
+        folders.load_folder(folder, 16, skip_unreadable=True)
+
+
+def test_a_folder_with_parts_keeps_them_and_they_must_name_the_same_classes(tmp_path):
+    folder = flowers(tmp_path / "flowers")
+    for part in ("train", "val"):
+        (folder / part).mkdir()
+    for name in ("daisy", "rose"):
+        (folder / name).rename(folder / "train" / name)
+    for name in ("daisy", "tulip"):
+        (folder / "val" / name).mkdir()
+        Image.new("L", (30, 16), 255).save(folder / "val" / name / "a.JPG")
+    with pytest.raises(data.DataError, match="differ in the classes rose, tulip"):
+        folders.load_folder(folder, 16)
+    (folder / "val" / "tulip").rename(folder / "val" / "rose")
+    found = folders.load_folder(folder, 16)
+    assert found.train_images.shape == (6, 3, 16, 16) and found.test_images.shape == (2, 3, 16, 16)
+    assert found.train_labels.tolist() == [0, 0, 0, 1, 1, 1] and found.test_labels.tolist() == [0, 1]
+    assert found.test_images.min() == 255, "grey became white"
+
+
+def test_a_folder_too_large_for_memory_is_refused_before_reading(tmp_path, monkeypatch):
+    whole = folders.memory()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert folders.memory() == whole / 4
+    monkeypatch.setattr(folders, "memory", lambda: 1e3)
+    with pytest.raises(data.DataError, match=r"6 images of 16 pixels need .* more than half"):
+        folders.load_folder(flowers(tmp_path / "flowers"), 16)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(data.DataError, match="has no folders: expected one a class"):
+        folders.load_folder(tmp_path, 16)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(data.DataError, match="has one folder, train: expected one a class, two or more"):
+        folders.load_folder(tmp_path, 16)
+
+
+# --- the command ---
+
+
+def test_the_command_trains_writes_and_goes_on(tmp_path):
+    folder, out = flowers(tmp_path / "flowers"), tmp_path / "flowers out"
+    first = said(arguments(folder, "--test", "--clip-grad", "inf"))
+    assert first["code"] == 0 and first["err"] == ""
+    for line in ("1 process on cpu", "epoch 1/1: held-out loss", "test: loss", "written: "):
+        assert line in first["out"]
+    about = json.loads((out / "run.json").read_text())
+    assert about["arguments"]["net"] == "book/8" and len(about["history"]["losses"]) == 1 and about["test"]["loss"] > 0
+    state = load_file(out / "model.safetensors")
+    cli.named_net("book/8", (3, 16, 16), 2).load_state_dict(state)
+
+    same = arguments(folder, "--clip-grad", "inf")
+    assert "run.pt is there: --resume goes on from it" in said(same)["err"]
+    other = said([*same, "--seed", "1", "--resume"])["err"]
+    assert "holds a run of other arguments (seed: 0 then, 1 now)" in other
+    (out / ".run.pt.4711").write_bytes(b"half")
+    again = said([*same, "--resume"])  # a finished run: nothing is trained, all is written again
+    assert again["code"] == 0 and "going on from" in again["out"] and "epoch" not in again["out"]
+    written = load_file(out / "model.safetensors")
+    assert all(torch.equal(state[key], written[key]) for key in state)
+    assert sorted(path.name for path in out.iterdir()) == ["model.safetensors", "run.json", "run.pt"]
+    (out / "run.pt").write_bytes(b"no checkpoint")
+    assert "run.pt is not a checkpoint of this loop" in said([*same, "--resume"])["err"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data", "fashion"], "--data fashion: neither a data set (digits, fashion_mnist"),
+        (["--data", "digits"], "--size and --skip-unreadable are for folders of images; digits is a data set"),
+        (["--size", "0"], "expected a size of 1 pixel or more, got 0"),
+        (["--net", "XL/16"], "--net XL/16: expected book/P, Ti/P"),
+        (["--net", "book/0"], "--net book/0: expected"),
+        (["--net", "book/5"], "patch_size 5 does not divide 16 x 16"),
+        (["--net", "cnn", "--size", "4"], "--net cnn halves its images three times"),
+        (["--schedule", "linear"], "schedule must be 'cosine' or 'constant'"),
+        (["--epochs", "0"], "--epochs 0: expected 1 or more"),
+        (["--batch-size", "0"], "0 a batch; each rank needs at least one"),
+        (["--label-smoothing", "2"], "label_smoothing must be between 0 and 1, got 2.0"),
+        (["--lr", "-1"], "Invalid learning rate: -1.0"),
+        (["--held-out", "9"], "expected a count between 1 and"),
+        (["--images", "99"], "train: expected 1 to"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(tmp_path, more, message):
+    end = said(arguments(flowers(tmp_path / "flowers"), *more))
+    assert end["code"] == 1 and end["err"].startswith("error: ") and end["err"].count("\n") == 1
+    assert message in end["err"]
+
+
+def test_more_processes_than_gpus_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="torch finds 1 GPU here, and each process needs one of its own"):
+        cli._device("cuda", ranks.Ranks(1, 2))
+    with pytest.raises(ValueError, match="several processes cannot share it"):
+        cli._device("mps", ranks.Ranks(1, 2))
+
+
+def test_named_nets():
+    assert isinstance(cli.named_net("cnn", (3, 32, 32), 7), SmallCNN)
+    assert cli.named_net("Ti/8", (3, 32, 32), 7).config == ViTConfig.named("Ti/8", img_size=(32, 32), num_classes=7)
+    assert cli.named_net("book/7", (1, 28, 28), 10).config.embed_dim == 64
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "together":
+        together(Path(sys.argv[2]))
+    else:
+        killed(sys.argv[2:])
