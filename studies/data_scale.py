@@ -83,7 +83,8 @@ class Scale:
 
     passes: dict[int, int]
     sizes: dict[str, tuple[int, ...]]  # by data set; the first three or so are the small end
-    fewer: tuple[int, ...]  # for start, augment, imagenet
+    fewer: tuple[int, ...]  # for start and augment
+    imagenet: tuple[int, ...]
     flops: tuple[int, ...]
     search: tuple[int, int]
     seeds: tuple[int, ...]
@@ -98,6 +99,7 @@ SCALES = {
         passes={50: 2, 100: 2, 200: 1},
         sizes={"fashion_mnist": (50, 100), "shapes": (50, 200)},
         fewer=(50,),
+        imagenet=(50,),
         flops=(100,),
         search=(50, 100),
         seeds=(0,),
@@ -113,6 +115,7 @@ SCALES = {
             "shapes": (100, 1_000, 10_000, 100_000, 300_000),
         },
         fewer=(100, 1_000, 10_000),
+        imagenet=(100, 1_000),
         flops=(1_000, 10_000, 60_000),
         search=(1_000, 10_000),
         seeds=(0, 1, 2),
@@ -140,6 +143,7 @@ SCALES = {
             "shapes": (100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000),
         },
         fewer=(100, 1_000, 10_000),
+        imagenet=(100, 1_000, 10_000),
         flops=(100, 1_000, 10_000, 60_000),
         search=(1_000, 10_000),
         seeds=(0, 1, 2, 3, 4),
@@ -194,7 +198,7 @@ def all_series(scale: Scale) -> list[Series]:
         found.append(Series("augment", "fashion_mnist", net, "scratch", FLIPS_AND_SHIFTS, scale.fewer))
     for net in ("cnn, equal FLOPs", "mlp, equal FLOPs"):
         found.append(Series("flops", "fashion_mnist", net, "scratch", FLIPS, scale.flops))
-    found.append(Series("imagenet", "fashion_mnist", "vit-tiny", "imagenet", FLIPS, scale.fewer))
+    found.append(Series("imagenet", "fashion_mnist", "vit-tiny", "imagenet", FLIPS, scale.imagenet))
     return found
 
 
@@ -310,24 +314,31 @@ class Study:
         blocks = {}
         for series in whole:
             blocks.setdefault((series.group, series.data), []).append(series)
-        for block in blocks.values():
-            for images, size in zip(self.scale.search, ("small", "large"), strict=True):
-                for series in block:
-                    if images in self.searched(series):
-                        for lr, decay in series.rates(size):
-                            yield series, "search", images, SEARCH_SEED, lr, decay
-            for seed in self.scale.seeds:
-                sizes = sorted({images for series in block for images in series.sizes}, reverse=True)
-                for images in sizes:
-                    for series in block:
-                        if images in series.sizes:
-                            yield series, "main", images, seed, None, None
-        for block in blocks.values():
+        last = [block for (group, _), block in blocks.items() if group == "imagenet"]
+        first = [block for (group, _), block in blocks.items() if group != "imagenet"]
+        for block in first:
+            yield from self.plan_of(block)
+        for block in first:
             for seed in self.scale.more_seeds:
                 for series in block:
                     for images in series.sizes:
-                        if images <= self.scale.small_end and series.start != "imagenet":
+                        if images <= self.scale.small_end:
                             yield series, "main", images, seed, None, None
+        for block in last:
+            yield from self.plan_of(block)
+
+    def plan_of(self, block: list[Series]):
+        """The searches of a few series, then their runs, the largest first."""
+        for images, size in zip(self.scale.search, ("small", "large"), strict=True):
+            for series in block:
+                if images in self.searched(series):
+                    for lr, decay in series.rates(size):
+                        yield series, "search", images, SEARCH_SEED, lr, decay
+        for seed in self.scale.seeds:
+            for images in sorted({images for series in block for images in series.sizes}, reverse=True):
+                for series in block:
+                    if images in series.sizes:
+                        yield series, "main", images, seed, None, None
 
     def resolved(self, imagenet: bool) -> list[dict]:
         """The key fields of every run that can be named by now."""
