@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
@@ -174,7 +174,7 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
         found["test"] = {"loss": test.loss, "accuracy": test.accuracy, "images": len(whole.test_labels)}
         say(f"test: loss {test.loss:.4f}, accuracy {test.accuracy:.2%}, {len(whole.test_labels):,} images")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    _write(options.out / "model.safetensors", lambda path: save_file(weights, path))
+    _write(options.out / "model.safetensors", lambda path: path.write_bytes(save(weights)))
     about = _about(options, ranks, device) | found
     _write(options.out / "run.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
     say(f"written: {options.out / 'model.safetensors'}, run.json")
