@@ -21,7 +21,7 @@ from vitutils.vit import ViT, ViTConfig
 HELP = """Train a net of the book, in one process or in several.
 
     python -m vitutils.train --data fashion_mnist --net book/7 --epochs 5 --out runs/first
-    torchrun --nproc-per-node 2 -m vitutils.train --data flowers/ --net Ti/16 --size 224 --out runs/flowers
+    torchrun --standalone --nproc-per-node 2 -m vitutils.train --data flowers/ --net Ti/16 --size 224 --out runs/flowers
 
 nets (--net)
   book/P                  chapter 6's ViT with patches of P pixels: D 64, 4 blocks, 4 heads

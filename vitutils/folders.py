@@ -102,7 +102,7 @@ def load_folder(
         odd = sorted(set(parts[0]) ^ set(parts[1]))
         raise DataError(f"{folder}: the parts {' and '.join(names)} differ in the classes {', '.join(odd)}")
     count = sum(len(paths) for part in parts for paths in part.values())
-    needed, there = count * 3 * size * size, memory()
+    needed, there = 2 * count * 3 * size * size, memory()  # twice: `hold_out` copies, and both are kept
     if needed > there / 2:
         raise DataError(
             f"{folder}: {count:,} images of {size} pixels need {needed / 1e9:.1f} GB, more than half of the "

@@ -71,12 +71,13 @@ def joined() -> Iterator[Ranks]:
         # After a restart torchrun's store still holds the addresses of the dead (pytorch issue 135712, torch 2.15):
         # look past them. Machines count restarts apart; there the launchers need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
         store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()  # torch on Windows has CUDA without it
+    backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    try:
-        yield here()
-    finally:
-        dist.destroy_process_group()
+    yield here()
+    # Only after a good end: on nccl this waits for the other ranks, and after an error here they wait for this one.
+    # The process then ends without it, torchrun sees that, and ends the others.
+    dist.destroy_process_group()
 
 
 def gather(value: T) -> list[T]:

@@ -242,7 +242,8 @@ def fit(
 
     Pass `dataset.hold_out(n)` to choose a recipe, and keep the test part for one last evaluation.
     checkpoint: a file written after each epoch; with resume=True a run goes on from it, to the same weights (bit for
-    bit on a CPU) as if it had never stopped. With recipe.ema_decay the model holds the averaged weights at the end.
+    bit on a CPU, with one rank or two) as if it had never stopped. With recipe.ema_decay the model holds the averaged
+    weights at the end.
     report: called after each epoch with its entry in `History.epochs`.
 
     Under torchrun, inside `ranks.joined()`, every rank makes this call with the same arguments. recipe.batch_size is
