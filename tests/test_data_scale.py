@@ -112,30 +112,32 @@ def bars(ax):
     return found
 
 
-def test_spread_draws_means_and_one_std_either_way():
-    ax = plot.spread({"": {"a": {100: [1, 3], 10: [4, 5, 6]}}}, xlabel="x", ylabel="y").axes[0]
+def test_mean_lines_draws_means_and_one_std_either_way():
+    ax = plot.mean_lines({"": {"a": {100: [1, 3], 10: [4, 5, 6]}}}, xlabel="x", ylabel="y").axes[0]
     [(x, y, ends)] = bars(ax)
     assert x == [10, 100] and y == [5, 2]
     assert ends == [pytest.approx([4, 6]), pytest.approx([2 - 2**0.5, 2 + 2**0.5])]
     assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == ["10", "100"]
 
 
-def test_spread_sets_bars_apart_and_leaves_single_runs_where_they_are():
-    several = plot.spread({"": {"a": {10: [1, 2]}, "b": {10: [1, 2]}}}, xlabel="x", ylabel="y").axes[0]
+def test_mean_lines_sets_bars_apart_and_leaves_single_runs_where_they_are():
+    several = plot.mean_lines({"": {"a": {10: [1, 2]}, "b": {10: [1, 2]}}}, xlabel="x", ylabel="y").axes[0]
     (left,), (right,) = (x for x, _, _ in bars(several))
     assert left < 10 < right < 11
-    single = plot.spread({"": {"a": {10: [1]}, "b": {10: [2]}}}, xlabel="x", ylabel="y").axes[0]
+    single = plot.mean_lines({"": {"a": {10: [1]}, "b": {10: [2]}}}, xlabel="x", ylabel="y").axes[0]
     assert [x for x, _, _ in bars(single)] == [[10], [10]] and [e for _, _, e in bars(single)] == [None, None]
 
 
-def test_spread_gives_a_name_its_look_in_every_panel_and_one_legend():
+def test_mean_lines_gives_a_name_its_look_in_every_panel_and_one_legend():
     parts = {"one": {"a": {1: [1]}, "b": {1: [2]}}, "two": {"b": {1: [3]}, "c": {1: [4]}}, "three": {"a": {1: [0]}}}
-    figure = plot.spread(parts, xlabel="x", ylabel="y", looks={"b": 5}, reference=0)
+    figure = plot.mean_lines(parts, xlabel="x", ylabel="y", looks={"b": 5}, reference=0)
     marks = [[container.lines[0].get_marker() for container in ax.containers] for ax in figure.axes[:3]]
     a, b, c = (plot.look(n)["marker"] for n in (0, 5, 2))
     assert marks == [[a, b], [b, c], [a]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
     assert len({ax.get_ylim() for ax in figure.axes[:3]}) == 1
+    apart = plot.mean_lines(parts, xlabel="x", ylabel="y", share_y=False)
+    assert len({ax.get_ylim() for ax in apart.axes[:3]}) == 3
 
 
 def test_short_numbers():

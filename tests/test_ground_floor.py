@@ -99,7 +99,7 @@ FIGURES = {
     "confusion": lambda: plot.confusion(np.array([[9, 1], [2, 8]]), ["cat", "dog"]),
     "matrices": lambda: plot.matrices([torch.randn(4, 4)] * 5, list("abcde"), signed=True, label="value"),
     "history": lambda: plot.history({"a": [3, 2, 1] * 40}, {"a": ([40, 80, 120], [1, 2, 3])}, ylabel="y"),
-    "spread": lambda: plot.spread(
+    "mean_lines": lambda: plot.mean_lines(
         {"left": {"a": {1: [1, 2], 10: [3]}}, "right": {"b": {1: [1]}}}, xlabel="x", ylabel="y"
     ),
 }

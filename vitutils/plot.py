@@ -208,7 +208,7 @@ def draw_runs(ax, runs: Mapping[float, Sequence[float]], name: str, category: in
     ax.errorbar(places, [v.mean() for v in values], std, **how)
 
 
-def spread(
+def mean_lines(
     parts: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
     *,
     xlabel: str,
@@ -216,19 +216,21 @@ def spread(
     looks: Mapping[str, int] | None = None,
     reference: float | None = None,
     columns: int = 2,
+    share_y: bool = True,
 ) -> Figure:
     """Draw runs over x on a log axis, one panel a title: {title: {name: {x: values of the runs}}}.
 
     Each curve has its own x and any number of runs at each: a line through the means, a bar of +- 1 std where there are
     two or more. Curves with bars stand a little apart along x, so that no bar covers another. looks: the category of a
     name, where figures share them; other names are counted as they come. reference: a dotted horizontal line.
+    share_y=False: each panel has its own vertical axis.
     """
     names = list(dict.fromkeys(name for curves in parts.values() for name in curves))
     category = {name: n for n, name in enumerate(names)} | dict(looks or {})
     columns = min(columns, len(parts))
     rows = -(-len(parts) // columns)
     size = (WIDTH, 0.5 + (3.1 if columns < 3 else 2.5) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=share_y, squeeze=False)
     for ax in axes.flat[len(parts) :]:
         ax.set_axis_off()
     shown = {}
