@@ -33,7 +33,7 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
     import tomli as tomllib
 
 # Between them: photos, a data set, training, and the study results and diagrams that travel with the package.
-CHAPTERS = ("01_convolution", "02_attention")
+CHAPTERS = ("01_convolution", "02_attention", "07_data_scale")
 # Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
 COLAB = (
     "torch",
