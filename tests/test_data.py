@@ -313,7 +313,7 @@ def test_idx_header_that_lies(tmp_path):
     assert _sources._idx(idx(np.ones((2, 3))), tmp_path).tolist() == [[1] * 3] * 2
 
 
-@pytest.mark.parametrize("damage", ["truncated", "data", "header", "empty", "labels"])
+@pytest.mark.parametrize("damage", ["truncated", "data", "header", "empty", "part", "labels"])
 def test_damaged_cache_is_named_and_rebuilt(tiny, tmp_path, damage):
     shutil.copytree(tiny, tmp_path / "system" / "tiny")
     good = data.load("tiny")
@@ -326,6 +326,8 @@ def test_damaged_cache_is_named_and_rebuilt(tiny, tmp_path, damage):
         flip(path, path.read_bytes().index(b"origin") + 12)
     elif damage == "empty":
         path.write_bytes(b"")
+    elif damage == "part":
+        safetensors.torch.save_file({"train_images": good.train_images}, path)
     else:  # checksum and all, but labels out of range
         tensors = {part: getattr(good, part) for part in _sources.PARTS}
         tensors["train_labels"] = tensors["train_labels"] + 1
@@ -340,6 +342,20 @@ def test_damaged_cache_is_named_and_rebuilt(tiny, tmp_path, damage):
     shutil.rmtree(tmp_path / "system")
     with pytest.warns(UserWarning), pytest.raises(data.DataError, match=f"{path} is damaged"):
         data.load("tiny")
+
+
+def test_cache_thrown_away_while_it_is_read(tiny, tmp_path, monkeypatch):
+    """Once its bytes are there, the file is not opened again: another process may have taken it away."""
+    shutil.copytree(tiny, tmp_path / "system" / "tiny")
+    good, read = data.load("tiny"), _sources.load
+
+    def take_away_and_read(raw):
+        (tmp_path / "cache" / "tiny.safetensors").unlink()
+        return read(raw)
+
+    monkeypatch.setattr(_sources, "load", take_away_and_read)
+    again = data.load("tiny")
+    assert same(good, again) and again.source.startswith("the cache")
 
 
 def test_cache_that_cannot_be_written(tiny, tmp_path, monkeypatch):

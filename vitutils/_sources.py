@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 from torchvision import datasets as tv
 from torchvision.datasets.utils import calculate_md5, download_url
@@ -287,14 +287,18 @@ def _keep(name: str, found: Found) -> Found:
 
 
 def _read_cache(path: Path) -> Found:
+    """Read the file once, whole: another process may replace it, or throw it away, at any moment."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {part: file.get_tensor(part).clone() for part in PARTS}
+        raw = path.read_bytes()
+        tensors = load(raw)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, SafetensorError) as error:
         raise _damaged(path, "a whole safetensors file", error) from error
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    metadata = header.get("__metadata__", {})
+    if missing := [part for part in PARTS if part not in tensors]:
+        raise _damaged(path, f"the tensors {', '.join(PARTS)}", f"no {', '.join(missing)}")
     expected = metadata.pop("sha256", "none recorded")
     if (got := _digest(tensors, metadata)) != expected:
         raise _damaged(path, f"SHA-256 {expected}", got)
