@@ -1,0 +1,303 @@
+"""Looking inside a Vision Transformer: maps, distances, norms, and second opinions that do not use attention.
+
+Chapter 10 writes out the functions about attention in the same words. All of it reads our ViT, timm's VisionTransformer
+and vit-pytorch's ViT and SimpleViT through nn.Module alone, with fused attention on: maps are computed again from
+queries and keys. Hooks only read; they are gone afterwards, and outputs stay the same to the bit.
+Letters: B images, C H W, P patch side, N patches, T tokens, D width, h heads, Dh head width; depth counts blocks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# projection to q, k, v; number of heads; what the heads' results go through next
+NAMES = (("qkv", "num_heads", "proj"), ("to_qkv", "heads", "to_out"))
+
+
+def attention_parts(layer: nn.Module) -> tuple[nn.Module, int, nn.Module]:
+    """Return an attention layer's qkv projection, head count and output.
+
+    Raises ValueError for a module that has not all three.
+    """
+    for names in NAMES:  # ours and timm's; vit-pytorch's
+        found = [getattr(layer, name, None) for name in names]
+        if isinstance(found[0], nn.Linear) and None not in found:
+            return tuple(found)
+    raise ValueError(f"expected {NAMES}, got a {type(layer).__name__}")
+
+
+def attention_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the attention layers, in order. Raises ValueError for none."""
+    layers = []
+    for module in model.modules():
+        try:
+            attention_parts(module)
+            layers.append(module)
+        except ValueError:
+            pass
+    if not layers:
+        raise ValueError(
+            f"expected attention layers with one of {NAMES}, "
+            f"got a {type(model).__name__} that has none"
+        )
+    return layers
+
+
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[list]:
+    """Keep what passes through every attention layer while the block runs.
+
+    Yields a list to which each call of a layer adds [layer, qkv, mixed]: what
+    its projection puts out (B, T, 3*h*Dh), and its heads' results side by
+    side (B, T, h*Dh). The hooks only read; after the block they are gone.
+    """
+    calls, hooks = [], []
+
+    def keep_qkv(layer):
+        return lambda _, args, out: calls.append([layer, out])
+
+    def keep_mixed(_, args):
+        calls[-1].append(args[0])
+
+    try:
+        for layer in attention_layers(model):
+            qkv, _, out = attention_parts(layer)
+            hooks.append(qkv.register_forward_hook(keep_qkv(layer)))
+            hooks.append(out.register_forward_pre_hook(keep_mixed))
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def split_heads(layer: nn.Module, qkv: Tensor) -> Tensor:
+    """Cut (B, T, 3*h*Dh) into q, k, v: (3, B, h, T, Dh).
+
+    q and k are normalised where the layer does so (timm's qk_norm).
+    """
+    h = attention_parts(layer)[1]
+    q, k, v = qkv.unflatten(-1, (3, h, -1)).permute(2, 0, 3, 1, 4)
+    if hasattr(layer, "q_norm"):
+        q, k = layer.q_norm(q), layer.k_norm(k)
+    return torch.stack([q, k, v])
+
+
+@torch.no_grad()
+def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
+    """Every head's map in every layer: (B, depth, h, T, T), rows sum to 1.
+
+    Raises ValueError where they are not what the layer used, as with masks,
+    rotary positions, or dropout in train mode, and where layers differ in
+    shape: such a model cannot be read this way.
+    """
+    with recorded(model) as calls:
+        model(images)
+    maps = []
+    for layer, qkv, mixed in calls:
+        q, k, v = split_heads(layer, qkv)
+        scale = getattr(layer, "scale", q.shape[-1] ** -0.5)
+        attn = (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)
+        again = (attn @ v).transpose(1, 2).flatten(2)  # (B, T, h*Dh)
+        off = (again - mixed).abs().max() / mixed.abs().max()
+        if off > 3 * torch.finfo(off.dtype).eps ** 0.5:
+            name = type(layer).__name__
+            raise ValueError(
+                f"expected a plain softmax of q k, got a {name} whose result "
+                f"differs by {off:.1%}: masks, positions in q k, dropout?"
+            )
+        maps.append(attn)
+    if len(shapes := {attn.shape for attn in maps}) > 1:
+        raise ValueError(f"expected maps of one shape, got {sorted(shapes)}")
+    return torch.stack(maps, dim=1)
+
+
+def rollout(maps: Tensor) -> Tensor:
+    """Follow attention down to the input. (B, depth, h, T, T) -> (B, T, T).
+
+    Row i: the share of each input token in output token i, if every block
+    took half of its input as it is and half by the mean of its heads; values
+    and MLPs are ignored. Rows sum to 1. Source: Abnar and Zuidema 2020.
+    """
+    itself = torch.eye(maps.shape[-1]).to(maps)  # the residual connection
+    steps = (maps.mean(dim=2) + itself) / 2  # (B, depth, T, T)
+    flow, *later = steps.unbind(dim=1)
+    for step in later:
+        flow = step @ flow
+    return flow
+
+
+def attention_distance(maps: Tensor, grid: tuple, patch_size: int) -> Tensor:
+    """How far a patch looks, in pixels. (B, depth, h, T, T) -> (B, depth, h).
+
+    The distance between the centres of two patches, weighted by attention,
+    mean over the asking patches. grid: rows, columns. Tokens before the
+    patches are left out. Source: Dosovitskiy et al. 2021, figure 7.
+    """
+    rows, columns = grid
+    N = rows * columns
+    attn = maps[..., -N:, -N:]
+    attn = attn / attn.sum(dim=-1, keepdim=True)
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    places = patch_size * places.to(maps)  # (N, 2)
+    distances = torch.cdist(places, places)  # (N, N)
+    return (attn * distances).sum(dim=-1).mean(dim=-1)
+
+
+def patch_side(model: nn.Module) -> int:
+    """Return P, the side of a patch. Raises ValueError for a model whose patches are not square or not found."""
+    if (embed := getattr(model, "patch_embed", None)) is not None:  # ours, timm's
+        size = getattr(embed, "patch_size", None)
+    else:  # vit-pytorch's first step is einops' Rearrange
+        lengths = getattr(next(iter(getattr(model, "to_patch_embedding", ())), None), "axes_lengths", {})
+        size = lengths.get("p1"), lengths.get("p2")
+    sides = {size} if isinstance(size, int) else set(size or [None])
+    if len(sides) != 1 or None in sides:
+        raise ValueError(f"expected square patches (patch_embed or to_patch_embedding), got {size} in {type(model)}")
+    return sides.pop()
+
+
+def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
+    """Return rows and columns of patches for images (B, C, H, W). Raises ValueError where P does not divide H and W."""
+    P, (H, W) = patch_side(model), images.shape[-2:]
+    if H % P or W % P:
+        raise ValueError(f"expected sides in multiples of {P}, got {H} x {W}")
+    return H // P, W // P
+
+
+def filters(model: nn.Module) -> Tensor:
+    """Return the patch projection as pictures: (D, C, P, P)."""
+    P = patch_side(model)
+    found = getattr(model, "patch_embed", getattr(model, "to_patch_embedding", None))
+    layer = next(m for m in found.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    weight = layer.weight.detach()
+    return weight if weight.ndim == 4 else weight.unflatten(1, (P, P, -1)).permute(0, 3, 1, 2)
+
+
+def principal_filters(weight: Tensor, count: int) -> Tensor:
+    """Return the first principal components of filters (D, C, P, P): (count, C, P, P), each of length 1.
+
+    Source: Dosovitskiy et al. 2021, figure 7, left.
+    """
+    flat = weight.flatten(1).double()  # (D, C*P*P)
+    components = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False).Vh
+    return components[:count].unflatten(1, weight.shape[1:]).to(weight)
+
+
+def similarity(vectors: Tensor) -> Tensor:
+    """Return the cosine similarity of all pairs: (..., N, D) -> (..., N, N)."""
+    unit = F.normalize(vectors, dim=-1)
+    return unit @ unit.transpose(-2, -1)
+
+
+def position_similarity(model: nn.Module, grid: tuple[int, int]) -> Tensor:
+    """Return the cosine similarity of each patch's position to all: (N, rows, columns). `grid`: the model's own.
+
+    Source: Dosovitskiy et al. 2021, figure 7, centre. Raises ValueError for a model without such vectors.
+    """
+    positions = getattr(model, "pos_embed", getattr(model, "pos_embedding", None))
+    N = grid[0] * grid[1]
+    if positions is None or positions.shape[-2] < N:
+        got = None if positions is None else tuple(positions.shape)
+        raise ValueError(f"expected pos_embed or pos_embedding for {N} patches, got {got} in {type(model).__name__}")
+    patches = positions.detach().reshape(-1, positions.shape[-1])[-N:]
+    return similarity(patches).unflatten(1, grid)
+
+
+@torch.no_grad()
+def token_states(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the tokens before each block, and after the last: (B, depth + 1, T, D), before the final norm.
+
+    Their length, `.norm(dim=-1)`, shows outliers (Darcet et al. 2024). Raises ValueError for a model without blocks.
+    """
+    inner = getattr(model, "transformer", model)
+    stack = getattr(inner, "blocks", None) or [pair[0] for pair in getattr(inner, "layers", ())]
+    if not len(stack) or not isinstance(getattr(inner, "norm", None), nn.Module):
+        raise ValueError(f"expected blocks or transformer.layers, and a norm after them, got a {type(model).__name__}")
+    states, hooks = [], []
+    try:
+        for module in (*stack, inner.norm):
+            hooks.append(module.register_forward_pre_hook(lambda _, args: states.append(args[0])))
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(states, dim=1)
+
+
+def log_probability(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Return the log of the probability that the model gives to one class of each image: (B,)."""
+    return model(images).log_softmax(dim=-1).gather(1, classes[:, None])[:, 0]
+
+
+def per_square(values: Tensor, side: int) -> Tensor:
+    """Sum over squares of side x side: (..., H, W) -> (..., H/side, W/side)."""
+    H, W = values.shape[-2:]
+    return values.unflatten(-1, (W // side, side)).unflatten(-3, (H // side, side)).sum(dim=(-3, -1))
+
+
+def input_gradients(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Return the gradient of the class's log-probability with respect to each pixel: like images (B, C, H, W).
+
+    The parameters' own gradients stay as they are. Source: Simonyan et al. 2014.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels, classes = images.detach().clone().requires_grad_(), classes.clone()
+        total = log_probability(model, pixels, classes).sum()
+        return torch.autograd.grad(total, pixels)[0]
+
+
+def covers(images: Tensor, side: int) -> Tensor:
+    """Return one mask a square of side x side, row by row: bool (S, 1, H, W). Raises ValueError if it does not fit."""
+    H, W = images.shape[-2:]
+    if H % side or W % side:
+        raise ValueError(f"expected a side that divides {H} x {W}, got {side}")
+    S = (H // side) * (W // side)
+    squares = torch.eye(S, dtype=torch.bool, device=images.device).reshape(S, 1, H // side, W // side)
+    return squares.repeat_interleave(side, dim=-2).repeat_interleave(side, dim=-1)
+
+
+@torch.no_grad()
+def occlusion(
+    model: nn.Module, images: Tensor, classes: Tensor, side: int, fill: Tensor | float = 0.0, size: int = 128
+) -> Tensor:
+    """Cover each square in turn and return how much the class's log-probability falls: (B, H/side, W/side).
+
+    fill: what covers it, in the images' own units. size: images a forward pass. Source: Zeiler and Fergus 2014.
+    """
+    masks, fill = covers(images, side), torch.as_tensor(fill).to(images)
+    pairs = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(masks))).to(images.device)
+    scores = [
+        log_probability(model, torch.where(masks[s], fill, images[b]), classes[b])
+        for b, s in (pair.unbind(1) for pair in pairs.split(size))
+    ]
+    drop = log_probability(model, images, classes)[:, None] - torch.cat(scores).unflatten(0, (len(images), -1))
+    return drop.unflatten(1, (images.shape[-2] // side, -1))
+
+
+@torch.no_grad()
+def deletion(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    maps: Tensor,
+    fill: Tensor | float = 0.0,
+    steps: int = 10,
+) -> Tensor:
+    """Cover squares, the highest of a map first, and return the class's probability: (B, steps + 1).
+
+    maps: (B, rows, columns), one number a square. Column i: i / steps of the squares are covered; the first column is
+    the whole image, the last has nothing left. Its mean over the columns is the area. Source: Petsiuk et al. 2018.
+    """
+    masks, fill = covers(images, images.shape[-1] // maps.shape[-1]), torch.as_tensor(fill).to(images)
+    if len(masks) != maps[0].numel():
+        raise ValueError(f"expected maps of square cells on {tuple(images.shape)}, got {tuple(maps.shape)}")
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)  # (B, S)
+    curve = []
+    for step in range(steps + 1):
+        chosen = order[:, : len(masks) * step // steps]
+        covered = torch.stack([masks[squares].any(dim=0) for squares in chosen])
+        curve.append(log_probability(model, torch.where(covered, fill, images), classes).exp())
+    return torch.stack(curve, dim=1)
