@@ -273,7 +273,7 @@ def test_deletion_covers_the_highest_first_and_all_at_last():
     half = torch.tensor(0.5)
     assert curve.shape == (2, 16) and torch.allclose(curve[:, 0], whole) and torch.allclose(curve[:, -1], half)
     assert torch.allclose(curve[0, 1:], half) and torch.allclose(curve[1, :-1], whole[1].expand(15))
-    with pytest.raises(ValueError, match="square cells"):
+    with pytest.raises(ValueError, match="expected 15 squares"):
         lens.deletion(model, images, classes, torch.zeros(2, 5, 5))
     with pytest.raises(ValueError, match="divides"):
         lens.occlusion(model, images, classes, side=7)

@@ -181,13 +181,13 @@ def principal_filters(weight: Tensor, count: int) -> Tensor:
 
     Source: Dosovitskiy et al. 2021, figure 7, left.
     """
-    flat = weight.flatten(1).double()  # (D, C*P*P)
+    flat = weight.flatten(1).cpu().double()  # (D, C*P*P)
     components = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False).Vh
     return components[:count].unflatten(1, weight.shape[1:]).to(weight)
 
 
 def similarity(vectors: Tensor) -> Tensor:
-    """Return the cosine similarity of all pairs: (..., N, D) -> (..., N, N)."""
+    """The cosine of every pair: (..., N, D) -> (..., N, N)."""
     unit = F.normalize(vectors, dim=-1)
     return unit @ unit.transpose(-2, -1)
 
@@ -227,77 +227,93 @@ def token_states(model: nn.Module, images: Tensor) -> Tensor:
     return torch.stack(states, dim=1)
 
 
-def log_probability(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return the log of the probability that the model gives to one class of each image: (B,)."""
-    return model(images).log_softmax(dim=-1).gather(1, classes[:, None])[:, 0]
+def log_probability(
+    model: nn.Module, images: Tensor, classes: Tensor
+) -> Tensor:
+    """The log of the probability of one class an image: (B,)."""
+    every = model(images).log_softmax(dim=-1)  # (B, K)
+    return every.gather(1, classes[:, None])[:, 0]
 
 
-def per_square(values: Tensor, side: int) -> Tensor:
-    """Sum over squares of side x side: (..., H, W) -> (..., H/side, W/side)."""
-    H, W = values.shape[-2:]
-    return values.unflatten(-1, (W // side, side)).unflatten(-3, (H // side, side)).sum(dim=(-3, -1))
+def input_gradients(
+    model: nn.Module, images: Tensor, classes: Tensor
+) -> Tensor:
+    """How the class's log-probability changes with each pixel: (B, C, H, W).
 
-
-def input_gradients(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return the gradient of the class's log-probability with respect to each pixel: like images (B, C, H, W).
-
-    The parameters' own gradients stay as they are. Source: Simonyan et al. 2014.
+    The parameters' own gradients stay as they are.
+    Source: Simonyan et al. 2014.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        pixels, classes = images.detach().clone().requires_grad_(), classes.clone()
-        total = log_probability(model, pixels, classes).sum()
+        pixels = images.detach().clone().requires_grad_()
+        total = log_probability(model, pixels, classes.clone()).sum()
         return torch.autograd.grad(total, pixels)[0]
 
 
+def per_square(values: Tensor, side: int) -> Tensor:
+    """Sum over squares: (..., H, W) -> (..., H/side, W/side)."""
+    H, W = values.shape[-2:]
+    cut = values.unflatten(-1, (W // side, side))
+    return cut.unflatten(-3, (H // side, side)).sum(dim=(-3, -1))
+
+
 def covers(images: Tensor, side: int) -> Tensor:
-    """Return one mask a square of side x side, row by row: bool (S, 1, H, W). Raises ValueError if it does not fit."""
+    """One mask a square of side x side, row by row: bool (S, 1, H, W).
+
+    Raises ValueError if the side does not divide H and W.
+    """
     H, W = images.shape[-2:]
     if H % side or W % side:
         raise ValueError(f"expected a side that divides {H} x {W}, got {side}")
-    S = (H // side) * (W // side)
-    squares = torch.eye(S, dtype=torch.bool, device=images.device).reshape(S, 1, H // side, W // side)
-    return squares.repeat_interleave(side, dim=-2).repeat_interleave(side, dim=-1)
+    rows, columns = H // side, W // side
+    S = rows * columns
+    masks = torch.eye(S, dtype=torch.bool, device=images.device)
+    masks = masks.reshape(S, 1, rows, columns)
+    return masks.repeat_interleave(side, -2).repeat_interleave(side, -1)
 
 
 @torch.no_grad()
 def occlusion(
-    model: nn.Module, images: Tensor, classes: Tensor, side: int, fill: Tensor | float = 0.0, size: int = 128
-) -> Tensor:
-    """Cover each square in turn and return how much the class's log-probability falls: (B, H/side, W/side).
+    model: nn.Module, images: Tensor, classes: Tensor, side: int,
+    fill: float = 0.0, size: int = 128,
+) -> Tensor:  # fmt: skip
+    """Cover each square: how far does the log-probability of the class fall?
 
-    fill: what covers it, in the images' own units. size: images a forward pass. Source: Zeiler and Fergus 2014.
+    Returns (B, H/side, W/side). fill: what covers, in the images' own units.
+    size: images a forward pass. Source: Zeiler and Fergus 2014.
     """
-    masks, fill = covers(images, side), torch.as_tensor(fill).to(images)
-    pairs = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(masks))).to(images.device)
-    scores = [
-        log_probability(model, torch.where(masks[s], fill, images[b]), classes[b])
-        for b, s in (pair.unbind(1) for pair in pairs.split(size))
-    ]
-    drop = log_probability(model, images, classes)[:, None] - torch.cat(scores).unflatten(0, (len(images), -1))
+    B, masks = len(images), covers(images, side)
+    fill = torch.as_tensor(fill).to(images)
+    pairs = torch.cartesian_prod(torch.arange(B), torch.arange(len(masks)))
+    covered = []
+    for pair in pairs.to(images.device).split(size):
+        b, s = pair.unbind(1)
+        hidden = torch.where(masks[s], fill, images[b])
+        covered.append(log_probability(model, hidden, classes[b]))
+    whole = log_probability(model, images, classes)
+    drop = whole[:, None] - torch.cat(covered).unflatten(0, (B, -1))
     return drop.unflatten(1, (images.shape[-2] // side, -1))
 
 
 @torch.no_grad()
 def deletion(
-    model: nn.Module,
-    images: Tensor,
-    classes: Tensor,
-    maps: Tensor,
-    fill: Tensor | float = 0.0,
-    steps: int = 10,
-) -> Tensor:
-    """Cover squares, the highest of a map first, and return the class's probability: (B, steps + 1).
+    model: nn.Module, images: Tensor, classes: Tensor, maps: Tensor,
+    fill: float = 0.0, steps: int = 10,
+) -> Tensor:  # fmt: skip
+    """Cover squares, the highest of a map first; the class's probability.
 
-    maps: (B, rows, columns), one number a square. Column i: i / steps of the squares are covered; the first column is
-    the whole image, the last has nothing left. Its mean over the columns is the area. Source: Petsiuk et al. 2018.
+    maps (B, rows, columns), one number a square -> (B, steps + 1). In column
+    i, the share i / steps is covered. The mean over columns is the area.
+    Raises ValueError if cells are not squares. Source: Petsiuk et al. 2018.
     """
-    masks, fill = covers(images, images.shape[-1] // maps.shape[-1]), torch.as_tensor(fill).to(images)
-    if len(masks) != maps[0].numel():
-        raise ValueError(f"expected maps of square cells on {tuple(images.shape)}, got {tuple(maps.shape)}")
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)  # (B, S)
+    masks = covers(images, images.shape[-1] // maps.shape[-1])
+    S, fill = len(masks), torch.as_tensor(fill).to(images)
+    if S != maps[0].numel():
+        raise ValueError(f"expected {S} squares, got {tuple(maps.shape)}")
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     curve = []
     for step in range(steps + 1):
-        chosen = order[:, : len(masks) * step // steps]
-        covered = torch.stack([masks[squares].any(dim=0) for squares in chosen])
-        curve.append(log_probability(model, torch.where(covered, fill, images), classes).exp())
+        chosen = order[:, : S * step // steps]
+        hidden = torch.stack([masks[squares].any(0) for squares in chosen])
+        left = torch.where(hidden, fill, images)
+        curve.append(log_probability(model, left, classes).exp())
     return torch.stack(curve, dim=1)
