@@ -426,3 +426,44 @@ def patch_rows(images: torch.Tensor, patches: torch.Tensor, names: Sequence[str]
             right.add_patch(plt.Rectangle((x - 0.5, y - 0.5), P, P, fill=False, edgecolor="0.5", linewidth=0.6))
             right.text(x + P / 2 - 0.5, y - 1, n, fontsize=8, ha="center", va="bottom")
     return finish(figure)
+
+
+def map_rows(rows: Sequence[tuple[str, torch.Tensor, Sequence[torch.Tensor]]], titles: Sequence[str]) -> Figure:
+    """Show one row a case: an image and maps of it, each map on a scale of its own, from its lowest to its highest.
+
+    rows: (name, image (C,H,W), maps (rows,columns)). titles: one a column of maps.
+    """
+    columns = 1 + len(titles)
+    cell = min(WIDTH / columns, 1.9)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(cell * columns, 0.35 + (cell + 0.1) * len(rows)), squeeze=False
+    )
+    for n, (name, image, maps) in enumerate(rows):
+        show_picture(axes[n, 0], image, name)
+        axes[n, 0].title.set_fontsize(8.5)
+        for ax, values, title in zip(axes[n, 1:], maps, titles, strict=True):
+            ax.imshow(torch.as_tensor(values).detach().cpu().float().numpy(), interpolation="nearest")
+            ax.set_axis_off()
+            if n == 0:
+                ax.set_title(title, fontsize=8.5)
+    return finish(figure)
+
+
+def layer_dots(
+    parts: Mapping[str, torch.Tensor], *, ylabel: str, reference: Mapping[str, float] | None = None
+) -> Figure:
+    """One panel a title, one dot a head above its layer: {title: values (depth, h)}; the panels share their axes.
+
+    reference: horizontal lines with names.
+    """
+    figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, 3.0), sharex=True, sharey=True, squeeze=False)
+    for n, (ax, (title, values)) in enumerate(zip(axes.flat, parts.items(), strict=True)):
+        values = torch.as_tensor(values).detach().cpu().float().numpy()
+        layers = np.repeat(np.arange(1, len(values) + 1), values.shape[1])
+        ax.plot(layers, values.flatten(), **look(n) | {"linestyle": "", "markersize": 5}, alpha=0.8)
+        for name, level in (reference or {}).items():
+            ax.axhline(level, color="0.35", linestyle=":", linewidth=1.2)
+            ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.25")
+        ax.set(title=title, xlabel="layer", ylim=(0, None))
+    axes[0, 0].set_ylabel(ylabel)
+    return finish(figure)
