@@ -1,0 +1,297 @@
+"""Features and what is read off them: heads taken off, a cache that knows its inputs, memory, probes."""
+
+import os
+import warnings
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.transforms import v2
+from vit_pytorch import ViT as LibraryViT
+
+from vitutils import data, pictures, probe
+from vitutils.cnn import SmallCNN
+from vitutils.vit import ViT, ViTConfig
+
+SMALL = ViTConfig(
+    img_size=8, patch_size=4, in_chans=1, num_classes=5, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.0
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("VITBOOK_DATA", str(tmp_path))
+    return tmp_path / "features"
+
+
+def small_vit(seed=0, **changes):
+    torch.manual_seed(seed)
+    return ViT(ViTConfig(**(SMALL.__dict__ | changes)))
+
+
+def transform(mean=0.5):
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([mean], [0.5])])
+
+
+def made_set(count=40, name="made", change=0, classes=2):
+    """Images whose brightness says their class, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % classes
+    images = torch.randint(0, 60, (count, 1, 8, 8), generator=generator) + 60 * labels[:, None, None, None]
+    images[0, 0, 0, 0] += change
+    names = [str(k) for k in range(classes)]
+    return pictures.from_tensors(name, "train", images.to(torch.uint8), labels, names, "here")
+
+
+# --- the head comes off ---
+
+
+def test_ours_gives_what_its_head_reads_and_keeps_it():
+    for pool in ("token", "avg"):
+        net = small_vit(global_pool=pool).eval()
+        nn.init.normal_(net.head.weight)
+        images = torch.randn(3, 1, 8, 8)
+        features = probe.headless(net)(images)
+        assert features.shape == (3, 16)
+        assert torch.equal(net.head(features), net(images))  # the net still has its head
+        assert set(net.state_dict()) - set(probe.headless(net).state_dict()) == {"head.weight", "head.bias"}
+
+
+def test_other_libraries_nets():
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 32)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32).eval()
+    resnet = timm.create_model("resnet10t").eval()
+    library = LibraryViT(image_size=32, patch_size=16, num_classes=4, dim=12, depth=1, heads=2, mlp_dim=12).eval()
+    heads = {
+        vit: (vit.head, 192),
+        resnet: (resnet.fc, 512),
+        library: (library.mlp_head, 12),
+    }
+    torchs = models.resnet18().eval()
+    heads[torchs] = (torchs.fc, 512)
+    small = SmallCNN(3, 4, (8, 16)).eval()
+    heads[small] = (small.head, 16)
+    for net, (head, width) in heads.items():
+        with torch.no_grad():
+            features = probe.headless(net)(images)
+            assert features.shape == (2, width)
+            torch.testing.assert_close(head(features), net(images))
+
+
+def test_a_net_without_a_known_head_is_refused():
+    with pytest.raises(ValueError, match="Sequential has no head.*0, 1"):
+        probe.headless(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+
+
+# --- features ---
+
+
+def test_features_are_those_of_the_net_in_eval_mode_and_modes_come_back():
+    net, part = small_vit(), made_set()
+    net.blocks[0].eval()  # a mode of its own
+    bare = probe.headless(net)
+    found = probe.extract(bare, part, transform(), batch_size=7)
+    with torch.no_grad():
+        expected = bare(torch.stack([transform()(part[i][0]) for i in range(len(part))]))
+    torch.testing.assert_close(found.x, expected)
+    assert torch.equal(found.y, part.labels) and not found.cached and found.seconds > 0
+    assert net.training and not net.blocks[0].training and net.blocks[1].training
+
+
+def test_batch_norm_uses_its_running_means():
+    net = SmallCNN(1, 2, (4,))
+    one = probe.extract(probe.headless(net), made_set(), transform(), batch_size=1, cache=False)
+    many = probe.extract(probe.headless(net), made_set(), transform(), batch_size=40, cache=False)
+    torch.testing.assert_close(one.x, many.x)
+    assert net.stages[1].num_batches_tracked == 0
+
+
+def test_the_second_time_they_are_read_from_the_file(folder):
+    net = probe.headless(small_vit())
+    first = probe.extract(net, made_set(), transform())
+    again = probe.extract(net, made_set(), transform())
+    assert again.cached and torch.equal(first.x, again.x) and torch.equal(first.y, again.y)
+    assert again.seconds == first.seconds and os.listdir(folder) == [first.file.name]
+
+
+def test_another_input_is_another_key(folder):
+    def keys(net=None, part=None, how=None):
+        net = net if net is not None else probe.headless(small_vit())
+        found = probe.extract(net, part or made_set(), how or transform())
+        assert not found.cached
+        return found.file.name
+
+    changed = small_vit()
+    with torch.no_grad():
+        changed.blocks[1].mlp.fc2.bias[3] += 1e-6
+    heads = small_vit(num_heads=4)  # the same weights, cut into other heads
+    heads.load_state_dict(small_vit().state_dict())
+    seen = [
+        keys(),
+        keys(net=probe.headless(small_vit(seed=1))),
+        keys(net=probe.headless(changed)),
+        keys(net=probe.headless(heads)),
+        keys(how=transform(mean=0.4)),
+        keys(part=made_set(change=1)),
+        keys(part=made_set(name="other")),
+        keys(part=made_set().at(range(39, -1, -1))),
+    ]
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_transform_that_hides_its_settings_is_refused():
+    net, part = probe.headless(small_vit()), made_set()
+    with pytest.raises(ValueError, match="says nothing of its settings.*cache=False"):
+        probe.extract(net, part, lambda image: image / 255)
+    assert probe.extract(net, part, lambda image: image / 255, cache=False).file is None
+
+
+def test_a_damaged_file_is_named_and_written_anew(folder):
+    net = probe.headless(small_vit())
+    first = probe.extract(net, made_set(), transform())
+    whole = first.file.read_bytes()
+    wrong = bytearray(whole)
+    wrong[-3] ^= 255  # still a safetensors file
+    for raw in (whole[:50], b"", bytes(wrong)):
+        first.file.write_bytes(raw)
+        with pytest.warns(UserWarning, match=f"{first.file.name} is damaged"):
+            again = probe.extract(net, made_set(), transform())
+        assert not again.cached and torch.equal(again.x, first.x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert probe.extract(net, made_set(), transform()).cached
+    assert os.listdir(folder) == [first.file.name]
+
+
+def test_nothing_half_written_stays(folder, monkeypatch):
+    def full(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    found = probe.extract(probe.headless(small_vit()), made_set(), transform())
+    assert found.file is None and found.x.shape == (40, 16) and os.listdir(folder) == []
+
+
+def test_what_is_no_feature_or_no_image_is_refused():
+    net, part = small_vit(), made_set()
+    with pytest.raises(ValueError, match=r"features \(40, D\), got \(40, 5, 16\)"):
+        bare = probe.headless(net)
+        bare.forward = bare.forward_features
+        probe.extract(bare, part, transform(), cache=False)
+    with pytest.raises(ValueError, match=r"tensors \(C, H, W\) of one size, got"):
+        probe.extract(probe.headless(net), part, v2.RandomChoice([v2.Resize(8), v2.Resize(4)]), cache=False)
+    with pytest.raises(ValueError, match="no pictures"):
+        probe.extract(probe.headless(net), part.at([]), transform(), cache=False)
+
+
+def test_fifty_thousand_pictures_do_not_grow_in_memory():
+    """Held all at once they would be 150 MB of floats; what may grow is the features, 0.8 MB."""
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("no /proc to read this process's memory from")
+    count, seen = 50_000, []
+
+    class Tiny(nn.Module):
+        def forward(self, images):
+            with open("/proc/self/statm") as file:
+                seen.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+            return images.flatten(1)[:, :4]
+
+    made = torch.arange(768, dtype=torch.uint8).reshape(3, 16, 16)
+    part = pictures.Pictures(
+        "stream", "train", torch.zeros(count, dtype=torch.int64), ("a", "b"), "made", lambda i: made + (i % 7), bytes
+    )
+    found = probe.extract(Tiny(), part, lambda image: image / 255, batch_size=500, cache=False)
+    assert found.x.shape == (count, 4) and len(seen) == 100
+    assert max(seen[10:]) - seen[9] < 25e6
+
+
+# --- shots, probes ---
+
+
+def test_shots_are_drawn_by_class_and_grow():
+    labels = torch.tensor([0] * 10 + [1] * 3 + [3] * 10)
+    few, more = probe.draw_shots(labels, 2, seed=5), probe.draw_shots(labels, 5, seed=5)
+    assert labels[few].bincount().tolist() == [2, 2, 0, 2] and labels[more].bincount().tolist() == [5, 3, 0, 5]
+    assert set(few.tolist()) <= set(more.tolist())
+    assert set(few.tolist()) != set(probe.draw_shots(labels, 2, seed=6).tolist())
+    assert sorted(probe.draw_shots(labels, None, seed=5).tolist()) == list(range(23))
+    with pytest.raises(ValueError, match="1 image a class or more, got 0"):
+        probe.draw_shots(labels, 0, seed=0)
+
+
+def test_a_split_keeps_every_class_on_both_sides():
+    labels = torch.tensor([0] * 10 + [1] * 2)
+    fit, choose = probe.split_shots(labels, seed=0)
+    assert labels[fit].bincount().tolist() == [8, 1] and labels[choose].bincount().tolist() == [2, 1]
+    assert sorted(torch.cat([fit, choose]).tolist()) == list(range(12))
+    with pytest.raises(ValueError, match="2 images of each class"):
+        probe.split_shots(torch.tensor([0, 0, 1]), seed=0)
+
+
+def test_knn_agrees_with_scikit_learn():
+    from sklearn.neighbors import KNeighborsClassifier
+
+    generator = torch.Generator().manual_seed(0)
+    x, new = torch.randn(200, 6, generator=generator), torch.randn(2_300, 6, generator=generator)
+    y = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0)
+
+    def weigh(distance):
+        return torch.tensor((1 - distance) / 0.07).exp().numpy()
+
+    theirs = KNeighborsClassifier(20, metric="cosine", weights=weigh).fit(x, y).predict(new)
+    ours = probe.knn_predict(x, y, new)
+    assert (ours == torch.tensor(theirs)).float().mean() > 0.999
+    assert probe.knn_predict(x[:3], y[:3], new).shape == (2_300,)  # fewer images than k
+    assert torch.equal(probe.knn_predict(x, y, 100 * new), ours)  # the length of a vector does not count
+
+
+def test_the_probe_chooses_its_penalty_without_the_new_images():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 30, generator=generator)
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    new = torch.randn(400, 30, generator=generator)
+    truth = (new[:, 0] + new[:, 1] > 0).long()
+    answers, C = probe.linear_probe(x, y, new)
+    assert (answers == truth).float().mean() > 0.85 and C in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    assert probe.linear_probe(x, y, new[:1])[1] == C
+    scaled, _ = probe.linear_probe(x * torch.linspace(0.01, 100, 30) + 5, y, new * torch.linspace(0.01, 100, 30) + 5)
+    assert (scaled == answers).float().mean() > 0.97  # features are standardised
+    first = torch.tensor([(y == k).nonzero()[0, 0] for k in (0, 1)])
+    assert probe.linear_probe(x[first], y[first], new)[1] == 0.1  # one image a class: nothing to choose by
+    apart = probe.linear_probe(x, 3 * y + 1, new)[0]  # labels need not begin at 0
+    assert set(apart.tolist()) == {1, 4}
+
+
+def test_training_learns_and_the_rate_is_chosen():
+    part = made_set(60)
+    dataset = probe.as_dataset(part, part, transform(), (0.5,), (0.5,))
+    net = probe.train_steps(small_vit(num_classes=2), dataset, steps=40, lr=3e-3)
+    seen = net(data.normalise(dataset.train_images, 0.5, 0.5)).argmax(dim=1)
+    assert (seen == part.labels).float().mean() > 0.9 and not net.training
+    same = probe.train_steps(small_vit(num_classes=2), dataset, steps=40, lr=3e-3)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True))
+    best = probe.choose_rate(lambda: small_vit(num_classes=2), dataset, (1e-7, 3e-3), steps=40, device="cpu")
+    assert best == 3e-3
+
+
+def test_training_takes_as_many_steps_as_asked(monkeypatch):
+    part, taken = made_set(20), []
+    dataset = probe.as_dataset(part, part, transform(), (0.5,), (0.5,))
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (taken.append(1), step(self, *a))[1])
+    for size, steps in ((32, 3), (8, 7)):  # all images in one batch; two whole batches an epoch
+        taken.clear()
+        probe.train_steps(small_vit(num_classes=2), dataset, steps=steps, lr=1e-3, batch_size=size)
+        assert len(taken) == steps
+
+
+def test_images_to_train_on_are_those_the_net_saw():
+    part = made_set()
+    dataset = probe.as_dataset(part, part.at([1, 2]), transform(), (0.5,), (0.5,))
+    assert all(torch.equal(dataset.train_images[i], part[i][0]) for i in range(len(part)))
+    assert torch.equal(dataset.test_labels, part.labels[1:3])
+    seen = data.normalise(dataset.train_images, dataset.mean, dataset.std)
+    torch.testing.assert_close(seen[3], transform()(part[3][0]))
