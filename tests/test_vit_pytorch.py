@@ -1,0 +1,160 @@
+"""Chapter 8: its exercises can be solved and catch slips, and its study's nets differ in what their names say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import vit_pytorch
+from torch import nn
+
+from studies import library
+from vitutils import check, weights
+from vitutils.train import parameter_groups
+from vitutils.vit import ViT
+
+CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "08_vit_pytorch.ipynb"
+SOLUTIONS = {
+    "1": """
+def attention_parameters(dim, heads, dim_head):
+    inner = heads * dim_head
+    return 2 * dim + 3 * dim * inner + inner * dim + dim
+""",
+    "2": """
+def logits_with_registers(simple, registers, images):
+    x = simple.to_patch_embedding(images)
+    x = x + simple.pos_embedding
+    N = x.shape[1]
+    x = torch.cat([x, registers.expand(len(x), -1, -1)], dim=1)
+    x = simple.transformer(x)[:, :N]
+    return simple.linear_head(x.mean(dim=1))
+""",
+    "3": """
+import copy
+
+
+def with_new_head(vit, num_classes):
+    new = copy.deepcopy(vit).requires_grad_(False)
+    new.mlp_head = nn.Linear(vit.mlp_head.in_features, num_classes)
+    nn.init.zeros_(new.mlp_head.weight)
+    nn.init.zeros_(new.mlp_head.bias)
+    return new
+""",
+}
+SLIPS = [
+    ("1", "+ inner * dim + dim", "+ inner * dim"),
+    ("1", "2 * dim + 3", "3"),
+    ("1", "inner = heads * dim_head", "inner = dim"),
+    ("2", "(x)[:, :N]", "(x)"),
+    ("2", "    x = x + simple.pos_embedding\n", ""),
+    ("2", "[x, registers.expand(len(x), -1, -1)]", "[registers.expand(len(x), -1, -1), x]"),
+    ("3", "copy.deepcopy(vit)", "vit"),
+    ("3", ".requires_grad_(False)", ""),
+    ("3", "    nn.init.zeros_(new.mlp_head.weight)\n", ""),
+    ("3", "    nn.init.zeros_(new.mlp_head.bias)\n", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return {cell["id"]: "".join(cell["source"]) for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]}
+
+
+def answer(cells, number, solution, capsys):
+    """What the check cell of an exercise prints for a solution."""
+    names = {"toy": {"image_size": 32, "patch_size": 8, "num_classes": 10, "dim": 64, "depth": 2, "heads": 4}}
+    names["toy"]["mlp_dim"] = 128
+    torch.manual_seed(1)
+    names["ok"] = torch.randn(2, 3, 32, 32)
+    exec(cells["imports"], names)
+    exec(solution, names)
+    capsys.readouterr()
+    exec(cells[f"exercise-{number}-check"], names)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", SOLUTIONS)
+def test_an_exercise_passes_when_solved(cells, number, capsys):
+    assert answer(cells, number, SOLUTIONS[number], capsys) == f"Exercise 8.{number}: pass\n"
+
+
+@pytest.mark.parametrize(("number", "right", "wrong"), SLIPS)
+def test_an_exercise_catches_a_slip(cells, number, right, wrong, capsys):
+    assert right in SOLUTIONS[number]
+    assert "not yet" in answer(cells, number, SOLUTIONS[number].replace(right, wrong), capsys)
+
+
+def spread(net):
+    return (net.pos_embed if isinstance(net, ViT) else net.pos_embedding).std().item()
+
+
+def first_layers_std(net):
+    return net.blocks[0].mlp.fc1.weight.std().item()
+
+
+def test_each_net_of_the_study_differs_from_ours_in_what_its_name_says():
+    nets = {name: library.make_net(name, 0) for name in library.NETS}
+    assert {name: isinstance(net, ViT) for name, net in nets.items()} == {n: n.startswith("ours") for n in library.NETS}
+    ours = nets["ours"]
+    norms, places = nets["ours, two more norms"], nets["ours, positions of std 1"]
+    unbiased, fresh = nets["ours, no qkv bias"], nets["ours, torch's first weights"]
+    P, D = library.VIT.patch_size, library.VIT.embed_dim
+    assert check.count_parameters(norms) - check.count_parameters(ours) == 2 * P * P + 2 * D
+    assert isinstance(norms.patch_embed, weights.VitPytorchPatchEmbed)
+    assert check.count_parameters(ours) - check.count_parameters(unbiased) == 3 * D * library.VIT.depth
+    assert all(block.attn.qkv.bias is None for block in unbiased.blocks)
+    far = {name for name, net in nets.items() if spread(net) > 0.5}
+    assert far == {"ours, positions of std 1", "library"}
+    assert spread(places) == pytest.approx(1, abs=0.1) and spread(ours) == pytest.approx(0.02, abs=0.005)
+    drawn_otherwise = {n for n, net in nets.items() if n.startswith("ours") and net.head.weight.abs().sum() > 0}
+    assert drawn_otherwise == {"ours, torch's first weights"}
+    assert first_layers_std(fresh) < 0.8 * first_layers_std(ours) == pytest.approx(0.8 * first_layers_std(places))
+
+
+def test_the_study_gives_the_library_our_sizes():
+    torch.manual_seed(0)
+    theirs = library.make_net("library", 0).eval()
+    assert isinstance(theirs, vit_pytorch.ViT)
+    twin = ViT(replace(library.VIT, qkv_bias=False, norm_eps=1e-5), weights.VitPytorchPatchEmbed).eval()
+    weights.load_into(twin, weights.from_vit_pytorch(theirs.state_dict()))
+    images = torch.randn(3, 1, 28, 28)
+    with torch.no_grad():
+        check.check_close(twin(images), theirs(images), tol=1e-5)
+
+
+@pytest.mark.parametrize("name", library.NETS)
+def test_a_seed_names_the_first_weights(name):
+    first, again, other = (library.make_net(name, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_an_unstarted_search_is_not_taken_for_a_best_rate(tmp_path, monkeypatch):
+    class Finished(Exception):
+        pass
+
+    def stop(seconds):
+        raise Finished
+
+    monkeypatch.setattr(library.time, "sleep", stop)
+    monkeypatch.setattr("builtins.print", lambda *args, **kwargs: None)
+    store = library.Store(Path("library.py"), library.KEY, folder=tmp_path)
+    rows = [
+        {"part": "search", "net": "ours", "variant": f"lr {lr:g}", "seed": 100, "lr": lr, "accuracy": accuracy}
+        for lr, accuracy in zip(library.RATES, (0.7, 0.9, 0.8, 0.6), strict=True)
+    ]
+    for row in rows[:-1]:
+        store.append(row)
+    with pytest.raises(Finished):
+        library.best_rate(store, "ours")
+    store.append(rows[-1])
+    assert library.best_rate(store, "ours") == library.RATES[1]
+
+
+def test_decay_leaves_out_the_librarys_positions():
+    net = library.make_net("library", 0)
+    decay, keep = parameter_groups(net, 0.05)
+    assert any(p is net.pos_embedding for p in keep["params"])
+    assert all(p.ndim >= 2 for p in decay["params"])
+    assert isinstance(net.mlp_head, nn.Linear) and any(p is net.mlp_head.weight for p in decay["params"])
