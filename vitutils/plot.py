@@ -329,10 +329,12 @@ def matrices(
     signed: bool = False,
     label: str = "",
     names: Sequence[str] | None = None,
+    ticks: bool = True,
 ) -> Figure:
     """Show matrices (rows, columns) beside each other on one colour scale; signed ones with white at zero.
 
     names: what stands at the rows and columns of square matrices, in place of their numbers.
+    ticks=False: no numbers there, for pictures laid together in one matrix.
     """
     arrays = [torch.as_tensor(a).detach().cpu().float().numpy() for a in arrays]
     top = max(np.abs(a).max() for a in arrays)
@@ -352,6 +354,8 @@ def matrices(
         if names:
             ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
             ax.set_yticks(range(len(names)), names)
+        if not ticks:
+            ax.set(xticks=[], yticks=[])
         if n % columns == 0:
             ax.set_ylabel(ylabel)
     figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
