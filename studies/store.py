@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,13 +81,19 @@ class Store:
                     writer.writeheader()
                 writer.writerow(row)
 
-    def describe(self, configuration: dict, seconds: float, finished: bool = True) -> None:
+    def describe(
+        self, configuration: dict, seconds: float, finished: bool = True, device: str | None = None
+    ) -> None:
         """Write who, when and with what: configuration, script hash, commit, versions, device, seconds of all runs.
 
         finished: False at the start of a study, so that its first row already has a script it belongs to; the second
         time gives the end, and the seconds by the clock between the two (a pause of the study among them).
+        device: where it ran, if not here.
         """
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=self.script.parent)
+        commit = ""
+        if shutil.which("git"):
+            asked = ["git", "rev-parse", "HEAD"]
+            commit = subprocess.run(asked, capture_output=True, text=True, cwd=self.script.parent).stdout.strip()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         started = json.loads(self.json.read_text()).get("started", now) if self.json.exists() else now
         wall = datetime.fromisoformat(now) - datetime.fromisoformat(started)
@@ -97,11 +104,11 @@ class Store:
             "started": started,
             "finished": now if finished else None,
             "wall_seconds": round(wall.total_seconds()) if finished else None,
-            "commit": commit.stdout.strip() or None,
+            "commit": commit or None,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": device or (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"),
             "threads_per_run": torch.get_num_threads(),
             "seconds_of_training": round(seconds),
         }

@@ -9,12 +9,14 @@ import difflib
 import os
 import re
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
-from safetensors import SafetensorError
+from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -23,6 +25,11 @@ from vitutils._sources import data_folders
 from vitutils.vit import ViT, ViTConfig
 
 State = dict[str, Tensor]
+
+POCKET_FILE = Path(__file__).resolve().with_name("pocket.safetensors")  # written by studies/pocket.py, with its card
+POCKET_CONFIG = ViTConfig(
+    img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=64, depth=6, num_heads=4, mlp_ratio=2.0
+)
 
 # our name -> torchvision's; {i} is the number of the block
 TORCHVISION = {
@@ -182,15 +189,17 @@ class Pretrained:
     """A model and what belongs to its checkpoint.
 
     model: our ViT, in eval mode.  mean, std: per channel, of images scaled to 0..1 (the checkpoint's own).
-    transform: timm's evaluation transform for one PIL image or (C,H,W) uint8 tensor.  source: where it came from.
+    transform: the checkpoint's own evaluation transform for one PIL image or (C,H,W) uint8 tensor.
+    source: where it came from.  classes: K names.
     """
 
     name: str
     model: ViT
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    transform: object
+    transform: Callable[[Image.Image | Tensor], Tensor]
     source: str
+    classes: tuple[str, ...]
 
 
 def folders() -> list[Path]:
@@ -252,14 +261,17 @@ def find_file(name: str, repo: str) -> Path:
 
 
 def load(name: str) -> Pretrained:
-    """Load a pretrained plain ViT by its timm name, such as "vit_tiny_patch16_224.augreg_in21k_ft_in1k".
+    """Load a pretrained plain ViT by its timm name, such as "vit_tiny_patch16_224.augreg_in21k_ft_in1k"; or "pocket".
 
-    Looks for NAME.safetensors in the `weights` folders of `$VITBOOK_DATA`, then asks the Hugging Face hub.
+    Looks for NAME.safetensors in the `weights` folders of `$VITBOOK_DATA`, then asks the Hugging Face hub. "pocket" is
+    the book's own small ViT and comes with this package: grey images of 28 x 28 pixels, ten classes of Fashion-MNIST.
     Raises ValueError for a name timm does not know, a damaged file, or an architecture that is not a plain ViT;
     FileNotFoundError, naming all that was tried, where the weights can be had from neither.
     """
+    if name == "pocket":
+        return load_pocket()
     import timm
-    from timm.data import create_transform, resolve_model_data_config
+    from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
     architecture, _, tag = name.partition(".")
     if architecture not in timm.list_models() or (tag and name not in timm.list_pretrained()):
@@ -269,13 +281,54 @@ def load(name: str) -> Pretrained:
     if type(reference) is not timm.models.VisionTransformer:
         raise ValueError(f"{name} is a {type(reference).__name__}; expected a plain VisionTransformer")
     path = find_file(name, repo=f"timm/{name}")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and fetch it again") from None
+    state, _ = read_file(path)
     model = load_into(ViT(config_of(reference)), from_timm(state), origin=str(path))
     recipe = resolve_model_data_config(reference)
     transform = create_transform(**recipe, is_training=False)
     # timm's steps pass a uint8 tensor on as it is, and Normalize, the last of them, refuses it
     transform.transforms.insert(-1, v2.ToDtype(torch.float32, scale=True))
-    return Pretrained(name, model.eval(), recipe["mean"], recipe["std"], transform, source=str(path))
+    K = reference.num_classes
+    classes = tuple(ImageNetInfo().label_descriptions()) if K == 1000 else tuple(map(str, range(K)))
+    return Pretrained(name, model.eval(), recipe["mean"], recipe["std"], transform, str(path), classes)
+
+
+def read_file(path: Path) -> tuple[State, dict[str, str]]:
+    """Read a safetensors file: its tensors, and the words stored with them. Raises ValueError for a damaged one."""
+    try:
+        with safe_open(path, "pt") as file:
+            words = file.metadata() or {}
+        return load_file(path), words
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and fetch it again") from None
+
+
+def load_pocket() -> Pretrained:
+    """Load the book's own small ViT, which `studies/pocket.py` trained on Fashion-MNIST; see its card beside it."""
+    if not POCKET_FILE.is_file():
+        raise FileNotFoundError(f"no {POCKET_FILE}: it comes with the book; install vitutils again")
+    state, words = read_file(POCKET_FILE)
+    model = load_into(ViT(POCKET_CONFIG), state, origin=str(POCKET_FILE))
+    mean, std = (float(words["mean"]),), (float(words["std"]),)
+    steps = [v2.ToImage(), v2.Grayscale(), v2.Resize(POCKET_CONFIG.img_size, antialias=True)]
+    steps += [v2.CenterCrop(POCKET_CONFIG.img_size), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    source = f"the book's own, trained on {words['data']}"
+    return Pretrained("pocket", model.eval(), mean, std, v2.Compose(steps), source, tuple(words["classes"].split("|")))
+
+
+def load_first(*names: str) -> Pretrained:
+    """Load the first of these that can be had; its `source` says which could not.
+
+    Raises ValueError for an unknown name or a damaged file; FileNotFoundError if none can be had.
+    """
+    if not names:
+        raise ValueError("expected the name of a model, got none")
+    failures = []
+    for name in names:
+        try:
+            found = load(name)
+        except FileNotFoundError as error:
+            failures.append((name, str(error)))
+            continue
+        absent = f" ({' and '.join(other for other, _ in failures)} could not be had)" if failures else ""
+        return replace(found, source=found.source + absent)
+    raise FileNotFoundError("\n".join(told for _, told in failures))
