@@ -120,6 +120,23 @@ def test_eurosat_is_split_by_seed_and_says_so(folder):
     assert not set(found.test.places.tolist()) & set(found.train.places.tolist())
 
 
+def test_imagenette_is_labelled_by_place_in_imagenet(folder):
+    from timm.data import ImageNetInfo
+
+    synsets = sorted(tv.Imagenette._WNID_TO_CLASS)
+    assert [ImageNetInfo().label_names()[k] for k in pictures.IMAGENETTE] == synsets
+    for n, part in enumerate(("train", "val")):
+        for k, synset in enumerate(synsets):
+            write(folder / "imagenette2-160" / part / synset / f"{n}.JPEG", jpeg(10 * n + k))
+    found = pictures.load("imagenette")
+    assert found.classes[:2] == ("tench", "English springer") and (len(found.train), len(found.test)) == (10, 10)
+    photos = pictures.imagenet_photos()
+    assert photos.labels.tolist() == list(pictures.IMAGENETTE) and photos[3][1] == 491
+    write(folder / "made" / "0007_n0_x.jpg", jpeg(1))
+    zipped(folder, name="imagenet_sample_250")
+    assert pictures.imagenet_photos().labels.tolist() == [7]  # the sample goes first
+
+
 def test_a_set_that_lost_a_picture_is_incomplete(folder):
     make_dtd(folder)
     (folder / "dtd" / "dtd" / "images" / "woven" / "woven_2.jpg").unlink()

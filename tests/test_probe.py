@@ -86,6 +86,17 @@ def test_a_net_without_a_known_head_is_refused():
         probe.headless(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
 
 
+def test_a_probe_can_be_the_new_head():
+    net, part = small_vit().eval(), made_set(90, classes=3)
+    found = probe.extract(probe.headless(net), part, transform())
+    new = probe.with_new_head(net, found.x, found.y)
+    images = torch.stack([transform()(part[i][0]) for i in range(len(part))])
+    assert (new(images).argmax(dim=1) == part.labels).float().mean() > 0.9
+    assert new.head.out_features == 3 and net.head.out_features == 5
+    with pytest.raises(ValueError, match="three classes"):
+        probe.with_new_head(net, found.x, found.y % 2)
+
+
 # --- features ---
 
 

@@ -370,6 +370,18 @@ def numbered(name: str) -> Pictures:
     return replace(part, labels=torch.tensor([int(number[1]) for number in numbers]), classes=())
 
 
+def imagenet_photos(*, download: bool = True) -> Pictures:
+    """Photos labelled by their place among ImageNet's 1,000 classes, to try a checkpoint on.
+
+    `imagenet_sample_250` where it is under `$VITBOOK_DATA/images`, else the validation part of Imagenette, which holds
+    ten of the classes. Raises DataError where neither can be had.
+    """
+    if "imagenet_sample_250" in at_hand():
+        return numbered("imagenet_sample_250")
+    part = load("imagenette", download=download).test
+    return replace(part, labels=torch.tensor(IMAGENETTE)[part.labels], classes=())
+
+
 # --- torchvision's own sets ---
 
 
@@ -384,27 +396,35 @@ class Official:
     parts: dict[str, tuple[str, ...]]
     files: str  # torchvision's attribute with the paths of the pictures
     labels: str = "_labels"
+    size: str = ""  # for a set that comes in several
 
     def open(self, root: Path) -> dict[str, list]:
         """torchvision's objects for each of our parts. Raises what torchvision raises."""
         if not self.parts:
             return {"": [self.kind(root)]}
-        return {part: [self.kind(root, split=split) for split in splits] for part, splits in self.parts.items()}
+        how = {"size": self.size} if self.size else {}
+        return {part: [self.kind(root, split=split, **how) for split in splits] for part, splits in self.parts.items()}
 
     def download(self, root: Path) -> None:
         """Let torchvision fetch, check and unpack it below `root`."""
-        some = {} if not self.parts else {"split": self.parts["train"][0]}
+        some = {"split": self.parts["train"][0]} if self.parts else {}
+        some |= {"size": self.size} if self.size else {}
         self.kind(root, download=True, **some)
 
 
 TRAIN_VAL_TEST = {"train": ("train", "val"), "test": ("test",)}
+TRAIN_VAL = {"train": ("train",), "test": ("val",)}
 PETS = {"train": ("trainval",), "test": ("test",)}
 OFFICIAL = {
     "flowers102": Official(tv.Flowers102, "Flowers-102", "flowers-102", 345, TRAIN_VAL_TEST, "_image_files"),
     "pets": Official(tv.OxfordIIITPet, "Oxford-IIIT Pets", "oxford-iiit-pet", 811, PETS, "_images"),
     "dtd": Official(tv.DTD, "DTD (split 1)", "dtd", 625, TRAIN_VAL_TEST, "_image_files"),
     "eurosat": Official(tv.EuroSAT, "EuroSAT", "eurosat", 95, {}, "samples", "targets"),
+    "imagenette": Official(
+        tv.Imagenette, "Imagenette", "imagenette2-160", 99, TRAIN_VAL, "_samples", "_samples", size="160px"
+    ),
 }
+IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # its ten classes' places among ImageNet's 1,000
 
 
 def _official(name: str, download: bool) -> PictureSet:
@@ -467,7 +487,8 @@ def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
         paths = [
             path[0] if isinstance(path, tuple) else path for one in opened for path in getattr(one, official.files)
         ]
-        labels = torch.tensor([label for one in opened for label in getattr(one, official.labels)])
+        labels = [label for one in opened for label in getattr(one, official.labels)]
+        labels = torch.tensor([label[-1] if isinstance(label, tuple) else label for label in labels])
         if absent := next((path for path in paths if not Path(path).is_file()), None):
             raise FileNotFoundError(f"{absent} is not there")
 
@@ -483,7 +504,7 @@ def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
             name,
             part or "train",
             labels.long(),
-            tuple(opened[0].classes),
+            tuple(name[0] if isinstance(name, tuple) else name for name in opened[0].classes),
             f"torchvision's {official.kind.__name__} in {official.folder}",
             read,
             lambda i, paths=paths: file_content(paths[i]),
@@ -496,7 +517,7 @@ def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
 # --- by name ---
 
 NAMES = ("flowers102", "pets", "dtd", "eurosat", "cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist")
-NAMES += ("digits", "shapes")
+NAMES += ("imagenette", "digits", "shapes")
 
 
 def load(name: str, *, download: bool = True) -> PictureSet:

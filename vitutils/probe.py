@@ -202,6 +202,19 @@ def headless(net: nn.Module) -> nn.Module:
     return bare
 
 
+def with_new_head(net: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+    """A copy of our net whose head is a linear probe: logistic regression on its features x (N,D), labels y (N,)."""
+    fitted = LogisticRegression(max_iter=1_000).fit(x.numpy(), y.numpy())
+    if len(fitted.classes_) < 3:
+        raise ValueError(f"expected three classes or more, got {len(fitted.classes_)}")
+    net = copy.deepcopy(net)
+    net.head = nn.Linear(x.shape[1], len(fitted.classes_))
+    with torch.no_grad():
+        net.head.weight.copy_(torch.from_numpy(fitted.coef_))
+        net.head.bias.copy_(torch.from_numpy(fitted.intercept_))
+    return net
+
+
 # --- features of a whole set ---
 
 
