@@ -471,3 +471,41 @@ def layer_dots(
         ax.set(title=title, xlabel="layer", ylim=(0, None))
     axes[0, 0].set_ylabel(ylabel)
     return finish(figure)
+
+
+def top_answers(
+    pictures: Sequence[torch.Tensor], titles: Sequence[str], answers: Sequence[Sequence[tuple[str, float]]]
+) -> Figure:
+    """Show images with a net's most probable answers beside each, two images a row: bars of (name, probability)."""
+    rows = -(-len(pictures) // 2)
+    figure, axes = plt.subplots(
+        rows, 4, figsize=(WIDTH, 1.75 * rows), width_ratios=[1, 1.25, 1, 1.25], squeeze=False
+    )
+    for ax in axes.flat[2 * len(pictures) :]:
+        ax.set_axis_off()
+    cells = zip(axes.reshape(-1, 2), pictures, titles, answers, strict=False)
+    for (left, right), picture, title, bars in cells:
+        show_picture(left, picture, title)
+        left.title.set_fontsize(8.5)
+        names, shares = [name for name, _ in bars], [share for _, share in bars]
+        right.barh(range(len(bars)), shares, color=COLOURS[5], edgecolor=COLOURS[0])
+        for n, name in enumerate(names):
+            short = name if len(name) < 24 else name[:22] + "\u2026"
+            right.text(0.02, n, f"{short}  {shares[n]:.0%}", va="center", fontsize=7.5)
+        right.set(xlim=(0, 1), yticks=[], xticks=[0, 0.5, 1])
+        right.invert_yaxis()
+        right.tick_params(labelsize=7.5)
+    figure.supxlabel("probability", fontsize=9)
+    return finish(figure)
+
+
+def reliability(bins: Sequence[tuple[float, float, int]]) -> Figure:
+    """Draw accuracy against confidence, a dot a bin of (confidence, accuracy, images), with bars of +- 1 std error."""
+    sure, right, count = (np.array(column, dtype=float) for column in zip(*bins, strict=True))
+    error = np.sqrt(right * (1 - right) / count)
+    figure, ax = plt.subplots(figsize=(0.62 * WIDTH, 0.55 * WIDTH))
+    ax.plot([0, 1], [0, 1], color="0.35", linestyle=":", linewidth=1.2, label="perfectly calibrated")
+    ax.errorbar(sure, right, error, label="one bin of images", markersize=5, capsize=3, elinewidth=1, **look(0))
+    ax.set(xlabel="mean confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
+    ax.legend(loc="upper left")
+    return finish(figure)
