@@ -192,6 +192,8 @@ def test_distance_of_itself_of_a_neighbour_and_of_a_uniform_map():
     right = torch.zeros(1, 1, 1, N, N)
     right[..., torch.arange(N), torch.tensor([1, 2, 2, 4, 5, 5])] = 1  # to the right, where there is one
     assert lens.attention_distance(right, (rows, columns), 8).item() == pytest.approx(8 * 4 / 6)
+    before = torch.nn.functional.pad(right, (2, 0, 2, 0), value=0.4)  # two more tokens, in front
+    assert lens.attention_distance(before, (rows, columns), 8).item() == pytest.approx(8 * 4 / 6)
 
 
 @pytest.mark.parametrize("name", MODELS)
