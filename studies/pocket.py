@@ -8,7 +8,8 @@ Parts, in the order they run. Everything is chosen on 5,000 held-out training im
     rates    peak rate x shifts, 12 epochs
     extras   the best of these for 30 epochs, with one thing more each
     main     the best of these on all 60,000 training images, seeds 0 1 2; the test part is looked at, nothing is chosen
-             from it. Batches of 128, not 256: more steps at the same price on a CPU; this was not searched
+             from it but this: first runs, with batches of 256, were broken off after 22 of 30 epochs, at 90.8 to
+             91.5 % of the test images; since then batches of 128, which cost a CPU the same, at the rate chosen for 256
 
 Several processes may run it at once: each takes the next run that none has. Every run keeps a checkpoint after each
 epoch, and goes on from it when it was killed. Seed 0 is shipped, whatever the others give.
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from studies.store import RESULTS, Store
 from vitutils import data, train
@@ -133,11 +134,9 @@ def tell(name: dict):
 
 def ship(store: Store) -> None:
     """Write the net of seed 0 as safetensors, with what `weights.load` needs to know, and its card."""
-    from safetensors.torch import load_file
-
-    name = {"part": "main", "variant": "best", "seed": SHIPPED}
-    rows = [row for row in store.rows() if row["part"] == "main"]
-    row = next(row for row in rows if int(row["seed"]) == SHIPPED)
+    file = weights_file(store, {"part": "main", "seed": SHIPPED})
+    if not file.exists():
+        raise SystemExit(f"no {file}: it is written by the main run of seed {SHIPPED}; delete its row and run it again")
     dataset = data.load("fashion_mnist")
     about = {
         "name": "pocket",
@@ -145,28 +144,33 @@ def ship(store: Store) -> None:
         "mean": f"{dataset.mean.item():.6f}",
         "std": f"{dataset.std.item():.6f}",
         "classes": "|".join(dataset.classes),
-        "accuracy": row["accuracy"],
         "licence": "MIT",
     }
-    save_file(load_file(weights_file(store, name)), POCKET_FILE, about)
-    recipe, shift = recipe_of(store, name)
-    accuracies = torch.tensor([100 * float(row["accuracy"]) for row in rows])
-    extra = best(store, "extras", len(EXTRAS))["variant"]
-    POCKET_FILE.with_suffix(".md").write_text(
-        CARD.format(
-            row=row,
-            config=POCKET_CONFIG,
-            recipe=recipe,
-            shift=shift,
-            extra="" if extra == "nothing more" else f"{extra}, ",
-            accuracy=accuracies[[int(row["seed"]) for row in rows].index(SHIPPED)],
-            mean=accuracies.mean(),
-            std=accuracies.std(),
-            parameters=int(row["parameters"]),
-            kilobytes=POCKET_FILE.stat().st_size / 1e3,
-        )
-    )
+    save_file(load_file(file), POCKET_FILE, about)
+    POCKET_FILE.chmod(0o644)
+    POCKET_FILE.with_suffix(".md").write_text(card(store))
     print(f"{POCKET_FILE}: {POCKET_FILE.stat().st_size:,} bytes")
+
+
+def card(store: Store) -> str:
+    """The model card, its numbers from the rows."""
+    rows = {int(row["seed"]): row for row in store.rows() if row["part"] == "main"}
+    accuracies = torch.tensor([100 * float(rows[seed]["accuracy"]) for seed in SEEDS])
+    recipe, shift = recipe_of(store, {"part": "main", "variant": "best", "seed": SHIPPED})
+    extra = best(store, "extras", len(EXTRAS))["variant"]
+    return CARD.format(
+        row=rows[SHIPPED],
+        config=POCKET_CONFIG,
+        recipe=recipe,
+        shift="a pixel" if shift == 1 else f"{shift} pixels",
+        extra="" if extra == "nothing more" else f"{extra}, ",
+        accuracy=100 * float(rows[SHIPPED]["accuracy"]),
+        count=len(SEEDS),
+        mean=accuracies.mean(),
+        std=accuracies.std(),
+        parameters=int(rows[SHIPPED]["parameters"]),
+        kilobytes=POCKET_FILE.stat().st_size / 1e3,
+    )
 
 
 CARD = """\
@@ -183,10 +187,11 @@ This card is written by `studies/pocket.py`, which trained it.
   Nothing else: no ImageNet, no photos, no colour.
 - **Recipe.** AdamW, {recipe.epochs} epochs, batches of {recipe.batch_size}, peak rate {recipe.lr:g}, weight decay
   {recipe.weight_decay:g}, a tenth of the steps to warm up, then a cosine to 0, gradient clipped at
-  {recipe.clip_grad:g}; images mirrored or not, and shifted by at most {shift} pixels; {extra}seed {row[seed]}.
-  Rate, shift and extras were chosen on 5,000 held-out training images, with batches of 256.
-- **Accuracy.** {accuracy:.2f} % of the 10,000 test images, which chose nothing. Three seeds: {mean:.2f} % +- {std:.2f}.
-  This one is seed {row[seed]}, not the best of them. Trained on: {row[device]}, {row[seconds]} s.
+  {recipe.clip_grad:g}; images mirrored or not, and shifted by at most {shift}; {extra}seed {row[seed]}. Rate, shifts
+  and extras were chosen on 5,000 held-out training images, with batches of 256; the batches were halved after first
+  runs, broken off, had shown their test accuracy.
+- **Accuracy.** {accuracy:.2f} % of the 10,000 test images; {count} seeds: {mean:.2f} % +- {std:.2f}. This one is
+  seed {row[seed]}, whatever the others gave. Trained on: {row[device]}, {row[seconds]} s.
 - **Limits.** It knows ten classes, drawn light on black, centred, 28 pixels wide. It is not trained to say that a
   picture shows none of them. Its features suit such pictures and should not be expected to suit photographs; chapter 9
   measures how far they carry. It is for learning how such a net works, and for nothing else.

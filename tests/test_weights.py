@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vitutils import check, data, weights
+from vitutils import check, data, train, weights
 from vitutils.vit import ViT, ViTConfig
 
 NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -251,3 +251,67 @@ def test_the_real_vit_tiny_knows_a_cat():
     best = dict(zip(pictures, logits.argmax(dim=1).tolist(), strict=True))
     assert best["cat"] in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
     assert best["coffee"] in (504, 967, 968)  # mug, espresso, cup
+
+
+# --- the pocket ViT, and the first that can be had ---
+
+
+def test_the_pocket_vit_is_what_its_card_says(no_network):
+    from studies import pocket
+    from studies.store import Store
+
+    assert weights.POCKET_FILE.stat().st_size < 2_000_000
+    store = Store(pocket.__file__, pocket.KEY)
+    card = weights.POCKET_FILE.with_suffix(".md").read_text()
+    assert card == pocket.card(store), "written by an older script: python -m studies.pocket --ship"
+    shipped = next(r for r in store.rows() if r["part"] == "main" and int(r["seed"]) == pocket.SHIPPED)
+    assert float(shipped["accuracy"]) >= 0.915
+    try:
+        dataset = data.load("fashion_mnist", download=False).take(test=1000)
+    except data.DataError:
+        pytest.skip("Fashion-MNIST is not on this machine")
+    found = weights.load("pocket")
+    assert found.classes == dataset.classes and not found.model.training
+    assert found.mean == pytest.approx(dataset.mean.tolist(), abs=1e-5)
+    result = train.evaluate(
+        found.model, dataset.test_images, dataset.test_labels, mean=found.mean, std=found.std
+    )
+    assert abs(result.accuracy - float(shipped["accuracy"])) < 0.025  # 1,000 of the 10,000: 3 standard errors
+
+
+def test_the_pocket_vits_transform_takes_pictures_and_tensors(no_network):
+    found = weights.load("pocket")
+    cat = data.photos()["cat"]
+    picture = Image.fromarray(cat.permute(1, 2, 0).numpy())
+    check.check_shape(found.transform(picture), (1, 28, 28))
+    check.check_close(found.transform(picture), found.transform(cat), tol=1e-6)
+    grey = torch.randint(256, (1, 28, 28), dtype=torch.uint8)
+    check.check_close(found.transform(grey), data.normalise(grey, found.mean, found.std), tol=1e-6)
+
+
+def test_a_damaged_or_missing_pocket_vit_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "POCKET_FILE", tmp_path / "pocket.safetensors")
+    with pytest.raises(FileNotFoundError, match="pocket.safetensors: it comes with the book"):
+        weights.load("pocket")
+    (tmp_path / "pocket.safetensors").write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match="pocket.safetensors is damaged"):
+        weights.load("pocket")
+
+
+def test_the_first_that_can_be_had(folder, checkpoint):
+    assert weights.load_first(NAME, "pocket").source.endswith(f"({NAME} could not be had)")
+    shutil.copy(checkpoint, folder)
+    first = weights.load_first(NAME, "pocket")
+    assert first.name == NAME and "could not" not in first.source
+    assert len(first.classes) == 1000 and first.classes[281].startswith("tabby")
+    with pytest.raises(ValueError, match="no model 'nonesuch'"):
+        weights.load_first("nonesuch", "pocket")
+    with pytest.raises(ValueError, match="got none"):
+        weights.load_first()
+
+
+def test_none_can_be_had(folder):
+    other = "vit_small_patch16_224.augreg_in21k_ft_in1k"
+    with pytest.raises(FileNotFoundError) as error:
+        weights.load_first(NAME, other)
+    assert NAME in str(error.value) and other in str(error.value)
