@@ -46,7 +46,6 @@ NETS = (
     "ours",
     "ours, two more norms",
     "ours, positions of std 1",
-    "ours, no qkv bias",
     "ours, torch's first weights",
     "library, positions of std 0.02",
 )
@@ -79,7 +78,7 @@ def make_net(net: str, seed: int) -> nn.Module:
         return model
     if net == "ours, two more norms":
         return ViT(VIT, weights.VitPytorchPatchEmbed)
-    model = ViT(replace(VIT, qkv_bias=net != "ours, no qkv bias"))
+    model = ViT(VIT)
     if net == "ours, positions of std 1":
         nn.init.normal_(model.pos_embed)
     if net == "ours, torch's first weights":

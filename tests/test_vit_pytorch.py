@@ -34,7 +34,7 @@ def logits_with_registers(simple, registers, images):
 import copy
 
 
-def with_new_head(vit, num_classes):
+def ready_to_probe(vit, num_classes):
     new = copy.deepcopy(vit).requires_grad_(False)
     new.mlp_head = nn.Linear(vit.mlp_head.in_features, num_classes)
     nn.init.zeros_(new.mlp_head.weight)
@@ -98,12 +98,12 @@ def test_each_net_of_the_study_differs_from_ours_in_what_its_name_says():
     assert {name: isinstance(net, ViT) for name, net in nets.items()} == {n: n.startswith("ours") for n in library.NETS}
     ours = nets["ours"]
     norms, places = nets["ours, two more norms"], nets["ours, positions of std 1"]
-    unbiased, fresh = nets["ours, no qkv bias"], nets["ours, torch's first weights"]
+    fresh = nets["ours, torch's first weights"]
     P, D = library.VIT.patch_size, library.VIT.embed_dim
     assert check.count_parameters(norms) - check.count_parameters(ours) == 2 * P * P + 2 * D
     assert isinstance(norms.patch_embed, weights.VitPytorchPatchEmbed)
-    assert check.count_parameters(ours) - check.count_parameters(unbiased) == 3 * D * library.VIT.depth
-    assert all(block.attn.qkv.bias is None for block in unbiased.blocks)
+    same_size = ("ours, positions of std 1", "ours, torch's first weights")
+    assert {check.count_parameters(nets[name]) for name in same_size} == {check.count_parameters(ours)}
     far = {name for name, net in nets.items() if spread(net) > 0.5}
     assert far == {"ours, positions of std 1", "library"}
     assert spread(places) == pytest.approx(1, abs=0.1) and spread(ours) == pytest.approx(0.02, abs=0.005)
