@@ -8,7 +8,8 @@ Parts, in the order they run:
     main    every net at its best rate, the same number of images, 3 seeds, the test part; nothing is chosen from it
 
 The nets: vit-pytorch's ViT; ours; ours with one of the library's choices at a time; the library's with our positions.
-All have mean pooling, the same sizes, and the rate that did best for them. One thread a run.
+All have mean pooling, the same sizes, and the rate that did best for them. One thread a run. Other work
+ran beside these, so `seconds` are no measurement: the chapter times a step by itself.
 """
 
 import argparse
