@@ -1,7 +1,8 @@
 """Looking inside a Vision Transformer: maps, distances, norms, and second opinions that do not use attention.
 
 Chapter 10 writes out most of it in the same words. It reads our ViT, timm's VisionTransformer and vit-pytorch's ViT and
-SimpleViT through nn.Module alone, with fused attention on: maps are computed again from queries and keys. Hooks only read; they are gone afterwards, and outputs stay the same to the bit.
+SimpleViT through nn.Module alone, with fused attention on: maps are computed again from queries and keys.
+Hooks only read; they are gone afterwards, and outputs stay the same to the bit.
 Letters: B images, C H W, P patch side, N patches, T tokens, D width, h heads, Dh head width; depth counts blocks.
 """
 
