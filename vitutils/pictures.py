@@ -167,7 +167,7 @@ def _tensors(name: str, download: bool) -> PictureSet:
 
 def _shapes(name: str, download: bool) -> PictureSet:
     parts = {}
-    for part, count, start in (("train", 4_000, 0), ("test", 1_000, 4_000)):
+    for part, count, start in (("train", 2_000, 0), ("test", 1_000, 2_000)):
         drawn = data.shapes(count, seed=0, size=64, start=start)
         parts[part] = from_tensors(name, part, drawn.images, drawn.labels, drawn.classes, "vitutils.data.shapes, drawn")
     return PictureSet(name, TITLES[name], **parts)
