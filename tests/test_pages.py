@@ -104,7 +104,7 @@ def sources_are_whole(root: Path) -> list[str]:
         if not entry.fields["url"].startswith("https://"):
             wrong.append(f"{key}: {entry.fields['url']} is not https")
         plain = unicodedata.normalize("NFKD", short_name(entry).split(" et al")[0].split(" and ")[0])
-        name = re.sub(r"[^a-z]", "", re.sub(r"\d{4}$", "", plain).lower())
+        name = re.sub(r"[^a-z]", "", re.sub(r"\d{4}b?$", "", plain).lower())
         first = name + entry.fields["year"]
         if key != first and not (key == first + "b" and first in bibliography(root)):
             wrong.append(f"{key}: expected the key {name}{entry.fields['year']}")

@@ -15,14 +15,18 @@ PAGE = "book/bibliography"
 
 
 def short_name(entry) -> str:
-    """'Vaswani et al. 2017', 'Ba 2016' or 'Okabe and Ito 2008': how the book's text cites an entry."""
+    """'Vaswani et al. 2017', 'Ba 2016' or 'Okabe and Ito 2008': how the book's text cites an entry.
+
+    A second one of the same author and year has a key that ends in b, and so does its name.
+    """
     people = entry.persons.get("author") or entry.persons["editor"]
     names = [" ".join([*p.prelast_names, *p.last_names]) for p in people]
     names = [name.replace("{", "").replace("}", "") for name in names]
     who = names[0] if len(names) == 1 else " and ".join(names)
     if len(names) > 2:
         who = f"{names[0]} et al."
-    return f"{who} {entry.fields['year']}"
+    again = "b" if entry.key.endswith(entry.fields["year"] + "b") else ""
+    return f"{who} {entry.fields['year']}{again}"
 
 
 class ShortNames(BaseLabelStyle):
