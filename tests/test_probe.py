@@ -112,6 +112,31 @@ def test_features_are_those_of_the_net_in_eval_mode_and_modes_come_back():
     assert net.training and not net.blocks[0].training and net.blocks[1].training
 
 
+def test_a_net_that_was_taken_to_another_device_comes_home():
+    class Traveller(nn.Flatten):
+        """Says where it is asked to go, and stays: there is one device here."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight, self.asked = nn.Parameter(torch.zeros(1)), []
+
+        def to(self, device):
+            self.asked.append(torch.device(device))
+            return self
+
+    net = Traveller()
+    probe.extract(net, made_set(4), transform(), device="cpu:0", cache=False)
+    assert net.asked == [torch.device("cpu:0"), torch.device("cpu")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_net_comes_back_from_the_gpu():
+    net = small_vit()
+    on_gpu = probe.extract(probe.headless(net), made_set(4), transform(), device="cuda", cache=False).x
+    assert next(net.parameters()).device.type == "cpu"
+    assert (on_gpu - probe.extract(probe.headless(net), made_set(4), transform(), cache=False).x).abs().max() < 0.1
+
+
 def test_batch_norm_uses_its_running_means():
     net = SmallCNN(1, 2, (4,))
     one = probe.extract(probe.headless(net), made_set(), transform(), batch_size=1, cache=False)

@@ -308,7 +308,8 @@ def extract(
 ) -> Features:
     """Run a net that gives features (B,D) over pictures, batch by batch, and keep the features in a file.
 
-    net: `headless(model)`, or any module images (B,C,H,W) -> (B,D); it computes in eval mode, whose state is put back.
+    net: `headless(model)`, or any module images (B,C,H,W) -> (B,D); it computes in eval mode on
+    `device`; mode and device are put back.
     transform: a picture -> float tensor (C,H,W), normalised as the net was trained.
     workers: 0 reads the pictures in this process, and never holds more than one batch of them; more read ahead.
     cache: keep the features under `features` in the first folder of `$VITBOOK_DATA`, in a file named by a hash of what
@@ -336,6 +337,7 @@ def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
         raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to run over")
     modes = {layer: layer.training for layer in net.modules()}
     loader = DataLoader(_Transformed(pictures, transform), batch_size, num_workers=workers, collate_fn=_stack)
+    home = next((p.device for p in net.parameters()), device)
     x, done = None, 0
     try:
         net.to(device).eval()
@@ -359,6 +361,7 @@ def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
                 done += len(part)
                 bar.update(len(part))
     finally:
+        net.to(home)
         for layer, mode in modes.items():
             layer.training = mode
     return x
