@@ -9,8 +9,10 @@ as images/hymenoptera.zip or a folder of that name.
 Parts, in the order they run:
     search  every net at each peak rate, four fifths of the training photos, judged on the other fifth, seed 100
     main    every net at its best rate, with 5 images a class and with all, seeds 0 1 2; the test part chooses nothing
+    tied    the pretrained net again, at the larger of two rates that did equally well in the search
+    frozen  kNN and a linear probe on the pretrained net's features, nothing of it trained; the same draws
 
-All take the same number of steps on the same batches. Two processes may run it at once; one thread each.
+All nets take the same number of steps on the same batches. Two processes may run it at once; one thread each.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import torch
 from torch import nn
 
 from studies.store import Store
-from vitutils import pictures, probe, train, weights
+from vitutils import data, pictures, probe, train, weights
 from vitutils.check import count_parameters
 from vitutils.data import Dataset
 from vitutils.vit import ViT
@@ -30,7 +32,9 @@ from vitutils.vit import ViT
 CHECKPOINT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 PHOTOS = "hymenoptera"
 NETS = ("ViT-Tiny, pretrained", "ViT-Tiny, from scratch", "ResNet-10-T, from scratch")
-RATES = (1e-4, 5e-4, 2e-3)
+FROZEN = {"ViT-Tiny, kNN": probe.knn_predict, "ViT-Tiny, linear probe": lambda *known: probe.linear_probe(*known)[0]}
+RATES = (2e-5, 1e-4, 5e-4, 2e-3)
+TIED = {"ViT-Tiny, pretrained": 5e-4}
 STEPS, BATCH = 40, 16
 SHOTS = (5, "all")
 SEEDS, SEARCH_SEED = (0, 1, 2), 100
@@ -81,10 +85,18 @@ def runs():
         for shots in SHOTS:
             for net in NETS:
                 yield ({"part": "main", "net": net, "variant": str(shots), "seed": seed},)
+    for seed in SEEDS:
+        for shots in SHOTS:
+            for net in TIED:
+                yield ({"part": "tied", "net": net, "variant": str(shots), "seed": seed},)
+            for net in FROZEN:
+                yield ({"part": "frozen", "net": net, "variant": str(shots), "seed": seed},)
 
 
 def run(store: Store, name: dict, dataset: Dataset) -> dict:
     """Train one net and return its row."""
+    if name["part"] == "frozen":
+        return run_frozen(name, dataset)
     seed = name["seed"]
     if name["part"] == "search":
         lr = float(name["variant"].removeprefix("lr "))
@@ -92,7 +104,7 @@ def run(store: Store, name: dict, dataset: Dataset) -> dict:
         held = {"test_images": dataset.train_images[choose], "test_labels": dataset.train_labels[choose]}
         dataset = part_of(dataset, fit, **held)
     else:
-        lr = best_rate(store, name["net"])
+        lr = TIED[name["net"]] if name["part"] == "tied" else best_rate(store, name["net"])
         shots = None if name["variant"] == "all" else int(name["variant"])
         dataset = part_of(dataset, probe.draw_shots(dataset.train_labels, shots, seed))
     model = make_net(name["net"], dataset.num_classes, seed)
@@ -118,13 +130,44 @@ def run(store: Store, name: dict, dataset: Dataset) -> dict:
     }
 
 
+@torch.inference_mode()
+def features(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """The pretrained net's pooled features (N, D) of uint8 images."""
+    net = probe.headless(weights.load(CHECKPOINT).model)
+    return torch.cat([net(data.normalise(part, dataset.mean, dataset.std)) for part in images.split(50)])
+
+
+def run_frozen(name: dict, dataset: Dataset) -> dict:
+    """Ask the features alone, and return the row; what belongs to training stays empty."""
+    shots = None if name["variant"] == "all" else int(name["variant"])
+    dataset = part_of(dataset, probe.draw_shots(dataset.train_labels, shots, name["seed"]))
+    started = time.process_time()
+    known, asked = (features(images, dataset) for images in (dataset.train_images, dataset.test_images))
+    answers = FROZEN[name["net"]](known, dataset.train_labels, asked)
+    return {
+        **name,
+        "lr": "",
+        "steps": 0,
+        "batch_size": 0,
+        "images": len(dataset.train_labels),
+        "looked_at": len(dataset.test_labels),
+        "parameters": 0,
+        "accuracy": round((answers == dataset.test_labels).double().mean().item(), 5),
+        "loss": "",
+        "share_of_commonest_answer": round(answers.bincount().max().item() / len(answers), 4),
+        "seconds": round(time.process_time() - started, 1),
+    }
+
+
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
     return {
         "checkpoint": CHECKPOINT,
         "photos": PHOTOS,
         "nets": NETS,
+        "frozen": list(FROZEN),
         "rates": RATES,
+        "tied": TIED,
         "steps": STEPS,
         "batch_size": BATCH,
         "shots": SHOTS,
