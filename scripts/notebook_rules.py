@@ -71,11 +71,23 @@ def normalise(notebook: dict) -> dict:
         if cell["cell_type"] == "code":
             outputs = []
             if is_marked(cell):
-                outputs = [_plain(output) for output in cell["outputs"]]
-            new |= {"execution_count": count(cell), "outputs": [o for o in outputs if o]}
+                outputs = _joined([plain for output in cell["outputs"] if (plain := _plain(output))])
+            new |= {"execution_count": count(cell), "outputs": outputs}
         new["source"] = source.splitlines(keepends=True)
         cells.append(dict(sorted(new.items())))
     return {"cells": cells, "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _joined(outputs: list[dict]) -> list[dict]:
+    """Printed text in one piece: a slow cell sends it in several, another time in one."""
+    joined: list[dict] = []
+    for output in outputs:
+        if joined and output["output_type"] == joined[-1]["output_type"] == "stream":
+            whole = "".join(joined[-1]["text"] + output["text"])
+            output = output | {"text": whole.splitlines(keepends=True)}
+            joined.pop()
+        joined.append(output)
+    return joined
 
 
 def _plain(output: dict) -> dict | None:

@@ -478,6 +478,21 @@ def test_refresh_stores_marked_outputs_and_nothing_else(tmp_path, capsys):
     assert rules.stored_form(rules.Chapter.read(path)) == []
 
 
+def test_printed_text_counts_as_one_piece_however_it_came():
+    (cell,) = [cell for cell in RUN if cell["id"] == "marked"]
+    whole = cell | {"outputs": [{"output_type": "stream", "name": "stdout", "text": "one\nhalf, half\n"}]}
+    parts = cell | {
+        "outputs": [
+            {"output_type": "stream", "name": "stdout", "text": ["one\n", "half, "]},
+            {"output_type": "stream", "name": "stdout", "text": "half\n"},
+        ]
+    }
+    notebooks = [{"cells": [one]} for one in (whole, parts)]
+    assert command.changed_outputs(*notebooks) == []
+    parts["outputs"].append({"output_type": "stream", "name": "stdout", "text": "more\n"})
+    assert command.changed_outputs(*notebooks) == ["cell 'marked' gives another output than the stored one"]
+
+
 def test_refresh_leaves_the_file_alone_where_a_cell_fails(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", code("broken", "raise ValueError('half')"))
     before = path.read_bytes()
