@@ -205,3 +205,30 @@ def test_make_results_tells_fresh_from_stale(tmp_path, capsys):
         (tmp_path / f"studies/{name}.py").unlink(missing_ok=True)
     (tmp_path / "studies/never.py").unlink()
     assert script.main(tmp_path) == 0
+
+
+# --- rows that were trained at the rate their own search chose ---
+
+
+def test_the_main_runs_took_the_rate_that_the_search_chose():
+    for name in ("library", "transfer"):
+        study = importlib.import_module(f"studies.{name}")
+        store = Store(Path(study.__file__), study.KEY)
+        chosen = {net: study.best_rate(store, net) for net in study.NETS}
+        taken = {(row["net"], float(row["lr"])) for row in store.rows() if row["part"] == "main"}
+        assert taken == set(chosen.items()), name
+    pocket = importlib.import_module("studies.pocket")
+    store = Store(Path(pocket.__file__), pocket.KEY)
+    for row in store.rows():
+        recipe, shift = pocket.recipe_of(store, row)
+        assert (recipe.lr, shift) == (float(row["lr"]), int(row["shift"])), row["variant"]
+        assert (recipe.epochs, recipe.batch_size) == (int(row["epochs"]), int(row["batch_size"])), row["variant"]
+
+
+def test_the_second_rate_of_chapter_9_did_as_well_in_the_search():
+    transfer = importlib.import_module("studies.transfer")
+    store = Store(Path(transfer.__file__), transfer.KEY)
+    for net, rate in transfer.TIED.items():
+        found = {float(r["lr"]): r["accuracy"] for r in store.rows() if (r["part"], r["net"]) == ("search", net)}
+        assert rate != transfer.best_rate(store, net) and found[rate] == max(found.values())
+        assert {float(r["lr"]) for r in store.rows() if r["part"] == "tied"} == {rate}
