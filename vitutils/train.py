@@ -211,18 +211,32 @@ def save_checkpoint(path: Path, **parts) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, recipe: Recipe, device: torch.device) -> dict:
+def labels_alone(outputs: Tensor, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The objective of a net that has no teacher: cross-entropy of logits (B, K) with the labels."""
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"expected logits (B, K), got a {type(outputs).__name__}: pass an objective that takes it")
+    return F.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
+
+
+def described(recipe: Recipe, objective: Callable) -> dict:
+    """What a checkpoint keeps of how it was trained: the recipe, and the objective's own numbers if it has any."""
+    return recipe.numbers() | getattr(objective, "numbers", dict)()
+
+
+def load_checkpoint(path: Path, recipe: Recipe, device: torch.device, objective: Callable = labels_alone) -> dict:
     """Read a checkpoint written by `fit` (no pickle is executed).
 
-    Raises ValueError if the file is damaged or was written under another recipe; the message says which field.
+    Raises ValueError if the file is damaged or was written under another recipe or objective; the message says which
+    field.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         theirs = state["recipe"]
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint of this loop ({type(error).__name__}): delete it") from None
-    ours = recipe.numbers()
-    changed = [f"{key}: {theirs.get(key)} then, {ours[key]} now" for key in ours if theirs.get(key) != ours[key]]
+    ours = described(recipe, objective)
+    differ = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+    changed = [f"{key}: {theirs.get(key)} then, {ours.get(key)} now" for key in differ]
     if changed:
         raise ValueError(f"{path} was written under another recipe ({'; '.join(changed)}): delete it or change back")
     return state
@@ -233,6 +247,7 @@ def fit(
     dataset: Dataset,
     recipe: Recipe,
     *,
+    objective: Callable[[Tensor, Tensor, Tensor, float], Tensor] = labels_alone,
     device: torch.device | str = "cpu",
     checkpoint: Path | str | None = None,
     resume: bool = False,
@@ -241,6 +256,8 @@ def fit(
     """Train `model` in place on the training part of `dataset`; after each epoch, evaluate it on the other part.
 
     Pass `dataset.hold_out(n)` to choose a recipe, and keep the test part for one last evaluation.
+    objective: (what the model returns, images, labels, label_smoothing) -> loss; `distill.Distillation` adds a teacher.
+    images are those that the model saw: augmented, mixed, normalised. Evaluation looks at the labels alone.
     checkpoint: a file written after each epoch; with resume=True a run goes on from it, to the same weights (bit for
     bit on a CPU, with one rank or two) as if it had never stopped. With recipe.ema_decay the model holds the averaged
     weights at the end.
@@ -279,7 +296,8 @@ def fit(
         stateful["averaged"] = averaged
     if resume:
         history = processes.agree(
-            lambda: _restore(Path(checkpoint), recipe, device, stateful, steps_per_epoch), (ValueError, OSError)
+            lambda: _restore(Path(checkpoint), recipe, objective, device, stateful, steps_per_epoch),
+            (ValueError, OSError),
         )
         if len(found := set(processes.gather(len(history.epochs)))) > 1:
             raise ValueError(f"{checkpoint} has {sorted(found)} epochs, by rank: all machines must share its folder")
@@ -307,7 +325,7 @@ def fit(
                 weight = ranks.weight(min(recipe.batch_size, len(labels) - step * recipe.batch_size))
                 x, y = mix(x, y)
                 with autocast(device):
-                    loss = weight * F.cross_entropy(parallel(x), y, label_smoothing=recipe.label_smoothing)
+                    loss = weight * objective(parallel(x), x, y, recipe.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
@@ -338,7 +356,7 @@ def fit(
         bar.set_postfix_str(f"held-out accuracy {val_accuracy:.1%}")
         if checkpoint:
             states = {name: part.state_dict() for name, part in stateful.items()} if ranks.first else {}
-            states |= {"recipe": recipe.numbers(), "history": asdict(history)}
+            states |= {"recipe": described(recipe, objective), "history": asdict(history)}
             processes.agree(
                 lambda states=states: save_checkpoint(Path(checkpoint), **states) if ranks.first else None,
                 (OSError, RuntimeError),
@@ -351,11 +369,13 @@ def fit(
     return history
 
 
-def _restore(path: Path, recipe: Recipe, device: torch.device, stateful: dict, steps_per_epoch: int) -> History:
+def _restore(
+    path: Path, recipe: Recipe, objective: Callable, device: torch.device, stateful: dict, steps_per_epoch: int
+) -> History:
     """Give every part its state in the checkpoint and return the history; an empty one where there is no file."""
     if not path.exists():
         return History()
-    saved = load_checkpoint(path, recipe, device)
+    saved = load_checkpoint(path, recipe, device, objective)
     try:
         for name, part in stateful.items():
             part.load_state_dict(saved[name])
