@@ -96,6 +96,9 @@ FIGURES = {
         [1, 2, 3], {"a": [1, 2, 3], "b": [[1, 2, 3], [2, 3, 4]]}, xlabel="x", ylabel="y", log="x", reference={"r": 2}
     ),
     "dots": lambda: plot.dots({"a": [1, 2, 3], "b": [2]}, xlabel="x"),
+    "intervals": lambda: plot.intervals(
+        {"left": {"a": (1, 0, 2), "b": (0, 0, 0)}, "right": {"b": (1, 0, 3)}}, xlabel="x", looks={"b": 1}
+    ),
     "confusion": lambda: plot.confusion(np.array([[9, 1], [2, 8]]), ["cat", "dog"]),
     "matrices": lambda: plot.matrices([torch.randn(4, 4)] * 5, list("abcde"), signed=True, label="value"),
     "history": lambda: plot.history({"a": [3, 2, 1] * 40}, {"a": ([40, 80, 120], [1, 2, 3])}, ylabel="y"),
@@ -127,6 +130,18 @@ def test_rows_of_dots_look_alike_where_they_share_a_category():
     assert len(shown) == 3 and shown[0] == shown[2] != shown[1]
     with pytest.raises(ValueError):
         plot.dots(runs, xlabel="x", looks=[0, 1])
+
+
+def test_intervals_stand_in_the_row_of_their_name_with_both_ends():
+    figure = plot.intervals({"left": {"a": (1, 0, 2), "b": (4, 4, 4)}, "right": {"b": (1, -1, 3)}}, xlabel="x")
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    for ax, expected in ((left, [(1, 0, 0, 2), (4, 1, 4, 4)]), (right, [(1, 1, -1, 3)])):
+        found = []
+        for line, _, (sticks,) in (container.lines for container in ax.containers):
+            (low, _), (high, _) = sticks.get_segments()[0]
+            found.append((line.get_xdata()[0], line.get_ydata()[0], low, high))
+        assert found == expected
 
 
 def test_grey_and_colour_pictures_reach_imshow_in_its_shape():

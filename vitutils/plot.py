@@ -303,6 +303,35 @@ def dots(
     return finish(figure)
 
 
+def intervals(
+    parts: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    xlabel: str,
+    reference: float | None = 0.0,
+    looks: Mapping[str, int] | None = None,
+) -> Figure:
+    """Draw a value with the ends of its interval a row, panels side by side: {title: {row: (value, low, high)}}.
+
+    Rows are those of all panels together, in the order they come; a panel leaves out what it has not. A value without
+    an interval has equal ends. reference: a dotted vertical line. looks: the category of a row, where rows share one.
+    """
+    names = list(dict.fromkeys(name for rows in parts.values() for name in rows))
+    category = dict.fromkeys(names, 0) | dict(looks or {})
+    size = (WIDTH, 1.0 + 0.28 * len(names))
+    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+    for ax, (title, rows) in zip(axes.flat, parts.items(), strict=True):
+        for name, (value, low, high) in rows.items():
+            how = {"capsize": 2.5, "elinewidth": 1.4, "markersize": 5} | look(category[name]) | {"linestyle": ""}
+            ax.errorbar(value, names.index(name), xerr=[[value - low], [high - value]], **how)
+        if reference is not None:
+            ax.axvline(reference, color="0.35", linestyle=":", linewidth=1.2)
+        ax.set_title(title)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    figure.supxlabel(xlabel, fontsize=10)
+    return finish(figure)
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Draw a confusion matrix (K,K) of counts, in per cent of each row. Rows: the true class; columns: the answer."""
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
