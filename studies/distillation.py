@@ -14,16 +14,17 @@ Data: Fashion-MNIST on 32 x 32 black pixels; flips. Student: the ViT of chapter 
 Kinds: none, soft, hard, token (a distillation token, hard labels). With a flip an image has two views: each teacher's
 logits for both are computed once and looked up.
 
-Parts, in the order they run: search and main for cnn and vit; the rest of the teachers; unlabelled: the teacher knows
-1,000 labels, the student sees 60,000 images and no label. Then more seeds. After all runs of a size and seed, one row
-of `answers`: the share of test images on which two nets decide differently.
+Parts, in the order they run: search and main for cnn and vit; the CNN that has seen no more than its student;
+unlabelled: the teacher knows 1,000 labels, the student sees 60,000 images and no label; more seeds up to 10,000 images;
+imagenet. At last a row of `answers` for each size and seed, the share of test images on which two nets decide
+differently, and one of `time`: milliseconds of a step.
 
 Equal care: eight tries for each teacher and kind, at 1,000 and at 10,000 images (there with half the passes), seed
-100: two rates, and four settings of what the kind has (none: label smoothing; soft: weight, temperature;
-hard and token: weight, label smoothing). 5,000 held-out images decide; the CNN that teaches in the search has not seen
-them, the pocket ViT and the head of the ImageNet net have. The highest accuracy wins, of equals the lowest loss; 60,000
-images take the choice of 10,000. Every student of one size makes the same number of steps, with the same images in the
-same order. One thread a run; `seconds` are of processor time.
+100: two rates, and four settings of what the kind has (none: label smoothing; soft: weight, temperature; hard and
+token: weight, label smoothing). imagenet and labels have no search of their own and take what vit and cnn found best.
+5,000 held-out images decide; the CNN that teaches in the search has not seen them, the pocket ViT has. The highest
+accuracy wins, of equals the lowest loss; 60,000 images take the choice of 10,000. Every student of one size makes the
+same number of steps, with the same images in the same order. One thread a run; `seconds` are of processor time.
 """
 
 import argparse
@@ -232,7 +233,7 @@ class Study:
     def chosen(self, images: int, teacher: str, kind: str, rows: list[dict]) -> Try | None:
         """The best of the search that goes for this size; None while it is not over."""
         size = self.small if images == self.small else self.large
-        teacher = "cnn" if teacher == "labels" else teacher
+        teacher = {"labels": "cnn", "imagenet": "vit"}.get(teacher, teacher)
         wanted = {"scale": self.name, "part": "search", "images": str(size), "teacher": teacher, "kind": kind}
         found = [row for row in rows if wanted.items() <= row.items()]
         if len(found) < len(self.tries(kind)):
@@ -258,7 +259,6 @@ class Study:
         scale, sizes = self.scale, (self.all, self.large, self.small)
         first = [("", "none")] + [(teacher, kind) for teacher in ("cnn", "vit") for kind in KINDS]
         same = [(SAME, kind) for kind in KINDS]
-        enlarged = [("imagenet", kind) for kind in KINDS]
 
         yield from self.search(self.large, first)
         yield from self.main(sizes[:1], scale.seeds, first)
@@ -269,13 +269,9 @@ class Study:
         yield from self.main(sizes[1:], scale.seeds, same)
         yield from self.unlabelled(scale.seeds)
         yield from self.main(sizes, scale.seeds, [("labels", "token")])
-        if imagenet:
-            yield from self.search(self.large, enlarged)
-            yield from self.search(self.small, enlarged)
-            yield from self.main(sizes, scale.seeds, enlarged)
         yield from self.main(sizes[1:], scale.more_seeds, first)
-        yield from self.unlabelled(scale.more_seeds)
-        yield from self.main(sizes[:1], scale.more_seeds, first)
+        if imagenet:
+            yield from self.main(sizes[::-1], scale.seeds, [("imagenet", kind) for kind in KINDS])
 
     def unlabelled(self, seeds):
         """Yield the runs in which the labels are few: (images, teacher, kind, seed, part)."""
@@ -312,7 +308,7 @@ class Study:
                 add(wanted)
             add(name)
         for seed in (*self.scale.seeds, *self.scale.more_seeds):
-            for images in (self.all, self.large, self.small):
+            for images in (self.all, self.large, self.small)[seed in self.scale.more_seeds :]:
                 add(self.name_of("answers", images, "", "", Try(0.0, 0.0), seed))
         add(self.name_of("time", self.all, "", "", Try(0.0, 0.0), 0))
         return found

@@ -35,6 +35,7 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
 # Between them: photos, a data set, training, another library, and what travels with the package: the studies' results,
 # the papers' numbers, diagrams, the pocket ViT.
 CHAPTERS = ("01_convolution", "02_attention", "07_data_scale", "08_vit_pytorch", "09_pretrained", "10_looking_inside")
+CHAPTERS += ("11_distillation",)
 # Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
 COLAB = (
     "torch",
