@@ -309,16 +309,18 @@ def intervals(
     xlabel: str,
     reference: float | None = 0.0,
     looks: Mapping[str, int] | None = None,
+    share_x: bool = True,
 ) -> Figure:
     """Draw a value with the ends of its interval a row, panels side by side: {title: {row: (value, low, high)}}.
 
     Rows are those of all panels together, in the order they come; a panel leaves out what it has not. A value without
     an interval has equal ends. reference: a dotted vertical line. looks: the category of a row, where rows share one.
+    share_x=False: each panel has its own horizontal axis.
     """
     names = list(dict.fromkeys(name for rows in parts.values() for name in rows))
     category = dict.fromkeys(names, 0) | dict(looks or {})
     size = (WIDTH, 1.0 + 0.28 * len(names))
-    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, sharex=share_x, sharey=True, squeeze=False)
     for ax, (title, rows) in zip(axes.flat, parts.items(), strict=True):
         for name, (value, low, high) in rows.items():
             how = {"capsize": 2.5, "elinewidth": 1.4, "markersize": 5} | look(category[name]) | {"linestyle": ""}
