@@ -23,6 +23,7 @@ from torchvision.datasets import ImageFolder
 
 from vitutils import cli, data, folders, ranks, train
 from vitutils.cnn import SmallCNN
+from vitutils.distill import Distillation, DistilledViT
 from vitutils.vit import ViT, ViTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,14 @@ RUN += ["--ema-decay", "0.9", "--mixup", "0.2", "--augment", "shift", "--device"
 # --- what the processes do ---
 
 
+def taught() -> dict:
+    """A student that returns a pair, and a teacher whose answers would depend on the batch in train mode."""
+    student, teacher = DistilledViT(NET), SmallCNN(1, 10, (8,))
+    for head in (student.head_dist, teacher.head):
+        torch.nn.init.normal_(head.weight, std=0.2)
+    return {"model": student, "objective": Distillation(teacher, "soft", weight=0.7, temperature=2.0)}
+
+
 def gradients(path: Path, recipe: train.Recipe) -> dict:
     """Train, write the gradients of the last step, return the losses and which images passed through this process."""
     seen = []
@@ -48,9 +57,10 @@ def gradients(path: Path, recipe: train.Recipe) -> dict:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)  # two threads add up in another order
-    model = ViT(NET)
+    how = taught() if path.stem == "taught" else {"model": ViT(NET)}
+    model = how["model"]
     torch.nn.init.normal_(model.head.weight, std=0.2)  # a head of zeros would pass no gradient on
-    history = train.fit(model, FEW, replace(recipe, augment=watch))
+    history = train.fit(dataset=FEW, recipe=replace(recipe, augment=watch), **how)
     save_file({name: p.grad for name, p in model.named_parameters()}, path)
     return {"losses": history.losses, "held out": list(history.epochs[0].values())[2:4], "seen": seen}
 
@@ -80,7 +90,7 @@ def together(folder: Path) -> None:
     with ranks.joined() as here:
         mine = folder / str(here.rank)
         mine.mkdir()
-        for name, recipe in (("step", STEP), ("last", LAST_OF_ONE)):
+        for name, recipe in (("step", STEP), ("last", LAST_OF_ONE), ("taught", STEP)):
             found[name] = gradients(mine / f"{name}.safetensors", recipe)
         for case in CASES:
             found[case] = said(faulty(case, folder / case, here.rank))
@@ -239,10 +249,12 @@ def test_a_job_that_fails_leaves_nobody(tmp_path):
 # --- good input ---
 
 
-@pytest.mark.parametrize(("name", "recipe", "steps"), [("step", STEP, 1), ("last", LAST_OF_ONE, 2)])
+@pytest.mark.parametrize(
+    ("name", "recipe", "steps"), [("step", STEP, 1), ("last", LAST_OF_ONE, 2), ("taught", STEP, 1)]
+)
 def test_two_ranks_have_the_gradients_of_one_process_with_the_whole_batch(name, recipe, steps, folder, found, tmp_path):
-    alone = gradients(tmp_path / "alone.safetensors", recipe)
-    expected = load_file(tmp_path / "alone.safetensors")
+    alone = gradients(tmp_path / f"{name}.safetensors", recipe)
+    expected = load_file(tmp_path / f"{name}.safetensors")
     assert len(expected) > 10 and max(g.abs().max() for g in expected.values()) > 1e-2
     for rank in (0, 1):
         got = load_file(folder / str(rank) / f"{name}.safetensors")
@@ -278,9 +290,8 @@ def test_ranks_end_with_equal_nets_batchnorm_included_and_draw_each_its_own(fold
 
 
 def test_what_one_rank_alone_meets_ends_both(folder, found):
-    assert sorted(path.name for path in (folder / "1").iterdir()) == ["cnn.safetensors", "last.safetensors"] + [
-        "step.safetensors"
-    ], "rank 1 writes no checkpoint"
+    names = [f"{name}.safetensors" for name in ("cnn", "last", "step", "taught")]
+    assert sorted(path.name for path in (folder / "1").iterdir()) == names, "rank 1 writes no checkpoint"
     for rank in (0, 1):
         assert found[rank]["resume"].endswith("run.pt has [0, 2] epochs, by rank: all machines must share its folder")
         assert found[rank]["full"] == "rank 0: No space left on device"

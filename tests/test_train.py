@@ -63,6 +63,79 @@ def test_fit_leaves_the_global_random_state_alone(digits):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_an_objective_gets_what_the_net_gave_and_saw_and_its_loss_is_the_one_that_is_lowered(digits):
+    gave, saw, got = [], [], []
+
+    def objective(outputs, images, labels, label_smoothing):
+        got.append((outputs, images, labels, label_smoothing))
+        return 3 * train.labels_alone(outputs, images, labels, label_smoothing)
+
+    def watch(net, inputs, outputs):
+        if net.training:
+            saw.append(inputs[0])
+            gave.append(outputs)
+
+    model, plain = new_vit(), new_vit()
+    model.register_forward_hook(watch)
+    recipe = replace(SHORT, epochs=1, mixup=0.5, label_smoothing=0.1, augment=data.flip_shift(1), clip_grad=None)
+    history = train.fit(model, digits, recipe, objective=objective)
+    assert len(got) == len(gave) == 5
+    assert all(given[0] is outputs for given, outputs in zip(got, gave, strict=True))
+    assert all(torch.equal(given[1], images) for given, images in zip(got, saw, strict=True))
+    assert all(given[2].shape == (64, 10) and given[3] == 0.1 for given in got)
+    once = train.fit(plain, digits, recipe)
+    assert history.losses[0] == pytest.approx(3 * once.losses[0], rel=1e-5)
+    assert history.grad_norms[0] == pytest.approx(3 * once.grad_norms[0], rel=1e-4)
+    assert history.epochs[0]["val_loss"] == pytest.approx(math.log(10), abs=0.2), "evaluation looks at the labels alone"
+
+
+def test_without_an_objective_it_is_cross_entropy_with_smoothing():
+    logits, labels = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    log_p = logits.log_softmax(dim=1)
+    expected = -(0.8 * log_p[range(6), labels] + 0.2 * log_p.mean(dim=1)).mean()
+    assert train.labels_alone(logits, None, labels, 0.2).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert train.labels_alone(logits, None, labels) == nn.functional.cross_entropy(logits, labels)
+
+
+class Pair(nn.Linear):
+    """A net that returns two logits in train mode."""
+
+    def forward(self, images):
+        logits = super().forward(images.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+def test_a_net_that_returns_a_pair_needs_an_objective_that_takes_it(digits):
+    with pytest.raises(ValueError, match=r"expected logits \(B, K\), got a tuple: pass an objective that takes it"):
+        train.fit(Pair(64, 10), digits, SHORT)
+    second = train.fit(Pair(64, 10), digits, SHORT, objective=lambda pair, *rest: train.labels_alone(pair[1], *rest))
+    assert second.losses[-1] < second.losses[0]
+
+
+def test_a_checkpoint_keeps_the_numbers_of_an_objective_that_has_any(digits, tmp_path):
+    class Doubled:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, *given):
+            return self.factor * train.labels_alone(*given)
+
+        def numbers(self):
+            return {"factor": self.factor}
+
+    path, recipe = tmp_path / "run.pt", replace(SHORT, epochs=1)
+    assert train.described(recipe, train.labels_alone) == recipe.numbers()
+    train.fit(new_vit(), digits, recipe, objective=Doubled(2), checkpoint=path)
+    assert train.load_checkpoint(path, recipe, torch.device("cpu"), Doubled(2))["recipe"]["factor"] == 2
+    with pytest.raises(ValueError, match=r"another recipe \(factor: 2 then, 3 now\): delete it or change back"):
+        train.fit(new_vit(), digits, recipe, objective=Doubled(3), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match=r"another recipe \(factor: 2 then, None now\)"):
+        train.load_checkpoint(path, recipe, torch.device("cpu"))
+    train.fit(new_vit(), digits, recipe, checkpoint=path)
+    with pytest.raises(ValueError, match=r"another recipe \(factor: None then, 3 now\)"):
+        train.fit(new_vit(), digits, recipe, objective=Doubled(3), checkpoint=path, resume=True)
+
+
 class Killed(Exception):
     """Stands for the kill of a process between two steps."""
 
