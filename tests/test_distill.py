@@ -281,7 +281,7 @@ def test_with_all_the_weight_on_the_teacher_the_labels_do_not_matter_and_the_stu
         students.append(new_student(kind=ViT))
         objective = Distillation(teacher_with(trained), "soft", weight=1.0, temperature=2.0)
         history = train.fit(students[-1], dataset, recipe, objective=objective)
-        assert history.accuracy > 0.5, "right where the labels that it was given are wrong"
+        assert history.accuracy > 0.4, "right where the labels that it was given are wrong"
     assert same(*(state_of(student) for student in students))
 
 
