@@ -9,22 +9,24 @@ Data: Fashion-MNIST on 32 x 32 black pixels; flips. Student: the ViT of chapter 
     vit         the book's pocket ViT, about as accurate; one net for all seeds
     imagenet    a ViT-Tiny pre-trained on ImageNet, frozen, images enlarged to 64 px, logistic regression on all
                 60,000; where its weights can be had
-    cnn, same images    the CNN, trained on the very images that the student gets
+    cnn, same images    the CNN, trained on the very images that the student gets, at 1,000 images
     labels      none: the teacher's place is taken by the label, a check that a second token alone does not do it
 Kinds: none, soft, hard, token (a distillation token, hard labels). With a flip an image has two views: each teacher's
 logits for both are computed once and looked up.
 
-Parts, in the order they run: search and main for cnn and vit; the CNN that has seen no more than its student;
-unlabelled: the teacher knows 1,000 labels, the student sees 60,000 images and no label; more seeds up to 10,000 images;
-imagenet. At last a row of `answers` for each size and seed, the share of test images on which two nets decide
-differently, and one of `time`: milliseconds of a step.
+Parts, in the order they run: search and main for cnn and vit; the CNN that has seen no more than its student; rate:
+at 60,000 images, those whose search chose another rate than the student without a teacher, at that student's rate;
+unlabelled: the teacher knows 1,000 labels, the student sees 60,000 images and no label; two tokens for the labels;
+longer: three times as many passes; imagenet, at 1,000 images; more seeds there. At last a row of `answers` for each
+size and seed, the share of test images on which two nets decide differently, and one of `time`: milliseconds of a step.
 
 Equal care: eight tries for each teacher and kind, at 1,000 and at 10,000 images (there with half the passes), seed
 100: two rates, and four settings of what the kind has (none: label smoothing; soft: weight, temperature; hard and
-token: weight, label smoothing). imagenet and labels have no search of their own and take what vit and cnn found best.
-5,000 held-out images decide; the CNN that teaches in the search has not seen them, the pocket ViT has. The highest
-accuracy wins, of equals the lowest loss; 60,000 images take the choice of 10,000. Every student of one size makes the
-same number of steps, with the same images in the same order. One thread a run; `seconds` are of processor time.
+token: weight, label smoothing). imagenet and labels have no search of their own and take what vit and cnn found best;
+the CNN that has seen no more than its student is searched at 1,000 images alone. 5,000 held-out images decide; the CNN
+that teaches in the search has not seen them, the pocket ViT has. The highest accuracy wins, of equals the lowest loss;
+60,000 images take the choice of 10,000. Every student of one size makes the same number of steps, with the same images
+in the same order. One thread a run; `seconds` are of processor time.
 """
 
 import argparse
@@ -74,6 +76,7 @@ SETTINGS = {
     "hard": [{"weight": w, "label_smoothing": s} for w in (0.5, 0.9) for s in (0.0, 0.1)],
 }
 SETTINGS["token"] = SETTINGS["hard"]
+LONGER = 3  # times as many passes, in the part of that name
 TIMED_BATCHES, TIMED_REPEATS = 20, 9
 KEY = ("scale", "part", "images", "labels", "teacher", "kind", "lr", "weight_decay", "label_smoothing", "weight")
 KEY += ("temperature", "seed")
@@ -232,7 +235,7 @@ class Study:
 
     def chosen(self, images: int, teacher: str, kind: str, rows: list[dict]) -> Try | None:
         """The best of the search that goes for this size; None while it is not over."""
-        size = self.small if images == self.small else self.large
+        size = self.small if images == self.small or teacher == SAME else self.large
         teacher = {"labels": "cnn", "imagenet": "vit"}.get(teacher, teacher)
         wanted = {"scale": self.name, "part": "search", "images": str(size), "teacher": teacher, "kind": kind}
         found = [row for row in rows if wanted.items() <= row.items()]
@@ -265,21 +268,24 @@ class Study:
         yield from self.search(self.small, first)
         yield from self.main(sizes[1:], scale.seeds, first)
         yield from self.search(self.small, same)
-        yield from self.search(self.large, same)
-        yield from self.main(sizes[1:], scale.seeds, same)
+        yield from self.main(sizes[2:], scale.seeds, same)
+        for seed in scale.seeds:
+            for teacher, kind in first[1:]:
+                yield self.all, teacher, kind, seed, "rate"
         yield from self.unlabelled(scale.seeds)
-        yield from self.main(sizes, scale.seeds, [("labels", "token")])
-        yield from self.main(sizes[1:], scale.more_seeds, first)
+        yield from self.main(sizes[:1], scale.seeds, [("labels", "token")])
+        for seed in scale.seeds:
+            yield self.large, "", "none", seed, "longer"
+            yield self.large, "cnn", "soft", seed, "longer"
         if imagenet:
-            yield from self.main(sizes[::-1], scale.seeds, [("imagenet", kind) for kind in KINDS])
+            yield from self.main(sizes[2:], scale.seeds, [("imagenet", kind) for kind in KINDS])
+        yield from self.main(sizes[2:], scale.more_seeds, first)
 
     def unlabelled(self, seeds):
         """Yield the runs in which the labels are few: (images, teacher, kind, seed, part)."""
         for seed in seeds:
             yield self.all, SAME, "soft", seed, "unlabelled"
-            yield self.all, SAME, "hard", seed, "unlabelled"
             yield self.small, "", "none", seed, "unlabelled"
-            yield self.small, SAME, "soft", seed, "unlabelled"
 
     def resolved(self, imagenet: bool) -> list[dict | None]:
         """The key fields of every run in order, each teacher before its first student; None for one not known yet."""
@@ -297,6 +303,11 @@ class Study:
                 images, teacher, kind, seed, part = (*entry, "main")[:5]
                 few = part == "unlabelled"
                 way = self.chosen(images, teacher, kind, rows)
+                if part == "rate" and way is not None:
+                    alone = self.chosen(images, "", "none", rows)
+                    if way.lr == alone.lr:
+                        continue
+                    way = replace(way, lr=alone.lr)
                 if way is not None and few and images == self.all:
                     way = replace(way, weight=1.0, temperature=3.0 if kind == "soft" else 1.0)
                 labels = self.scale.labels if few else images
@@ -308,7 +319,7 @@ class Study:
                 add(wanted)
             add(name)
         for seed in (*self.scale.seeds, *self.scale.more_seeds):
-            for images in (self.all, self.large, self.small)[seed in self.scale.more_seeds :]:
+            for images in (self.all, self.large, self.small)[2 * (seed in self.scale.more_seeds) :]:
                 add(self.name_of("answers", images, "", "", Try(0.0, 0.0), seed))
         add(self.name_of("time", self.all, "", "", Try(0.0, 0.0), 0))
         return found
@@ -397,6 +408,8 @@ class Study:
         """How often a student sees each image: in the unlabelled part all make the steps of the largest size."""
         if name["part"] == "search":
             return self.scale.search_passes[name["images"]]
+        if name["part"] == "longer":
+            return LONGER * self.scale.passes[name["images"]]
         if name["part"] == "unlabelled":
             steps = self.scale.passes[self.all] * math.ceil(self.all / RECIPE.batch_size)
             return math.ceil(steps / math.ceil(name["images"] / RECIPE.batch_size))
@@ -614,6 +627,7 @@ def configuration() -> dict:
         "shifts": SHIFTS,
         "shifted_images": SHIFTED_IMAGES,
         "looked_at": LOOKED_AT,
+        "longer": LONGER,
         "timed": [TIMED_BATCHES, TIMED_REPEATS],
         "scales": {name: repr(scale) for name, scale in SCALES.items()},
     }

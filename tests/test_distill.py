@@ -373,6 +373,12 @@ def test_its_two_tokens_differ_from_the_start():
     assert tokens.shape == (2, 6, 16) and (tokens[:, 0] - tokens[:, 1]).abs().max() > 1e-2
 
 
+def test_its_gradients_lie_in_memory_as_its_parameters_do_else_ddp_warns():
+    student = new_student()
+    sum(logits.sum() for logits in student(draw(2, 1, 8, 8))).backward()
+    assert all(p.grad.stride() == p.stride() for p in student.parameters())
+
+
 def test_its_first_loss_is_ln_k_and_it_learns(digits, trained):
     student = new_student()
     recipe = replace(SHORT, epochs=15, lr=5e-3, ema_decay=0.5)

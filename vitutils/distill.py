@@ -52,7 +52,7 @@ class Distillation:
     ):
         if kind not in ("soft", "hard"):
             raise ValueError(f"kind is 'soft' or 'hard', got {kind!r}")
-        if not 0 <= weight <= 1 or temperature <= 0:
+        if not 0 <= weight <= 1 or not 0 < temperature < float("inf"):
             raise ValueError(
                 "expected a weight from 0 to 1 and a temperature above 0, "
                 f"got {weight} and {temperature}"
@@ -124,8 +124,9 @@ class DistilledViT(ViT):
     def embed(self, images: Tensor) -> Tensor:
         """Both tokens, patches, positions: (B, 2 + N, D)."""
         patches = self.patch_embed(images)  # (B, N, D)
-        first = torch.cat([self.cls_token, self.dist_token], dim=1)
-        first = first.expand(len(patches), -1, -1)  # (B, 2, D)
+        tokens = self.cls_token, self.dist_token
+        first = [token.expand(len(patches), -1, -1) for token in tokens]
+        first = torch.cat(first, dim=1)  # (B, 2, D)
         grid = tuple(s // self.config.patch_size for s in images.shape[-2:])
         own, positions = self.pos_embed.tensor_split([2], dim=1)
         positions = resize_positions(positions, self.config.grid, grid)
