@@ -72,7 +72,7 @@
     });
     place("time").textContent = `Computed here in ${Math.round(milliseconds)} ms.`;
     let words = `First answer: ${classes[first]}, ${percent(shares[first])}. `;
-    if (truth === null) words += "Your own picture has no label.";
+    if (truth === null) words += pixels.some((v) => v > 0) ? "Your own picture has no label." : "The picture is empty.";
     else if (touched) words += `You changed the picture; its label was ${classes[truth]}.`;
     else words += truth === first ? "The label says the same." : `The label says ${classes[truth]}.`;
     // While someone draws, a screen reader should hear the last answer and not forty.
@@ -277,12 +277,16 @@
         const token = cells.push(cell);
         cell.addEventListener("click", () => choose(token));
         cell.addEventListener("focus", () => choose(token));
-        cell.addEventListener("pointerenter", (event) => event.pointerType !== "touch" && hover(token));
         row.append(cell);
       }
       board.append(row);
     }
-    board.addEventListener("pointerleave", () => hover(null));
+    // By its movement, not by its entering: a page that scrolls under a pointer at rest must not ask.
+    board.addEventListener("pointermove", (event) => {
+      const at = cells.indexOf(event.target);
+      if (event.pointerType !== "touch" && at >= 0 && hovered !== at + 1) hover(at + 1);
+    });
+    board.addEventListener("pointerleave", () => hovered && hover(null));
     place("class").addEventListener("click", () => choose(0));
 
     function choose(token) {
