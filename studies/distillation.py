@@ -7,8 +7,8 @@
 Data: Fashion-MNIST on 32 x 32 black pixels; flips. Student: the ViT of chapter 7 with a class token. Teachers:
     cnn         the CNN of chapter 7, trained on all 60,000 images, anew for each seed
     vit         the book's pocket ViT, about as accurate; one net for all seeds
-    imagenet    a ViT-Tiny pre-trained on ImageNet, frozen, images enlarged to 64 px, logistic regression on all
-                60,000; where its weights can be had
+    imagenet    a ViT-Tiny pre-trained on ImageNet, frozen, images enlarged to 64 px, logistic regression on
+                20,000 of the images; where its weights can be had
     cnn, same images    the CNN, trained on the very images that the student gets, at 1,000 images
     labels      none: the teacher's place is taken by the label, a check that a second token alone does not do it
 Kinds: none, soft, hard, token (a distillation token, hard labels). With a flip an image has two views: each teacher's
@@ -76,6 +76,7 @@ SETTINGS = {
     "hard": [{"weight": w, "label_smoothing": s} for w in (0.5, 0.9) for s in (0.0, 0.1)],
 }
 SETTINGS["token"] = SETTINGS["hard"]
+PROBED = 20_000  # images for the linear head of the net from ImageNet
 LONGER = 3  # times as many passes, in the part of that name
 TIMED_BATCHES, TIMED_REPEATS = 20, 9
 KEY = ("scale", "part", "images", "labels", "teacher", "kind", "lr", "weight_decay", "label_smoothing", "weight")
@@ -365,8 +366,9 @@ class Study:
         if name["teacher"] == "imagenet":
             net = weights.load(IMAGENET).model
             half = torch.tensor([0.5])
-            x = logits_of(Enlarged(headless(net), IMAGENET_SIDE), whole.train_images, half, half)
-            probe = LogisticRegression(max_iter=300).fit(x.numpy(), whole.train_labels.numpy())
+            part = whole.take(train=min(PROBED, len(whole.train_labels)))
+            x = logits_of(Enlarged(headless(net), IMAGENET_SIDE), part.train_images, half, half)
+            probe = LogisticRegression(C=0.1, max_iter=3_000).fit(x.numpy(), part.train_labels.numpy())
             net.head = nn.Linear(net.config.embed_dim, whole.num_classes)
             with torch.no_grad():
                 net.head.weight.copy_(torch.from_numpy(probe.coef_))
@@ -390,7 +392,14 @@ class Study:
         def ask(images: Tensor) -> Tensor:
             return logits_of(model, images[..., side, side], mean, std)
 
-        views = torch.stack([ask(whole.train_images), ask(whole.train_images.flip(3))], dim=1).flatten(0, 1)
+        wanted = torch.arange(len(whole.train_labels))
+        if name["teacher"] == "imagenet":  # the large net is asked about the images of its own students alone
+            drawn = [make_data(whole, self.small, "main", seed).train_images for seed in self.scale.seeds]
+            where = places(self.count)
+            wanted = torch.tensor(sorted({where[key_of(image)] // 2 for images in drawn for image in images}))
+        views = torch.full((len(whole.train_labels), 2, whole.num_classes), torch.nan)
+        views[wanted, 0], views[wanted, 1] = ask(whole.train_images[wanted]), ask(whole.train_images[wanted].flip(3))
+        views = views.flatten(0, 1)
         test = ask(whole.test_images[: self.scale.looked_at])
         labels = whole.test_labels[: len(test)]
         train.save_checkpoint(self.file(name), views=views, test=test)
@@ -628,6 +637,7 @@ def configuration() -> dict:
         "shifted_images": SHIFTED_IMAGES,
         "looked_at": LOOKED_AT,
         "longer": LONGER,
+        "probed": PROBED,
         "timed": [TIMED_BATCHES, TIMED_REPEATS],
         "scales": {name: repr(scale) for name, scale in SCALES.items()},
     }
