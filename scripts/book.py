@@ -5,8 +5,8 @@
 What plain `jupyter-book build` does not do, and this does:
 
 * Its cache sees the notebooks' text only. Here an *execution key* is kept of all else that an
-  output depends on (vitutils, results, drawings, requirements, scale, versions, data at hand); where it
-  changed, the cache is thrown away.
+  output depends on (vitutils, results, the papers' numbers, drawings, requirements, scale, versions, data at
+  hand); where it changed, the cache is thrown away.
 * It can pass over a cell that failed, the second time most of all. Here every page is read anew
   (`--all`), a failure leaves no mark of success, and only an unchanged success is not built again.
 * It knows the links that MyST resolved. Here every link, picture and script of the rendered pages
@@ -111,7 +111,7 @@ def execution_key(root: Path) -> dict:
     drawings = [p for p in files_under(root, "book/_static") if p.suffix == ".svg"]  # plot.diagram shows them
     return {
         "vitutils": digest_files(root, files_under(root, "vitutils")),
-        "results": digest_files(root, files_under(root, "results") + beside),
+        "results": digest_files(root, files_under(root, "results", "book/papers") + beside),
         "drawings": digest_files(root, drawings),
         "requirements.txt": digest_files(root, files_under(root, "requirements.txt")),
         "VITBOOK_SCALE": resolved_scale(),

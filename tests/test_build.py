@@ -246,6 +246,7 @@ def test_mended_it_builds_again_and_what_left_the_book_is_gone(book):
         ("vitutils/deep/code.py", "vitutils"),
         ("vitutils/weights.bin", "vitutils"),
         ("results/study.csv", "results"),
+        ("book/papers/table.csv", "results"),
         ("notebooks/helper.csv", "results"),
         ("book/_static/block.svg", "drawings"),
         ("requirements.txt", "requirements.txt"),

@@ -217,13 +217,15 @@ def mean_lines(
     reference: float | None = None,
     columns: int = 2,
     share_y: bool = True,
+    ticks: Sequence[float] = (),
 ) -> Figure:
     """Draw runs over x on a log axis, one panel a title: {title: {name: {x: values of the runs}}}.
 
     Each curve has its own x and any number of runs at each: a line through the means, a bar of +- 1 std where there are
     two or more. Curves with bars stand a little apart along x, so that no bar covers another. looks: the category of a
     name, where figures share them; other names are counted as they come. reference: a dotted horizontal line.
-    share_y=False: each panel has its own vertical axis.
+    share_y=False: each panel has its own vertical axis. ticks: where to write numbers on the horizontal axis, as far
+    as a panel reaches; left out, at every x there is.
     """
     names = list(dict.fromkeys(name for curves in parts.values() for name in curves))
     category = {name: n for n, name in enumerate(names)} | dict(looks or {})
@@ -240,6 +242,8 @@ def mean_lines(
         if reference is not None:
             ax.axhline(reference, color="0.35", linestyle=":", linewidth=1.2)
         places = sorted({x for runs in curves.values() for x in runs})
+        if ticks:
+            places = [tick for tick in ticks if places[0] <= tick <= places[-1]]
         ax.set(title=title, xscale="log")
         ax.set_xticks(places, [short_number(x) for x in places])
         ax.minorticks_off()
