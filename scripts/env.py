@@ -3,9 +3,10 @@
     python3 scripts/env.py --for test scripts/test.py
 
 The first run creates `.venv` and installs requirements.txt into it; a stamp inside says what was
-installed, so that later runs start at once. `.venv` belongs to the Python that made it: another one
-(`make test PYTHON=python3.13`) gets its own folder, `.venv-3.13`, and neither ever stands in for
-the other.
+installed, so that later runs start at once. The goals `pages` and `pdf` install requirements-pages.txt
+besides, with a stamp of its own: the other commands neither need it nor notice. `.venv` belongs to the
+Python that made it: another one (`make test PYTHON=python3.13`) gets its own folder, `.venv-3.13`, and
+neither ever stands in for the other.
 
 Standard library only, and no syntax that Python 2.7 does not know: an interpreter that is too old
 has to get far enough to say so in words.
@@ -25,6 +26,8 @@ LOWEST, HIGHEST = (3, 10), (3, 13)
 NEED_GB = 8
 STAMP = "vitbook-stamp"
 LOG = "vitbook-install.log"
+BASE = "requirements.txt"
+MORE = {"pages": "requirements-pages.txt", "pdf": "requirements-pages.txt"}  # goal: what it needs besides
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 DISK = re.compile(
@@ -115,21 +118,39 @@ def folder_for(root, version):
     return first + "-" + dotted(version)
 
 
-def stamp_key(root, version):
+def stamp_key(root, version, *names):
     """What an environment depends on; the path too, because the editable install points there."""
     key = hashlib.sha256(repr((dotted(version), os.path.realpath(root))).encode("utf-8"))
-    for name in ("requirements.txt", "pyproject.toml"):
+    for name in (BASE, "pyproject.toml") + names:
         with open(os.path.join(root, name), "rb") as file:
             key.update(file.read())
     return key.hexdigest()
 
 
-def is_ready(folder, key):
+def layers(root, version, goal):
+    """What this goal needs, in order: (file to install, name of its stamp, what the stamp must say)."""
+    found = [(BASE, STAMP, stamp_key(root, version))]
+    if goal in MORE:
+        name = MORE[goal]
+        stamp = STAMP + "-" + os.path.splitext(name)[0].split("-")[-1]
+        found.append((name, stamp, stamp_key(root, version, name)))
+    return found
+
+
+def says(folder, stamp, key):
     try:
-        with open(os.path.join(folder, STAMP)) as file:
-            return file.read().strip() == key and runs([python_in(folder), "-c", ""])
+        with open(os.path.join(folder, stamp)) as file:
+            return file.read().strip() == key
     except OSError:
         return False
+
+
+def missing(folder, wanted):
+    """Those of the layers that are not installed; all of them where the environment does not run."""
+    left = [layer for layer in wanted if not says(folder, layer[1], layer[2])]
+    if left[:1] != wanted[:1] and not runs([python_in(folder), "-c", ""]):
+        return wanted
+    return left
 
 
 def explain(output, log, goal, doing):
@@ -214,7 +235,7 @@ def create(folder, goal):
             raise Problem(explain(output, None, goal, "creating " + folder))
 
 
-def install(folder, goal):
+def install(folder, goal, name=BASE):
     log = os.path.join(folder, LOG)
     if os.path.exists(log):
         os.remove(log)
@@ -224,8 +245,8 @@ def install(folder, goal):
     ):
         print("Note: {0:.1f} GB free here; torch's default build and the rest need about {1}.".format(free, NEED_GB))
     print(
-        "Installing requirements.txt into {0} (minutes the first time; log: {1})".format(
-            os.path.relpath(folder, ROOT), os.path.relpath(log, ROOT)
+        "Installing {0} into {1} (minutes the first time; log: {2})".format(
+            name, os.path.relpath(folder, ROOT), os.path.relpath(log, ROOT)
         )
     )
     sys.stdout.flush()
@@ -239,11 +260,11 @@ def install(folder, goal):
         "--progress-bar",
         "off",
         "-r",
-        os.path.join(ROOT, "requirements.txt"),
+        os.path.join(ROOT, name),
     ]
     code, output = run_logged(command, log, show=DOWNLOADS)
     if code:
-        raise Problem(explain(output, log, goal, "installing requirements.txt"))
+        raise Problem(explain(output, log, goal, "installing " + name))
 
 
 def only_one(root, goal):
@@ -269,15 +290,15 @@ def ensure(root=ROOT, goal="book"):
     """The python of a ready environment, made or mended where need be."""
     check_version(sys.version_info, goal)
     folder = folder_for(root, sys.version_info)
-    key = stamp_key(root, sys.version_info)
-    if not is_ready(folder, key):
+    wanted = layers(root, sys.version_info, goal)
+    if missing(folder, wanted):
         lock = only_one(root, goal)
-        if not is_ready(folder, key):
-            stamp = os.path.join(folder, STAMP)
+        for name, stamp, key in missing(folder, wanted):
+            stamp = os.path.join(folder, stamp)
             if os.path.exists(stamp):
                 os.remove(stamp)
             create(folder, goal)
-            install(folder, goal)
+            install(folder, goal, name)
             with open(stamp + ".new", "w") as file:
                 file.write(key + "\n")
             os.rename(stamp + ".new", stamp)

@@ -131,6 +131,7 @@ def new_project(root: Path) -> Path:
     (root / "scripts").mkdir(parents=True)
     shutil.copy(SCRIPT, root / "scripts")
     (root / "requirements.txt").write_text("# nothing\n")
+    (root / "requirements-pages.txt").write_text("# nothing\n")
     (root / "pyproject.toml").write_text("")
     return root
 
@@ -142,7 +143,7 @@ def project(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory) -> Path:
-    """One such folder for the four tests that follow each other, in the order they stand here."""
+    """One such folder for the five tests that follow each other, in the order they stand here."""
     return new_project(tmp_path_factory.mktemp("story") / "project")
 
 
@@ -157,9 +158,9 @@ DEAD = {
 }
 
 
-def prepare(root: Path, *command: str, python: str = sys.executable, **environment: str):
+def prepare(root: Path, *command: str, python: str = sys.executable, goal: str = "test", **environment: str):
     return subprocess.run(
-        [python, str(root / "scripts" / "env.py"), "--for", "test", *command],
+        [python, str(root / "scripts" / "env.py"), "--for", goal, *command],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -220,6 +221,29 @@ def test_no_network_then_ready_then_changed(story):
 
     # What its command answers is what make gets to know.
     assert prepare(story, "-c", "raise SystemExit(7)").returncode == 7
+
+
+def test_pages_and_pdf_install_more_and_the_others_do_not(story):
+    """A second list with a stamp of its own: what is wrong with it stops `make pages`, never `make test`."""
+    more, log = story / "requirements-pages.txt", story / ".venv" / env.LOG
+    more.write_text("a-package-that-is-not-there\n")
+    assert prepare(story, **DEAD).returncode == 0
+    done = prepare(story, goal="pages", **DEAD)
+    assert done.returncode == 2 and "No network while installing requirements-pages.txt" in done.stderr
+    assert "make pages" in done.stderr and str(log) in done.stderr
+    assert prepare(story, **DEAD).stdout == ""
+
+    more.write_text("# nothing\n")
+    assert "Installing requirements-pages.txt" in prepare(story, goal="pdf").stdout
+    for goal in ("pages", "pdf", "test"):
+        assert prepare(story, "-c", "print('ran')", goal=goal, **DEAD).stdout == "ran\n", goal
+    (story / "requirements.txt").write_text("# changed once more\n")
+    done = prepare(story, goal="pages")
+    assert re.findall(r"Installing (\S+)", done.stdout) == ["requirements.txt", "requirements-pages.txt"]
+    (story / ".venv" / "bin" / "python").unlink()  # as where the system's Python was removed
+    done = prepare(story, goal="pages")
+    assert done.returncode == 0 and "Creating .venv" in done.stdout, done.stdout + done.stderr
+    assert re.findall(r"Installing (\S+)", done.stdout) == ["requirements.txt", "requirements-pages.txt"]
 
 
 def test_a_half_made_environment_is_made_again(story):
