@@ -4,6 +4,8 @@ python scripts/notebooks.py refresh [NOTEBOOK ...]    run at smoke scale, store 
 python scripts/notebooks.py strip [NOTEBOOK ...]      only take out what must not be stored
 python scripts/notebooks.py check [NOTEBOOK ...]      say which rules are broken (exit 1 if any)
 python scripts/notebooks.py run NOTEBOOK --scale cpu  run, change nothing, say how long it took
+                                        ... --record  and write that into book/times.csv
+                             ... --record --bundled   with no data but what comes with the packages
 
 Without a notebook: all of `notebooks/`. The rules are in `notebook_rules.py`.
 """
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import nbformat
@@ -25,8 +27,12 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 sys.path.insert(0, str(Path(__file__).parent))
+import chapter_times
 import notebook_rules as rules
+
+RECORD = rules.ROOT / "book" / "times.csv"
 
 
 class OnePython(KernelSpecManager):
@@ -145,13 +151,50 @@ def check(path: Path) -> int:
     return report(path, [f"[{key}] {line}" for key, wrong in broken.items() for line in wrong])
 
 
-def run(path: Path, scale: str, slowest: int) -> int:
+def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundled: bool = False) -> int:
     before, start = nbformat.read(path, as_version=4), time.perf_counter()
-    after = execute(path, scale)
-    print(f"{path.name}: {time.perf_counter() - start:.1f} s at scale {scale}, kernel included")
+    with tempfile.TemporaryDirectory() as empty:
+        environment = dict(os.environ)
+        if bundled:
+            environment |= {"VITBOOK_DATA": empty, "VITBOOK_SYSTEM_DATA": empty}
+            environment |= {"VITBOOK_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": empty}
+        held = data_held(environment)
+        after = execute(path, scale, environment=environment)
+    took = time.perf_counter() - start
+    print(f"{path.name}: {took:.1f} s at scale {scale}, kernel included")
+    if record:
+        chapter_times.add(record, [measured(path, after, took, held)])
     for cell in sorted(rules.Chapter(after, path).code, key=seconds, reverse=True)[:slowest]:
         print(f"  {seconds(cell):7.2f} s  {cell['id']}")
     return report(path, unfit(after) + changed_outputs(before, after))
+
+
+def printed(notebook: dict) -> str:
+    """All that its cells printed."""
+    outputs = [output for cell in rules.Chapter(notebook, Path()).code for output in cell.get("outputs", [])]
+    return "\n".join(rules.text(output["text"]) for output in outputs if output["output_type"] == "stream")
+
+
+def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
+    """A row of the record. Raises ValueError for a notebook that does not say where it ran."""
+    ran = chapter_times.ran(printed(notebook))
+    if ran is None:
+        raise ValueError(f"{path.name} prints no line 'Python ..., torch ..., device ..., scale ...'")
+    day = datetime.now(timezone.utc).date().isoformat()
+    return ran | {"chapter": path.stem, "data": held, "seconds": took, "day": day}
+
+
+def data_held(environment: dict[str, str]) -> str:
+    """What the machine holds that a chapter would otherwise download, or go without."""
+    folders = environment.get("VITBOOK_DATA") or str(Path("~/.cache/vitbook").expanduser())
+    folders = [Path(folder) for folder in folders.split(os.pathsep) if folder]
+    system = Path(environment.get("VITBOOK_SYSTEM_DATA") or "/usr/share/datasets")
+    places = {
+        "Fashion-MNIST": [system / "fashion-mnist", *(f / "fashion_mnist.safetensors" for f in folders)],
+        "ImageNet weights": [p for f in folders for p in f.glob("weights/*.safetensors")],
+        "photos": [p for f in folders for p in [*f.glob("images/*"), f / "imagenette2-160"]],
+    }
+    return " + ".join(name for name, paths in places.items() if any(p.exists() for p in paths)) or "none"
 
 
 def report(path: Path, wrong: list[str]) -> int:
@@ -171,6 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     runner.add_argument("notebooks", nargs="+", type=Path)
     runner.add_argument("--scale", choices=("smoke", "cpu", "gpu"), default="cpu")
     runner.add_argument("--slowest", type=int, default=8, help="how many cells to name")
+    runner.add_argument("--record", action="store_true", help="write the time into book/times.csv")
+    runner.add_argument("--bundled", action="store_true", help="hide all data but what the packages bring")
     given = parser.parse_args(arguments)
     paths = given.notebooks or rules.notebook_paths()
     if not paths:
@@ -180,10 +225,11 @@ def main(arguments: list[str] | None = None) -> int:
         path = path.resolve()
         try:
             if given.command == "run":
-                failed |= run(path, given.scale, given.slowest)
+                record = RECORD if given.record else None
+                failed |= run(path, given.scale, given.slowest, record, given.bundled)
             else:
                 failed |= {"refresh": refresh, "strip": strip, "check": check}[given.command](path)
-        except CellExecutionError as error:
+        except (CellExecutionError, ValueError) as error:
             failed |= report(path, [str(error)])
     return failed
 

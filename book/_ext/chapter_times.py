@@ -1,0 +1,121 @@
+"""How long chapters take: the line that each of them prints first, the record of measured times, words for minutes.
+
+The record is book/times.csv. `scripts/notebooks.py run --record` writes its rows, `scripts/times.py` reads them and
+writes the *Time* paragraph of every chapter; the page "Status of this build" shows them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from pathlib import Path
+
+FIELDS = ("chapter", "scale", "device", "data", "seconds", "day", "python", "torch")
+KEY = FIELDS[:4]  # what tells two measurements apart: a new one takes the place of an old one
+SCALES = ("smoke", "cpu", "gpu")
+# What vitutils.setup prints; its test compares.
+SETUP = re.compile(
+    r"Python (?P<python>\S+), torch (?P<torch>\S+), device (?P<kind>\w+) \((?P<name>.+?)\), "
+    r"scale (?P<scale>\w+), seed \d+"
+)
+TIME = re.compile(r"^\*Time[.:]?\*[.:]?[ \n].*?(?=\n\n|\Z)", flags=re.M | re.S)
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 6: "six", 8: "eight"}
+
+
+def ran(output: str) -> dict[str, str] | None:
+    """Read python, torch, device and scale off what a chapter printed; None where it printed no such line."""
+    found = SETUP.search(output)
+    if not found:
+        return None
+    device = found["name"] if found["kind"] == "cuda" else f"{found['kind']}, {found['name']}"
+    return {"python": found["python"], "torch": found["torch"], "device": device, "scale": found["scale"]}
+
+
+def read(path: Path) -> list[dict]:
+    """The record's rows. Raises ValueError that names a row with other fields, an unknown scale, or no time."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [checked(row, f"{path.name}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def checked(row: dict, where: str) -> dict:
+    """The row, its seconds a number. Raises ValueError for one that cannot stand in the record."""
+    if set(row) != set(FIELDS):
+        raise ValueError(f"{where}: expected the fields {', '.join(FIELDS)}; got {', '.join(map(str, row))}")
+    if row["scale"] not in SCALES:
+        raise ValueError(f"{where}: expected a scale out of {', '.join(SCALES)}; got {row['scale']!r}")
+    try:
+        seconds = float(row["seconds"])
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{where}: expected seconds above 0; got {row['seconds']!r}")
+    return row | {"seconds": seconds}
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """Store the record, in order; the file is whole or as it was before."""
+    ordered = sorted(rows, key=lambda row: (row["chapter"], SCALES.index(row["scale"]), row["device"], row["data"]))
+    new = path.with_name(path.name + ".new")
+    with new.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "seconds": f"{row['seconds']:.1f}"} for row in ordered)
+    new.replace(path)
+
+
+def add(path: Path, rows: list[dict]) -> None:
+    """Put measurements into the record, each in the place of the one that it repeats."""
+    fresh = [checked({field: str(row.get(field, "")) for field in FIELDS}, f"new row {row}") for row in rows]
+    kept = {tuple(row[field] for field in KEY): row for row in [*read(path), *fresh]}
+    write(path, list(kept.values()))
+
+
+def minutes(seconds: float) -> str:
+    """Half a minute, 1 minute, 1.5 minutes, 2 minutes: up to the next half. Small noise goes down: 61 s is a minute."""
+    halves = max(1, math.ceil(seconds / 30 - 0.1))
+    if halves == 1:
+        return "half a minute"
+    return f"{halves / 2:g} minute" + ("s" if halves > 2 else "")
+
+
+def longest(rows: list[dict], chapter: str, scale: str) -> dict | None:
+    """The row of this chapter and scale that took longest, whatever data it had; None where it was not measured."""
+    found = [row for row in rows if (row["chapter"], row["scale"]) == (chapter, scale)]
+    return max(found, key=lambda row: row["seconds"], default=None)
+
+
+def short_device(device: str) -> str:
+    """'cpu, 2 threads' -> 'two cores'; 'NVIDIA H100 80GB HBM3' -> 'an NVIDIA H100'."""
+    if found := re.fullmatch(r"cpu, (\d+) threads?", device):
+        count = int(found[1])
+        return f"{NUMBERS.get(count, count)} core" + "s" * (count > 1)
+    if found := re.match(r"(NVIDIA|Tesla) (?:GeForce |RTX )*\w+", device):
+        return f"{'an' if found[1] == 'NVIDIA' else 'a'} {found[0]}"
+    return device
+
+
+def opening(rows: list[dict], chapter: str) -> str:
+    """What a chapter's *Time* paragraph says before it comes to downloads. Raises ValueError without a cpu row."""
+    cpu, gpu = (longest(rows, chapter, scale) for scale in ("cpu", "gpu"))
+    if cpu is None:
+        raise ValueError(f"{chapter} was not measured at cpu scale: scripts/notebooks.py run --record")
+    said = f"*Time.* About {minutes(cpu['seconds'])} at cpu scale on {short_device(cpu['device'])}; "
+    if gpu is None:
+        return said + "gpu scale not measured."
+    return said + f"{minutes(gpu['seconds'])} at gpu scale on {short_device(gpu['device'])}."
+
+
+def with_opening(markdown: str, rows: list[dict], chapter: str) -> str:
+    """The title cell with its *Time* paragraph as the record has it; what it says of downloads stays.
+
+    Raises ValueError where there is no such paragraph, or nothing in it begins with "Downloaded".
+    """
+    found = TIME.search(markdown)
+    if not found or "Downloaded" not in found[0]:
+        raise ValueError(f"{chapter}: expected a paragraph '*Time.* ... Downloaded: ...'")
+    downloads = found[0][found[0].index("Downloaded") :]
+    return markdown[: found.start()] + f"{opening(rows, chapter)} {downloads}" + markdown[found.end() :]
