@@ -517,8 +517,38 @@ def test_download_is_cached(mirror, tmp_path, capfd):
     assert left_over(tmp_path) == ["tiny.safetensors"]
     asked = len(mirror.asked)
     assert data.load("tiny").source.startswith("the cache") and len(mirror.asked) == asked
-    assert capfd.readouterr() == ("", "")  # nothing in the page
+    assert capfd.readouterr() == ("downloading tiny once, 31 MB\n", "")  # said once, and no bar in the page
     assert socket.getdefaulttimeout() == before
+
+
+def test_a_reader_sees_a_bar_on_one_line_that_is_gone_at_the_end(mirror, monkeypatch, capfd):
+    """In Colab's way: plain text on stdout, over itself, and nothing on stderr."""
+    monkeypatch.setenv("JPY_SESSION_NAME", "reader.ipynb")
+    data.load("tiny")
+    out, err = capfd.readouterr()
+    announced, _, bar = out.partition("\n")
+    assert announced == "downloading tiny once, 31 MB" and err == ""
+    assert "100%" in bar and "\n" not in bar
+    *_, last, cursor = bar.split("\r")
+    assert len(last) > 20 and last.isspace() and cursor == ""
+
+
+def test_a_server_that_does_not_answer_is_not_announced(tiny, capfd):
+    with pytest.raises(data.DataError, match="cannot be had"):
+        data.load("tiny")
+    assert capfd.readouterr().out == ""
+
+
+def test_what_a_killed_process_left_is_taken_away_when_it_is_a_day_old(mirror, tmp_path):
+    cache = tmp_path / "cache"
+    for name, age in ((".download-old", 2), (".download-new", 0)):
+        (cache / name).mkdir(parents=True)
+        (cache / name / FILES[0]).write_bytes(b"half")
+        os.utime(cache / name, (time.time() - age * 86_400,) * 2)
+    (cache / ".tiny-old.part").write_bytes(b"half")
+    os.utime(cache / ".tiny-old.part", (0, 0))
+    assert data.load("tiny").source.startswith("a download")
+    assert left_over(tmp_path) == [".download-new", "tiny.safetensors"]
 
 
 def test_download_from_the_second_mirror(mirror, monkeypatch):

@@ -1,7 +1,9 @@
 """Loading other people's weights: what is found where, what is refused, and in which words."""
 
+import http.server
 import os
 import shutil
+import threading
 import time
 
 import pytest
@@ -47,6 +49,69 @@ def folder(monkeypatch, tmp_path, no_network):
     monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / "data"))
     (tmp_path / "data" / "weights").mkdir(parents=True)
     return tmp_path / "data" / "weights"
+
+
+@pytest.fixture
+def hub(checkpoint, tmp_path, no_network, monkeypatch):
+    """A hub on this machine that hands out `checkpoint` as NAME's file; gives the requests it saw, headers included."""
+    raw, seen = checkpoint.read_bytes(), []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append((self.command, self.path, {key.lower(): value for key, value in self.headers.items()}))
+            if self.path != f"/timm/{NAME}/resolve/main/model.safetensors":
+                self.send_error(404)
+                return
+            self.send_response(200)
+            for key, value in {"ETag": '"e1"', "X-Repo-Commit": "a" * 40, "Content-Length": len(raw)}.items():
+                self.send_header(key, str(value))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(raw)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    yield seen
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hub_is_asked_once_says_how_much_and_gets_no_token(hub, checkpoint, monkeypatch, capfd):
+    """The whole way through the hub's own client; a reader's token and Colab's secrets stay where they are."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    found = weights.find_file(NAME, f"timm/{NAME}")
+    assert found.read_bytes() == checkpoint.read_bytes()
+    megabytes = checkpoint.stat().st_size / 1e6
+    assert capfd.readouterr() == (f"downloading {NAME} once, {megabytes:.0f} MB\n", "")
+    assert hub and not any("authorization" in headers for *_, headers in hub)
+    asked = len(hub)
+    assert weights.find_file(NAME, f"timm/{NAME}") == found and len(hub) == asked
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_reader_sees_the_hubs_download_move(hub, monkeypatch, capfd):
+    monkeypatch.setenv("JPY_SESSION_NAME", "reader.ipynb")
+    weights.find_file(NAME, f"timm/{NAME}")
+    out, err = capfd.readouterr()
+    assert "100%" in out and out.count("\n") == 1 and err == ""
+
+
+def test_weights_the_hub_does_not_hold(hub):
+    with pytest.raises(FileNotFoundError, match="no weights for nonesuch.*hub, timm/nonesuch"):
+        weights.find_file("nonesuch", "timm/nonesuch")
 
 
 # --- load_into: all or nothing ---

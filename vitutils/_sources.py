@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import os
+import shutil
 import socket
 import tarfile
 import tempfile
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -31,6 +32,8 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 from torchvision import datasets as tv
 from torchvision.datasets.utils import calculate_md5, download_url
+
+from vitutils._progress import downloading
 
 TIMEOUT = 10.0  # seconds without an answer, after which a mirror is given up
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -137,13 +140,12 @@ def _from_system(name: str, tried: list[str]) -> Found | None:
 
 def _from_download(name: str, tried: list[str]) -> Found | None:
     recipe = RECIPES[name]
-    if recipe.megabytes > 100:
-        print(f"downloading {name} once, {recipe.megabytes} MB", flush=True)
     for mirror in recipe.mirrors:
         with _scratch_folder() as folder:
             try:
-                for file, md5 in recipe.files:
-                    _download(mirror + file, folder, file, md5)
+                with downloading(name, recipe.megabytes):
+                    for file, md5 in recipe.files:
+                        _download(mirror + file, folder, file, md5)
             # ValueError: an address that is none; RuntimeError: torchvision's "corrupted".
             except (OSError, HTTPException, RuntimeError, ValueError) as error:
                 tried.append(f"download {mirror}{file}: {error}")
@@ -154,12 +156,11 @@ def _from_download(name: str, tried: list[str]) -> Found | None:
 
 
 def _download(url: str, folder: Path, file: str, md5: str) -> None:
-    """torchvision's checked download, without its bar, and without waiting for ever."""
+    """torchvision's checked download, without waiting for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        with redirect_stderr(io.StringIO()):
-            download_url(url, folder, file, md5)
+        download_url(url, folder, file, md5)
     finally:
         socket.setdefaulttimeout(before)
 
@@ -170,11 +171,20 @@ def _scratch_folder() -> Iterator[Path]:
     parent = data_folders()[0]
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        sweep(parent)
         folder = tempfile.TemporaryDirectory(prefix=".download-", dir=parent)
     except OSError:
         folder = tempfile.TemporaryDirectory(prefix="vitbook-")
     with folder as path:
         yield Path(path)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what processes that were killed left half done in the cache; a day old, it is nobody's any more."""
+    for path in [*folder.glob(".download-*"), *folder.glob(".*.part")]:
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 # --- raw files ---

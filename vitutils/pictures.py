@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http.client import HTTPException
@@ -32,7 +32,8 @@ from torchvision import datasets as tv
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from vitutils import data
-from vitutils._sources import TIMEOUT, data_folders
+from vitutils._progress import downloading
+from vitutils._sources import TIMEOUT, data_folders, sweep
 from vitutils.data import DataError
 from vitutils.folders import class_files
 
@@ -467,12 +468,12 @@ def _fetch(name: str, official: Official, root: Path) -> None:
     free = shutil.disk_usage(root).free
     if free < 3e6 * official.megabytes:  # the archive, what is unpacked, and some room
         raise OSError(f"{root} has {free / 1e6:,.0f} MB free, about {3 * official.megabytes:,} are needed")
-    print(f"downloading {name} once, {official.megabytes} MB", flush=True)
+    sweep(root)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
-            with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            with downloading(name, official.megabytes), redirect_stdout(io.StringIO()):
                 official.download(Path(scratch))
             os.replace(Path(scratch) / official.folder, root / official.folder)
     finally:

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vitutils import data, train
+from vitutils._progress import show_progress
 from vitutils._sources import data_folders
 from vitutils.pictures import Pictures
 
@@ -345,7 +346,7 @@ def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
             total=len(pictures),
             desc=f"{pictures.name}, {pictures.part}",
             unit="image",
-            disable=not train.show_progress(),
+            disable=not show_progress(),
         ) as bar:
             for images in loader:
                 with train.autocast(device):

@@ -6,7 +6,6 @@ Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), t
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from vitutils import plot
 from vitutils import ranks as processes
+from vitutils._progress import show_progress
 from vitutils.data import Dataset, batches, seeded
 
 
@@ -163,12 +163,6 @@ def make_mixing(recipe: Recipe, num_classes: int) -> Callable:
     if not chosen:
         return lambda images, labels: (images, labels)
     return v2.RandomChoice(chosen)
-
-
-def show_progress() -> bool:
-    """Whether somebody watches: a terminal, Jupyter, Colab or VS Code; not a notebook that a build or a test runs."""
-    live = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ or "google.colab" in sys.modules
-    return live or sys.stderr.isatty()
 
 
 def autocast(device: torch.device):

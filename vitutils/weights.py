@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
+from tqdm import tqdm
 
+from vitutils._progress import downloading
 from vitutils._sources import data_folders
 from vitutils.vit import ViT, ViTConfig
 
@@ -242,22 +245,42 @@ def find_file(name: str, repo: str) -> Path:
 
     Raises FileNotFoundError that names all that was tried.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # a bar or a notice on stderr would stand on the page and fail the build
-    disable_progress_bars()
+    logging.set_verbosity_error()  # a notice on stderr would stand on the page and fail the build
     places = [folder / f"{name}.safetensors" for folder in folders()]
     for path in places:
         if path.is_file():
             return path
     try:
-        return Path(hf_hub_download(repo, "model.safetensors", local_files_only=not hub_reachable()))
+        return from_hub(name, repo)
     except Exception as error:
         raise FileNotFoundError(
             f"no weights for {name}. Tried: {', '.join(map(str, places))}; the Hugging Face hub, {repo} "
             f"({type(error).__name__}). Connect to a network, or put the file into one of these folders."
         ) from None
+
+
+def from_hub(name: str, repo: str) -> Path:
+    """The file from the hub's cache on this machine, else from the hub, which says how much and shows its bar.
+
+    token=False: the weights are public, and on Colab the hub's client would ask the reader for a secret.
+    Raises what the hub's client raises.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import LocalEntryNotFoundError, disable_progress_bars
+
+    file, known = "model.safetensors", signature(hf_hub_download).parameters
+    try:
+        return Path(hf_hub_download(repo, file, local_files_only=True))
+    except LocalEntryNotFoundError:
+        if not hub_reachable():
+            raise
+    size = get_hf_file_metadata(hf_hub_url(repo, file), token=False).size
+    disable_progress_bars()  # its own bar is a widget, which asks other hosts for scripts
+    plain = {"tqdm_class": tqdm} if "tqdm_class" in known else {}  # older clients: the announcement, and no bar
+    with downloading(name, size / 1e6, answered=True):
+        return Path(hf_hub_download(repo, file, token=False, **plain))
 
 
 def load(name: str) -> Pretrained:
