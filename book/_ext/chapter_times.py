@@ -11,7 +11,7 @@ import math
 import re
 from pathlib import Path
 
-FIELDS = ("chapter", "scale", "device", "data", "seconds", "day", "python", "torch")
+FIELDS = ("chapter", "scale", "device", "data", "seconds", "day", "python", "torch", "note")
 KEY = FIELDS[:4]  # what tells two measurements apart: a new one takes the place of an old one
 SCALES = ("smoke", "cpu", "gpu")
 # What vitutils.setup prints; its test compares.
@@ -89,12 +89,12 @@ def longest(rows: list[dict], chapter: str, scale: str) -> dict | None:
 
 
 def short_device(device: str) -> str:
-    """'cpu, 2 threads' -> 'two cores'; 'NVIDIA H100 80GB HBM3' -> 'an NVIDIA H100'."""
+    """'cpu, 2 threads' -> 'two cores'; 'NVIDIA H100 80GB HBM3' -> 'an H100'; 'Tesla T4' -> 'a T4'."""
     if found := re.fullmatch(r"cpu, (\d+) threads?", device):
         count = int(found[1])
         return f"{NUMBERS.get(count, count)} core" + "s" * (count > 1)
-    if found := re.match(r"(NVIDIA|Tesla) (?:GeForce |RTX )*\w+", device):
-        return f"{'an' if found[1] == 'NVIDIA' else 'a'} {found[0]}"
+    if found := re.match(r"(?:NVIDIA |Tesla |GeForce |RTX )+(\w+)", device):
+        return f"{'an' if found[1][0] in 'AEFHILMNORSX' else 'a'} {found[1]}"
     return device
 
 
@@ -103,10 +103,10 @@ def opening(rows: list[dict], chapter: str) -> str:
     cpu, gpu = (longest(rows, chapter, scale) for scale in ("cpu", "gpu"))
     if cpu is None:
         raise ValueError(f"{chapter} was not measured at cpu scale: scripts/notebooks.py run --record")
-    said = f"*Time.* About {minutes(cpu['seconds'])} at cpu scale on {short_device(cpu['device'])}; "
+    said = f"*Time.* About {minutes(cpu['seconds'])} on {short_device(cpu['device'])} (cpu scale)"
     if gpu is None:
-        return said + "gpu scale not measured."
-    return said + f"{minutes(gpu['seconds'])} at gpu scale on {short_device(gpu['device'])}."
+        return said + "; gpu scale not measured."
+    return said + f", {minutes(gpu['seconds'])} on {short_device(gpu['device'])} (gpu scale)."
 
 
 def with_opening(markdown: str, rows: list[dict], chapter: str) -> str:

@@ -175,16 +175,17 @@ def heading(scale: str, device: str, bundled: bool) -> str:
 
 
 def circumstances(rows: Iterable[dict]) -> str:
-    """Device, data, days and versions of these rows, each said once."""
+    """Device, data, days, versions and notes of these rows, each said once."""
     rows = list(rows)
     said = {
         "on": [row["device"] for row in rows],
         "at hand:": [row["data"] for row in rows],
         "measured on": [row["day"] for row in rows],
         "with": [versions(row["python"], row["torch"]) for row in rows],
+        "": [row["note"] for row in rows],
     }
     parts = [f"{word} {' and '.join(sorted(set(filter(None, what))))}" for word, what in said.items() if any(what)]
-    return "; ".join(parts)
+    return "; ".join(part.strip() for part in parts)
 
 
 def link(parent: str, name: str, titles: dict) -> nodes.Node:
