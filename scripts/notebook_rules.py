@@ -624,9 +624,7 @@ def skeleton(chapter: Chapter) -> list[str]:
     """Promise, You will, Before you start, Time; … Common mistakes, Exercises, Summary, Next."""
     wrong = []
     setup = next((i for i, c in enumerate(chapter.cells) if c.get("id") == "setup"), 0)
-    opening = "\n\n".join(
-        text(c["source"]) for c in chapter.cells[:setup] if c["cell_type"] == "markdown"
-    )
+    opening = "\n\n".join(text(c["source"]) for c in chapter.cells[:setup] if c["cell_type"] == "markdown")
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", opening) if p.strip()]
     promise = paragraphs[1] if len(paragraphs) > 1 else ""
     if not re.match(r"[^\W\d_]", promise) or not promise.endswith("."):
@@ -673,11 +671,7 @@ def _ending(chapter: Chapter) -> list[str]:
     line = re.search(r"^\*{0,2}Next\b.*", final, flags=re.M | re.S)
     if not line:
         return [*wrong, "no paragraph at the end starts with *Next*"]
-    following = [
-        path.name
-        for path in notebook_paths(chapter.root)
-        if re.match(rf"0*{chapter.number + 1}_", path.name)
-    ]
+    following = [path.name for path in notebook_paths(chapter.root) if re.match(rf"0*{chapter.number + 1}_", path.name)]
     if following and f"]({following[0]})" not in line[0].replace("(./", "("):
         wrong.append(f"*Next* does not link to {following[0]}")
     return wrong
@@ -703,6 +697,155 @@ def exercises(chapter: Chapter) -> list[str]:
         cells = [c for c in chapter.cells[start:end] if c["cell_type"] == "code"]
         if not any("check." in text(c["source"]) for c in cells):
             wrong.append(f"the exercise in {name(chapter.cells[start])} has no check after it")
+    return wrong
+
+
+def before_setup(chapter: Chapter) -> list[dict]:
+    """The Markdown cells that open the chapter."""
+    at = next((i for i, c in enumerate(chapter.cells) if c.get("id") == "setup"), 0)
+    return [cell for cell in chapter.cells[:at] if cell["cell_type"] == "markdown"]
+
+
+def section(chapter: Chapter, title: str) -> str:
+    """What stands under a heading of level 2, up to the next one."""
+    after = re.split(rf"^## {title}[ \t]*$", chapter.prose, flags=re.M)[1:]
+    return re.split(r"^## ", after[0], flags=re.M)[0].strip() if after else ""
+
+
+OPENING = {
+    "the promise begins 'After this chapter you can'": r"After this chapter you can ",
+    "*You will* stands alone": r"\*You will\*$",
+    "*You will* is a list, '- …;' and at last '- ….'": r"(?:- [^\n]+;\n)+- [^\n]+\.$",
+    "'*Before you start.* ' and a sentence": r"\*Before you start\.\* [A-Z\[]",
+    "'*Time.* ' and a sentence": r"\*Time\.\* [A-Z]",
+}
+
+
+@rule
+def one_form(chapter: Chapter) -> list[str]:
+    """Opening, mistakes, summary and end look the same in every chapter."""
+    opening = "\n\n".join(text(cell["source"]) for cell in before_setup(chapter))
+    parts = [part.strip() for part in re.split(r"\n\s*\n", opening)][1:6]
+    wrong = [
+        f"the opening has another form: {form}"
+        for (form, pattern), part in zip(OPENING.items(), [*parts, *[""] * 5], strict=False)
+        if not re.match(pattern, part)
+    ]
+    mistakes = section(chapter, "Common mistakes")
+    if not mistakes.startswith("**") or re.search(r"^\*\*\d", mistakes, flags=re.M):
+        wrong.append("common mistakes begin with their names, '**So and so.**', without numbers")
+    if re.findall(r"^(\S+) ", section(chapter, "Summary"), flags=re.M) != [*"1. 2. 3. 4. 5.".split()]:
+        wrong.append("the summary is a list numbered from 1 to 5")
+    reading, _, following = section(chapter, "Further reading").rpartition("\n\n")
+    if not all(line.startswith("- [") for line in reading.splitlines()):
+        wrong.append("Further reading is a list, '- [Somebody 2021](…)'")
+    if not re.match(r"\*Next\.\* [A-Z\[]", following):
+        wrong.append("the last paragraph is '*Next.* ' and a sentence")
+    return wrong
+
+
+@rule
+def chapter_links(chapter: Chapter) -> list[str]:
+    """Where another chapter is first spoken of, there is a link to it."""
+    written = {int(found[0]) for path in notebook_paths(chapter.root)
+               if (found := re.match(r"\d+", path.name))}  # fmt: skip
+    by_link = r"\[[^\]]*\]\((?:\./)?0*(\d+)_\w+\.ipynb[^)]*\)"
+    by_number = r"[Cc]hapters?\s+(\d+(?:(?:,\s+|\s+and\s+|\s+to\s+)\d+)*)"
+    linked, wrong = {chapter.number}, []
+    for match in re.finditer(f"{by_link}|{by_number}", without_code(chapter.prose)):
+        for number in map(int, re.findall(r"\d+", match[1] or match[2])):
+            if match[2] and number in written - linked:
+                wrong.append(f"speaks of chapter {number} before there is a link to it")
+            linked.add(number)
+    return wrong
+
+
+# Terms of the glossary whose words also stand for everyday things: no rule can tell.
+EVERYDAY = {"block", "collapse", "interpolation (bicubic)", "kernel", "key", "mask", "rank", "value"}
+
+
+def glossary(root: Path = ROOT) -> dict[str, str]:
+    """The glossary's terms, in small letters, with the anchors that links name."""
+    page = root / "book" / "glossary.md"
+    source = page.read_text(encoding="utf-8") if page.is_file() else ""
+    terms = [term.strip().strip("`").lower() for term in re.findall(r"^## (.*)$", source, re.M)]
+    return {term: re.sub(r"[^\w\- ]", "", term).replace(" ", "-") for term in terms}
+
+
+def terms_and_links(source: str, terms: dict[str, str]) -> list[tuple[int, str, str]]:
+    """Where terms and links to the glossary stand: (place, term or "" for a link, anchor).
+
+    Headings, tables, code, formulas and the words of links do not count as places of a term; a
+    long term hides the short ones in it ('patch embedding' hides 'patch' and 'embedding').
+    """
+
+    def blank(match: re.Match) -> str:
+        return " " * len(match[0])
+
+    to_glossary = r"\[[^\]]*\]\([^)\s]*glossary\.md#([\w-]+)\)"
+    found = [(link.start(), "", link[1]) for link in re.finditer(to_glossary, source)]
+    source = re.sub(r"```.*?```|\$\$.*?\$\$", blank, source, flags=re.S)
+    source = re.sub(r"\[[^\]]*\]\([^)]*\)|`[^`\n]*`|\$[^$\n]+\$", blank, source)
+    source = re.sub(r"^(?:#|\|).*$", blank, source, flags=re.M)
+    for term in sorted(terms.keys() - EVERYDAY, key=lambda term: (-len(term), term)):
+        words = "[ -]".join(map(re.escape, re.split(r"[ -]", term)))
+        pattern = re.compile(rf"(?<![\w-]){words}(?:e?s)?(?![\w-])", flags=re.I)
+        found += [(match.start(), term, terms[term]) for match in pattern.finditer(source)]
+        source = pattern.sub(blank, source)
+    return sorted(found)
+
+
+@rule
+def glossary_links(chapter: Chapter) -> list[str]:
+    """After the opening a term of the glossary is linked where it first stands, and only there.
+
+    Exercises do not count. A link may have other words, `[equivariant](…#equivariance)`.
+    """
+    terms, opening = glossary(chapter.root), before_setup(chapter)
+    linked, missed, again = set(), {}, []
+    for cell in chapter.markdown:
+        if cell in opening or cell.get("id", "").startswith("exercise"):
+            continue
+        for _, term, anchor in terms_and_links(text(cell["source"]), terms):
+            if term and anchor not in linked:
+                missed.setdefault(anchor, f"{name(cell)} has '{term}' without a link")
+            elif not term and anchor in linked:
+                again.append(f"{name(cell)} links to the glossary's '{anchor}' again")
+            elif not term:
+                linked.add(anchor)
+    return [*missed.values(), *again]
+
+
+# What this book does not write, and what it writes instead.
+ONE_WORD = {
+    r"(?<![\w-])[Nn]ets?(?![\w-])": "network",
+    r"\b[Cc]onvnets?\b": "CNN",
+    r"\b[Pp]retrain\w*": "pre-train",
+    r"\btransformers?\b": "Transformer",
+    r"\b[Ss]calar products?\b": "dot product",
+    r"\blearnt\b": "learned",
+    r"\b[Dd]atasets?\b": "data set",
+    r"\b(?:color|gray|center|neighbor|behavior|labeled|normaliz|optimiz|initializ|regulariz)\w*":
+        "British spelling",
+    r"\+-": "±",
+}  # fmt: skip
+
+
+@rule
+def one_word(chapter: Chapter) -> list[str]:
+    """One word for one thing, British spelling, and ± before a spread, in prose and in alt texts."""
+    wrong = []
+    for cell in chapter.cells:
+        source = text(cell["source"])
+        if cell["cell_type"] == "markdown":
+            plain = re.sub(r"\]\([^)]*\)|\$\$.*?\$\$|\$[^$\n]+\$", " ", without_code(source), flags=re.S)
+        else:
+            plain = f"{alt_text(cell)} {'+-' if '+-' in source else ''}"
+        wrong += [
+            f"{name(cell)} has '{match[0]}': {better}"
+            for pattern, better in ONE_WORD.items()
+            for match in re.finditer(pattern, plain)
+        ]
     return wrong
 
 

@@ -76,11 +76,15 @@ OPENING = """\
 
 After this chapter you can halve an image and say what is left.
 
-*You will* halve, look, and check.
+*You will*
 
-*Before you start* nothing is needed.
+- halve;
+- look;
+- check.
 
-*Time* about 1 minute on a CPU or a GPU; nothing is downloaded."""
+*Before you start.* Nothing is needed.
+
+*Time.* About 1 minute on a CPU or a GPU; nothing is downloaded."""
 FILLER = "These plain words fill the page. " * 260 + "The end."
 CAPTION = "*Figure 4.1.* The halved image is darker than the image itself."
 ALT = "Two grey images side by side, axes in pixels; the right one is half as bright."
@@ -117,16 +121,16 @@ def good_notebook() -> dict:
         code("half-look", "plot.images([image, Half()(image)])", alt=ALT),
         markdown("half-caption", CAPTION),
         code("half-check", '# NBVAL_CHECK_OUTPUT\nprint("half")', prints="half\n"),
-        markdown("mistakes", "## Common mistakes\n\n> Halving twice. See Figure 4.1."),
+        markdown("mistakes", "## Common mistakes\n\n**Halving twice.** See Figure 4.1."),
         markdown("exercises", "## Exercises\n\n**Exercise 4.1 (easy).** Halve once."),
         code("easy-check", "check.equal(1, 1)"),
         markdown("core", "**Exercise 4.2 (core).** Halve twice."),
         code("core-check", "check.equal(1, 1)"),
         markdown("stretch", "**Exercise 4.3 (stretch).** Never stop halving."),
         code("stretch-check", "check.equal(1, 1)"),
-        markdown("end", "## Summary\n\n- Half\n- is\n- not\n- a\n- whole.\n\n## Further reading\n\n"
-                        "[Somebody 2021](../book/bibliography.md#somebody2021)\n\n"
-                        "*Next*: a quarter, in preparation."),
+        markdown("end", "## Summary\n\n1. Half\n2. is\n3. not\n4. a\n5. whole.\n\n## Further reading\n\n"
+                        "- [Somebody 2021](../book/bibliography.md#somebody2021): halves.\n\n"
+                        "*Next.* A quarter, in preparation."),
     ]  # fmt: skip
     metadata = copy.deepcopy(rules.NOTEBOOK_METADATA)
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
@@ -386,9 +390,9 @@ CASES += [
     ("skeleton", "promises", replace("opening", "After this chapter", "- After this chapter")),
     ("skeleton", "*You will* is missing", replace("opening", "*You will*", "You will")),
     ("skeleton", "*Before you start* is missing", replace("opening", "*Before", "*Long before")),
-    ("skeleton", "*Time* is missing", replace("opening", "*Time*", "*Hours*")),
-    ("skeleton", "names 6 things", replace("opening", "look,", "look, smell, taste, hear,")),
-    ("skeleton", "the summary has 4 lines", replace("end", "- not\n", "")),
+    ("skeleton", "*Time* is missing", replace("opening", "*Time.*", "*Hours.*")),
+    ("skeleton", "names 6 things", replace("opening", "- look;", "- look;\n- smell;\n- taste;\n- hear;")),
+    ("skeleton", "the summary has 4 lines", replace("end", "3. not\n", "")),
     ("skeleton", "says nothing about 'gpu'", replace("opening", " or a GPU", "")),
     ("skeleton", "'## Common mistakes'", replace("mistakes", "## Common", "## Uncommon")),
     ("skeleton", "'## Summary'", replace("end", "## Summary", "## In short")),
@@ -396,7 +400,31 @@ CASES += [
      replace("mistakes", "## Common mistakes", "## Summary\n\nHalf.\n\n## Common mistakes")),
     ("skeleton", "'## Further reading'", replace("end", "## Further", "## Less")),
     ("skeleton", "cites nothing", replace("end", "bibliography.md#somebody2021", "x.md")),
-    ("skeleton", "starts with *Next*", replace("end", "*Next*", "*Later*")),
+    ("skeleton", "starts with *Next*", replace("end", "*Next.*", "*Later.*")),
+    ("one_form", "promise begins", replace("opening", "After this chapter you can", "You will")),
+    ("one_form", "*You will* stands alone", replace("opening", "*You will*", "*You will* now")),
+    ("one_form", "*You will* is a list", replace("opening", "- halve;", "- halve,")),
+    ("one_form", "'*Before you start.* '", replace("opening", "start.* N", "start*: n")),
+    ("one_form", "'*Time.* '", replace("opening", "*Time.*", "*Time*:")),
+    ("one_form", "mistakes begin", replace("mistakes", "**Halving", "**1. Halving")),
+    ("one_form", "mistakes begin", replace("mistakes", "**Halving twice.**", "Halving twice.")),
+    ("one_form", "numbered from 1 to 5", replace("end", "2. is", "- is")),
+    ("one_form", "Further reading is", replace("end", "- [Somebody", "[Somebody")),
+    ("one_form", "'*Next.* '", replace("end", "*Next.* A", "*Next*: a")),
+    ("glossary_links", "has 'patch size' without",
+     replace("claim", "One class", "The patch size: one class")),
+    ("glossary_links", "has 'patch size' without",
+     replace("claim", "[enough](../book/glossary.md#patch-size)", "Two patch sizes")),
+    ("glossary_links", "'patch-size' again",
+     append("mistakes", " The [patch](../book/glossary.md#patch-size).")),
+    ("glossary_links", "has 'whole' without",
+     on_disk("book/glossary.md", "## Patch", "## Whole\n\nNot half.\n\n## Patch")),
+    ("one_word", "'net': network", append("claim", " A net is halved.")),
+    ("one_word", "'pretrained': pre-train", append("claim", " It is pretrained.")),
+    ("one_word", "'transformer': Transformer", append("claim", " A transformer is halved.")),
+    ("one_word", "'gray': British", metadata("half-look", mystnb={"image": {"alt": f"{ALT} gray"}})),
+    ("one_word", "'+-': ±", append("half-check", "\nprint('1 +- 2')")),
+    ("one_word", "'+-': ±", append("claim", " 1 +- 2")),
     ("exercises", "['easy', 'core', 'hard']", replace("stretch", "stretch", "hard")),
     ("exercises", "['easy', 'core']", drop("stretch")),
     ("exercises", "exercise 4.9 should be 4.3", replace("stretch", "4.3", "4.9")),
@@ -409,6 +437,33 @@ CASES += [
     ("in_the_toc", "stands 0 times",
      on_disk("_toc.yml", "  - file: notebooks/04_made_up\n", "  - file: index\n")),
 ]  # fmt: skip
+
+
+@case("chapter_links", "speaks of chapter 6 before")
+def _(book):
+    (book.root / "notebooks" / "06_more.ipynb").write_text("{}", encoding="utf-8")
+    append("claim", " See chapters 4 and 6, then [more](./06_more.ipynb).")(book)
+
+
+def test_a_chapter_that_was_linked_may_be_spoken_of(book):
+    (book.root / "notebooks" / "06_more.ipynb").write_text("{}", encoding="utf-8")
+    append("claim", " See [more](./06_more.ipynb); chapter 6 says more, chapter 99 is unwritten.")(book)
+    assert rules.RULES["chapter_links"](book) == []
+
+
+@pytest.mark.parametrize("words", ["`net`", "$net$", "[half](../book/net.md)", "EfficientNet, subnet", "a Transformer"])
+def test_names_are_not_prose(book, words):
+    append("claim", f" {words}")(book)
+    assert rules.RULES["one_word"](book) == []
+
+
+@pytest.mark.parametrize("where", ["exercises", "opening"])
+def test_a_term_may_stand_without_a_link(book, where):
+    append(where, " Patch size.")(book)
+    for cell_id, words in (("claim", "\n\n### Patch size\n\n| patch size |\n\n`patch size`"),):
+        source = rules.text(cell(book, cell_id)["source"])
+        cell(book, cell_id)["source"] = f"{words}\n\n{source}".strip().splitlines(keepends=True)
+    assert rules.RULES["glossary_links"](book) == []
 
 
 @case("skeleton", "does not link to 05_next.ipynb")
@@ -440,9 +495,7 @@ def test_every_rule_is_seen_broken():
 
 def test_a_toc_entry_without_a_file_is_reported(book):
     on_disk("_toc.yml", "04_made_up", "03_never_written")(book)
-    assert rules.toc_misses(book.root) == [
-        "_toc.yml names notebooks/03_never_written, which is not there"
-    ]
+    assert rules.toc_misses(book.root) == ["_toc.yml names notebooks/03_never_written, which is not there"]
 
 
 def test_a_class_that_no_chapter_writes_out_is_reported(book):
@@ -523,9 +576,7 @@ def test_strip_takes_out_what_an_editor_leaves(tmp_path):
     for number, found in enumerate(notebook["cells"], 1):
         found["execution_count"] = number
         found["metadata"]["execution"] = {"iopub.status.busy": "2026-01-01"}
-    notebook["cells"][0]["outputs"] = [
-        {"name": "stdout", "output_type": "stream", "text": ["not kept\n"]}
-    ]
+    notebook["cells"][0]["outputs"] = [{"name": "stdout", "output_type": "stream", "text": ["not kept\n"]}]
     path.write_text(json.dumps(notebook, indent=2), encoding="utf-8")
     assert rules.stored_form(rules.Chapter.read(path))
     assert command.main(["strip", str(path)]) == 0

@@ -160,6 +160,15 @@ def glossary_in_order(root: Path) -> list[str]:
 
 
 @rule
+def glossary_is_used(root: Path) -> list[str]:
+    """Every term of the glossary is linked from a page or a chapter."""
+    terms = re.findall(r"^## (.*)$", (root / "book" / "glossary.md").read_text(encoding="utf-8"), flags=re.M)
+    linked = {target.partition("#")[2] for path, _, target in links(root)
+              if path.name != "glossary.md" and "glossary.md#" in target}
+    return [f"nothing links to '{term}'" for term in terms if slug(term) not in linked]
+
+
+@rule
 def diagrams_speak(root: Path) -> list[str]:
     """An SVG has a title and a description, brings its own ground, and asks no other host."""
     wrong = []
@@ -357,6 +366,8 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("links_resolve", "book/preface.md", "notebooks/04_patches.ipynb", "notebooks/04.ipynb", "04.ipynb"),
     ("glossary_in_order", "book/glossary.md", "## Stride", "## A stride", "a stride"),
     ("glossary_in_order", "book/glossary.md", "One pass of the training over all training images.", "", "Epoch"),
+    ("glossary_is_used", "book/glossary.md", "## Ablation", "## Abacus\n\nBeads.\n\n## Ablation", "Abacus"),
+    ("glossary_is_used", "notebooks/08_vit_pytorch.ipynb", "#patch-dropout", "#dropout", "Patch dropout"),
     ("diagrams_speak", "book/_static/vit-block.svg", ">One pre-norm block</title>", "></title>", "title"),
     ("diagrams_speak", "book/_static/vit-block.svg", "desc", "metadata", "desc"),
     ("diagrams_speak", "book/_static/vit-model.svg", 'fill="#fff"/>', 'fill="none"/>', "ground"),
