@@ -20,9 +20,10 @@ import yaml
 from pybtex.database import parse_file
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
+sys.path[:0] = [str(ROOT / "book" / "_ext"), str(ROOT / "scripts")]
 from apidoc import convert  # noqa: E402
 from bookcite import short_name  # noqa: E402
+from notebook_rules import ONE_WORD  # noqa: E402
 
 PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "README.md", "CONTRIBUTING.md")
 PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")
@@ -169,6 +170,18 @@ def glossary_is_used(root: Path) -> list[str]:
 
 
 @rule
+def pages_use_one_word(root: Path) -> list[str]:
+    """The words that chapters use (`one_word` in scripts/notebook_rules.py); *italics* may name others."""
+    wrong = []
+    for path in sorted(root.glob("book/*.md")):
+        plain = without_code(path.read_text(encoding="utf-8"))
+        plain = re.sub(r"\]\([^)]*\)|\$[^$\n]+\$|<[^>]+>|(?<!\*)\*[^*\n]+\*(?!\*)", " ", plain)
+        wrong += [f"{path.name} has '{match[0]}': {better}"
+                  for pattern, better in ONE_WORD.items() for match in re.finditer(pattern, plain)]
+    return wrong
+
+
+@rule
 def diagrams_speak(root: Path) -> list[str]:
     """An SVG has a title and a description, brings its own ground, and asks no other host."""
     wrong = []
@@ -228,8 +241,8 @@ def diagrams_are_shown(root: Path) -> list[str]:
 
 @rule
 def static_files_are_local(root: Path) -> list[str]:
-    """The book's own style and script ask no other host."""
-    files = [p for s in ("css", "js") for p in (root / "book" / "_static").rglob(f"*.{s}")]
+    """The book's own style and script ask no other host (KaTeX names the namespaces of MathML and SVG)."""
+    files = [p for s in ("css", "js") for p in (root / "book" / "_static").rglob(f"*.{s}") if p.parent.name != "katex"]
     return [f"{p.name} names another host" for p in files if re.search(r"https?://|//\w+\.", p.read_text())]
 
 
@@ -368,6 +381,8 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("glossary_in_order", "book/glossary.md", "One pass of the training over all training images.", "", "Epoch"),
     ("glossary_is_used", "book/glossary.md", "## Ablation", "## Abacus\n\nBeads.\n\n## Ablation", "Abacus"),
     ("glossary_is_used", "notebooks/08_vit_pytorch.ipynb", "#patch-dropout", "#dropout", "Patch dropout"),
+    ("pages_use_one_word", "book/preface.md", "a small network in PyTorch", "a small net in PyTorch", "'net': network"),
+    ("pages_use_one_word", "book/glossary.md", "*convnet* for", "convnet for", "'convnet': CNN"),
     ("diagrams_speak", "book/_static/vit-block.svg", ">One pre-norm block</title>", "></title>", "title"),
     ("diagrams_speak", "book/_static/vit-block.svg", "desc", "metadata", "desc"),
     ("diagrams_speak", "book/_static/vit-model.svg", 'fill="#fff"/>', 'fill="none"/>', "ground"),
