@@ -1,0 +1,417 @@
+"""`make pdf`: a small book is printed and read back; then it is given faults that must be named.
+
+The tree is a built book in miniature: pages as the theme frames them, with code of 79 columns, a long line of output, a
+wide table, a closed box and links of every kind. Where pypdf, playwright or a browser is not there, the tests that
+print are skipped and say so; those that only read run everywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import pdf  # noqa: E402
+
+import book  # noqa: E402
+
+CODE = [f"value_{n} = " + f"compute(images, {n}, 'a line of code of seventy-nine columns', "[:40] for n in range(60)]
+CODE = [(line + "x" * 79)[:79] for line in CODE]
+CODE[10:12] = ["for row in rows:", "    row.append(a @ b)  # <&> é"]
+LONG = "loss " + ", ".join(f"{n / 7:.4f}" for n in range(60))
+CELLS = [[f"r{row}c{column}-measured" for column in range(9)] for row in range(30)]
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # one red pixel
+)
+THEME = {
+    "pydata_sphinx_theme": "theme/pydata_sphinx_theme/static/styles/pydata-sphinx-theme.css",
+    "sphinx_book_theme": "theme/sphinx_book_theme/static/styles/sphinx-book-theme.css",
+}
+PAGES = ["book/home", "notebooks/04_first", "book/second"]
+
+
+def box(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return f'<div class="highlight-ipython3 notranslate"><div class="highlight"><pre>{text}\n</pre></div></div>'
+
+
+BODIES = {
+    "book/home": """<h1>A small book<a class="headerlink" href="#top">#</a></h1><p>First words.</p>
+      <div id="book-pdf"></div>
+      <p><a href="second.html#far-below">to a place on the last page</a>
+      <a href="../notebooks/04_first.html">to a chapter</a> <a href="#later">on this page</a>
+      <a href="../_modules/vit.html">to a file outside</a>
+      <a href="https://example.org/paper">elsewhere</a></p>
+      <section id="later"><h2>Later</h2><p style="break-before: page">On a second sheet.</p></section>""",
+    "notebooks/04_first": f"""<h1>Patches</h1><section id="code"><h2>Code</h2>
+      <div class="cell docutils container"><div class="cell_input docutils container">{box(chr(10).join(CODE))}</div>
+      <div class="cell_output docutils container"><div class="output stream">{box(LONG)}</div></div></div></section>
+      <section id="an-answer"><h2>An answer <code>D</code></h2>
+      <details><summary>Answer</summary><p>The closed box opens.</p></details></section>""",
+    "book/second": f"""<h1>Numbers</h1><section id="table"><h2>Table</h2>
+      <div class="pst-scrollable-table-container"><table class="table">
+      <caption><span class="caption-text">Wide.</span></caption>
+      <thead><tr>{"".join(f"<th>head{n}</th>" for n in range(9))}</tr></thead><tbody>
+      {"".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in CELLS)}
+      </tbody></table></div></section>
+      <p><img src="../_static/dot.png" alt="" style="width: 2000px; height: 100px"></p>
+      <p id="far-below" style="break-before: page">Far below. <a href="home.html#later">back</a></p>""",
+}
+
+
+def frame(body: str, depth: str = "../", printing: str = "print.css") -> str:
+    sheets = [*(Path(p).name for p in THEME.values()), "book.css", printing, "more.css"]
+    links = "".join(f'<link rel="stylesheet" href="{depth}_static/{name}">' for name in sheets)
+    return f"""<!doctype html><html lang="en" data-theme="light">
+      <head><meta charset="utf-8"><title>t</title>{links}</head><body><header class="bd-header">Bar of the site</header>
+      <div class="bd-container"><div class="bd-container__inner bd-page-width">
+      <div class="bd-sidebar-primary">Sidebar</div>
+      <main class="bd-main"><div class="bd-content"><div class="bd-article-container">
+      <div id="jb-print-docs-body" class="onlyprint"><h1>Twice</h1></div>
+      <article class="bd-article"><section id="top">{body}</section></article>
+      <footer class="prev-next-footer">Next page</footer></div></div></main></div></div></body></html>"""
+
+
+def build(root: Path, **changed: str) -> Path:
+    """The small book, as if `make book` had just made it."""
+    html = root / "_build" / "html"
+    for folder in ("book", "notebooks", "_static", "_modules", "_sources/notebooks"):
+        (html / folder).mkdir(parents=True, exist_ok=True)
+    for doc, body in BODIES.items():
+        printing = "book.css" if changed.get("without") == doc else "print.css"
+        (html / f"{doc}.html").write_text(frame(changed.get(doc, body), printing=printing), encoding="utf-8")
+    (html / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=book/home.html" />')
+    (html / "_modules" / "vit.html").write_text(frame("<h1>vit</h1>"))
+    cell = {"cell_type": "code", "source": [line + "\n" for line in CODE], "metadata": {}}
+    text = {"cell_type": "markdown", "source": "Words.\n", "metadata": {}}
+    (html / "_sources/notebooks/04_first.ipynb").write_text(json.dumps({"cells": [text, cell]}), encoding="utf-8")
+    for package, path in THEME.items():
+        found = importlib.util.find_spec(package)
+        there = Path(found.origin).parent / path if found else None
+        (html / "_static" / Path(path).name).write_bytes(there.read_bytes() if there and there.is_file() else b"")
+    for name in ("book.css", "print.css"):
+        (html / "_static" / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
+    (html / "_static" / "more.css").write_text(changed.get("more.css", ""))
+    (html / "_static" / "dot.png").write_bytes(base64.b64decode(PIXEL))
+    (root / "_toc.yml").write_text(
+        "root: book/home\nparts:\n  - caption: Part one\n    chapters:\n      - file: notebooks/04_first\n"
+        "        sections:\n          - file: book/second\n"
+    )
+    (root / "_config.yml").write_text(
+        "title: A small book\nauthor: Somebody\nrepository: {url: https://example.org/b}\n"
+    )
+    (root / "CITATION.cff").write_text("title: 'A small book: for tests'\nversion: 1.2.3\ndate-released: 2026-01-02\n")
+    book.write_json(root / "_build" / "book-stamp.json", {"key": {}, "sources": "s", "site": book.site_key(html)})
+    return html
+
+
+def need_printer() -> None:
+    for module in ("pypdf", "playwright"):
+        if not importlib.util.find_spec(module):
+            pytest.skip(f"{module} is not installed (requirements-pages.txt; `make pdf` installs it)")
+    if not pdf.find_browser():
+        pytest.skip("no Chromium or Chrome on this machine")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """The small book with its PDF."""
+    need_printer()
+    root = tmp_path_factory.mktemp("small")
+    build(root)
+    assert pdf.main(["--root", str(root)]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def reader(root):
+    from pypdf import PdfReader
+
+    return PdfReader(root / "_build" / "html" / pdf.NAME)
+
+
+@pytest.fixture(scope="module")
+def texts(reader) -> list[str]:
+    return [page.extract_text() for page in reader.pages]
+
+
+def sheet_of(words: str, texts: list[str]) -> int:
+    """The one sheet, counted from 0, that shows these words."""
+    found = [n for n, text in enumerate(texts) if pdf.squeezed(words) in pdf.squeezed(text)]
+    assert len(found) == 1, (words, found)
+    return found[0]
+
+
+def goal(link, reader) -> int:
+    """The sheet that a link leads to."""
+    there = {page.indirect_reference.idnum: n for n, page in enumerate(reader.pages)}
+    return there[link["/Dest"][0].idnum]
+
+
+# --- the PDF ---
+
+
+def test_code_and_output_are_whole(texts):
+    """Each line of code stands in one line of the sheet, whole; a long line of output is wrapped, and whole."""
+    lines = [re.sub(r"\s+", " ", line).strip() for text in texts for line in text.splitlines()]
+    for line in CODE:
+        assert re.sub(r"\s+", " ", line).strip() in lines, line
+    assert pdf.squeezed(LONG) in pdf.squeezed("".join(texts))
+    assert pdf.squeezed("Theclosedboxopens.") in pdf.squeezed("".join(texts))
+    for row in CELLS:
+        for cell in row:
+            assert cell in pdf.squeezed("".join(texts)), cell
+
+
+def test_nothing_sticks_out(reader):
+    """Code is set in letters so small that its 79 columns end before the margin; nothing begins beyond it."""
+    right = (pdf.PAPERS["A4"][0] - pdf.SIDE) * pdf.MM + 1
+    ends = []
+    for page in reader.pages:
+
+        def look(text, turned, matrix, font, size, ends=ends):
+            if text.strip():
+                mono = "Mono" in str((font or {}).get("/BaseFont", ""))
+                long = 0.602 * size * abs(matrix[0]) * len(text.strip("\n")) if mono else 0
+                ends.append((matrix[4] + long) * turned[0] + turned[4])
+
+        page.extract_text(visitor_text=look)
+    assert len(ends) > 100 and max(ends) < right
+
+
+def test_pages_stand_in_the_order_of_the_contents(texts):
+    order = ["For tests", "Contents", "First words.", "Chapter 4 Patches", "head0", "Far below."]
+    found = [next(n for n, text in enumerate(texts) if pdf.squeezed(w) in pdf.squeezed(text)) for w in order]
+    assert found == sorted(found) and found[:3] == [0, 1, 2]
+
+
+def test_the_frame_of_the_site_is_not_printed(texts):
+    for words in ("Bar of the site", "Sidebar", "Next page", "Twice", "The whole book as one PDF"):
+        assert pdf.squeezed(words) not in pdf.squeezed("".join(texts)), words
+
+
+def test_each_sheet_says_its_number(texts):
+    for number, text in enumerate(texts[1:], 2):
+        assert re.search(rf"(A small book|Contents|Chapter 4: Patches|Numbers)\s*{number}\s*$", text), text[-80:]
+
+
+def test_contents_say_the_numbers(texts):
+    for title, words in (("4 Patches", "Chapter 4 Patches"), ("Numbers", "head0")):
+        first = next(n for n, text in enumerate(texts) if n > 1 and pdf.squeezed(words) in pdf.squeezed(text)) + 1
+        assert re.search(rf"{pdf.squeezed(title)}{first}(?!\d)", pdf.squeezed(texts[1])), (title, first, texts[1])
+
+
+def test_bookmarks_lead_to_their_sheets(reader, texts):
+    def flat(outline, depth=0):
+        for one in outline:
+            if isinstance(one, list):
+                yield from flat(one, depth + 1)
+            else:
+                yield depth, one.title, reader.get_destination_page_number(one)
+
+    table = sheet_of("head0 head1", [text.split("r0c0")[0] if "r0c0" in text else "" for text in texts])
+    first = sheet_of("Chapter 4 Patches", [text.split("Chapter 4:")[0] for text in texts])
+    assert list(flat(reader.outline)) == [
+        (0, "Title", 0),
+        (0, "Contents", 1),
+        (0, "A small book", 2),
+        (1, "Later", 2),
+        (0, "Part one", first),
+        (1, "4  Patches", first),
+        (2, "Code", first),
+        (2, "An answer D", sheet_of("An answer D", texts)),
+        (1, "Numbers", table),
+        (2, "Table", table),
+    ]
+
+
+def test_links(reader, texts):
+    """Inside the book to the sheet; outside it as they were; to a file that is not in it, not at all."""
+    links = [link.get_object() for link in reader.pages[2]["/Annots"]]
+    goals = [goal(link, reader) for link in links if "/Dest" in link]
+    assert goals == [sheet_of("Far below.", texts), sheet_of("Chapter 4 Patches", texts), 2]
+    assert [link["/A"]["/URI"] for link in links if "/A" in link] == ["https://example.org/paper"]
+    back = reader.pages[sheet_of("Far below.", texts)]["/Annots"][0].get_object()
+    assert goal(back, reader) == 2
+    inside = [link.get_object() for link in reader.pages[1]["/Annots"]]
+    assert [goal(link, reader) for link in inside][:2] == [2, sheet_of("Chapter 4 Patches", texts)]
+
+
+def test_nothing_of_this_machine(root, reader):
+    data = (root / "_build" / "html" / pdf.NAME).read_bytes()
+    assert pdf.left_behind(data, root) == []
+    everything = repr([page.get("/Annots") and [a.get_object() for a in page["/Annots"]] for page in reader.pages])
+    for word in ("file:", "localhost", "127.0.0.1", str(root)):
+        assert word not in everything and word.encode() not in data
+
+
+def test_metadata(reader):
+    said = reader.metadata
+    assert (said.title, said.author, said.subject) == ("A small book", "Somebody", "For tests")
+    assert reader.trailer["/Root"]["/Lang"] == "en"
+    width, height = reader.pages[0].mediabox[2:]
+    assert (round(width / pdf.MM), round(height / pdf.MM)) == (210, 297)
+
+
+def test_it_is_offered_and_stays_so(root, reader):
+    """The home page links to it; what `make book` noted fits; a second run takes the place of the first."""
+    html = root / "_build" / "html"
+    page = (html / "book" / "home.html").read_text("utf-8")
+    link = re.search(r'<div id="book-pdf"><p><a href="([^"]+)">', page)[1]
+    assert (html / "book" / link).resolve() == html / pdf.NAME and f"({len(reader.pages)} pages, " in page
+    assert book.read_json(root / "_build" / "book-stamp.json")["site"] == book.site_key(html)
+    assert book.look_at_pages(html) == []
+    assert not list(html.rglob("*.tmp"))
+    pdf.withdraw(html, "other.pdf")
+    assert '<div id="book-pdf"></div>' in (html / "book" / "home.html").read_text("utf-8")
+    assert pdf.offer(html, pdf.NAME, len(reader.pages), 1) and pdf.offer(html, pdf.NAME, 7, 1)
+    assert len(re.findall("The whole book", (html / "book" / "home.html").read_text("utf-8"))) == 1
+
+
+# --- a reader's own printing, from a dark screen ---
+
+
+def test_dark_screen_prints_black_on_white(root):
+    from playwright.sync_api import sync_playwright
+
+    look = """() => Array.from(document.querySelectorAll("body, article, h1, p, pre, a, summary")).map((node) => {
+      const style = getComputedStyle(node); return [node.tagName, style.color, style.backgroundColor]; })"""
+    with sync_playwright() as playwright:
+        options = {"args": ["--no-sandbox"]} if os.geteuid() == 0 else {}
+        browser = playwright.chromium.launch(executable_path=pdf.find_browser(), **options)
+        page = browser.new_page(viewport={"width": 665, "height": 900})
+        page.goto((root / "_build/html/notebooks/04_first.html").as_uri())
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.emulate_media(media="print", color_scheme="dark")
+        seen = page.evaluate(look)
+        closed = page.evaluate("document.querySelector('details p').getBoundingClientRect().height")
+        browser.close()
+
+    def light(colour: str) -> float:
+        numbers = [float(n) for n in re.findall(r"[\d.]+", colour)]
+        return 255 if len(numbers) > 3 and numbers[3] == 0 else sum(numbers[:3]) / 3
+
+    assert len(seen) > 6
+    for tag, ink, ground in seen:
+        assert light(ink) < 90 and light(ground) > 240, (tag, ink, ground)
+    assert closed > 0  # what opens with a click is printed open
+
+
+# --- faults ---
+
+FAULTY = {  # a small book with all of these
+    "without": "book/second",
+    "more.css": """
+      html body .bd-article div.highlight pre { overflow: hidden !important; white-space: pre !important; width: 40%; }
+      .low { height: 3em; overflow: hidden }
+      html body .bd-article table td { white-space: nowrap !important; font-size: 14pt !important }""",
+    "book/home": BODIES["book/home"] + '<img src="../_static/gone.png" alt=""><script>nowhere()</script>',
+    "notebooks/04_first": BODIES["notebooks/04_first"] + f'<div class="low">{"<p>Low.</p>" * 9}</div>',
+    "book/second": BODIES["book/second"] + '<p><span class="math">\\(x^2\\)</span></p>',
+}
+COMPLAINTS = [
+    "notebooks/04_first: cut at the side: <pre> value_0",
+    "notebooks/04_first: cut below: <div> Low.",
+    "book/second: wider than the paper by",
+    f"notebooks/04_first: cut or lost: {CODE[0][:60]}",
+    "book/home: did not load gone.png",
+    "book/home: a script failed: nowhere is not defined",
+    "book/second: the page is not linked to print.css",
+    "book/second: formula not typeset: \\(x^2\\)",
+]
+
+
+def test_faults_are_named_and_no_pdf_is_left(tmp_path, capsys):
+    need_printer()
+    html = build(tmp_path, **FAULTY)
+    pdf.offer(html, pdf.NAME, 9, 9)
+    (html / pdf.NAME).write_bytes(b"an old one")
+    assert pdf.main(["--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "No PDF was made" in said
+    assert [complaint for complaint in COMPLAINTS if complaint not in said] == [], said
+    assert not list(html.glob("*.pdf*"))
+    assert '<div id="book-pdf"></div>' in (html / "book" / "home.html").read_text("utf-8")
+
+
+def test_no_build(tmp_path, capsys):
+    build(tmp_path)
+    (tmp_path / "_build" / "html" / "book" / "second.html").unlink()
+    assert pdf.main(["--root", str(tmp_path)]) == 1
+    assert "Not built: book/second." in capsys.readouterr().err
+    (tmp_path / "_build" / "html" / "index.html").unlink()
+    assert pdf.main(["--root", str(tmp_path)]) == 1
+    assert "Run `make book` first" in capsys.readouterr().err
+
+
+def test_no_playwright(tmp_path, capsys, monkeypatch):
+    build(tmp_path)
+    monkeypatch.setitem(sys.modules, "playwright.async_api", None)
+    assert pdf.main(["--root", str(tmp_path)]) == 1
+    assert "playwright is not installed" in capsys.readouterr().err
+
+
+def test_no_browser(tmp_path, capsys, monkeypatch):
+    need_printer()
+    build(tmp_path)
+    monkeypatch.setattr(pdf, "find_browser", lambda: str(tmp_path / "chromium"))
+    assert pdf.main(["--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "No browser to print with" in said and "playwright install chromium" in said
+
+
+# --- what only reads ---
+
+
+def test_contents(tmp_path):
+    build(tmp_path)
+    assert pdf.contents(tmp_path) == [("", ["book/home"]), ("Part one", ["notebooks/04_first", "book/second"])]
+    assert [doc for _, docs in pdf.contents(ROOT) for doc in docs][0] == "book/preface"
+    assert pdf.numbered("notebooks/04_first", "Patches") == "4  Patches"
+    assert pdf.numbered("book/second", "Numbers") == "Numbers"
+
+
+def test_lines_are_looked_for_in_order():
+    assert pdf.missing_lines(["a = 1", "b  = 2"], "xa=1b=2") == []
+    assert pdf.missing_lines(["a = 1", "b = 2"], "b=2a=1") == ["b = 2"]
+    assert pdf.missing_lines(["a = 1", "a = 1"], "a=1") == ["a = 1"]
+    assert pdf.missing_lines(["fit(x)"], pdf.squeezed("ﬁt(x)")) == []
+
+
+def test_sources_lines(tmp_path):
+    html = build(tmp_path)
+    assert pdf.source_lines(html, "notebooks/04_first") == CODE
+    (html / "_sources" / "book").mkdir()
+    text = "```bash\nmake book\n```\n\n```{figure} a.png\n:alt: b\n```\n\n> ```python\n> x = 1\n> ```\n"
+    (html / "_sources" / "book" / "second.md").write_text(text)
+    assert pdf.source_lines(html, "book/second") == ["make book", "x = 1"]
+
+
+def test_places(tmp_path):
+    html = build(tmp_path)
+    page = html / "book" / "home.html"
+    assert pdf.place_of("../notebooks/04_first.html#a%20b", page, html) == ("notebooks/04_first", "a b")
+    assert pdf.place_of("#here", page, html) == ("book/home", "here")
+    assert pdf.place_of("../index.html", page, html) == ("book/home", "")
+    assert pdf.place_of("https://example.org", page, html) == (None, "")
+    assert pdf.place_of((html / "book" / "second.html").as_uri() + "#t", page, html) == ("book/second", "t")
+    assert pdf.places_wanted(html, PAGES)["book/second"] == {"far-below"}
+
+
+def test_the_home_page_has_a_place_for_the_offer():
+    assert '<div id="book-pdf"></div>' in (ROOT / "book" / "preface.md").read_text("utf-8")
+
+
+def test_what_prints_the_pages_does_not_make_them_stale():
+    """`make pdf` installs packages; `make book` must not build anew for that, which would take the PDF away."""
+    lines = (ROOT / "requirements-pages.txt").read_text("utf-8").splitlines()
+    names = {re.match(r"[\w-]+", line)[0] for line in lines if line and not line.startswith("#")}
+    assert "pypdf" in names and names <= book.ONLOOKERS
