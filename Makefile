@@ -5,7 +5,7 @@ ENV = @command -v "$(PYTHON)" >/dev/null || { \
 	"$(PYTHON)" scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint lab results clean adopt
+.PHONY: help book test pages lint lab results clean adopt links
 
 help:  ## these lines
 	@echo "Vision Transformers in PyTorch"
@@ -20,6 +20,9 @@ book:  ## execute the notebooks and render the book to _build/html
 test:  ## ruff, the package's tests, and every notebook at the smallest scale
 	$(ENV) scripts/test.py
 
+pages:  ## open every built page in a browser: weight, other hosts, accessibility, phone, keyboard, search
+	$(ENV) scripts/pages.py
+
 lint:  ## ruff alone: seconds
 	$(ENV) scripts/test.py --lint
 
@@ -28,6 +31,9 @@ lab:  ## open the notebooks in JupyterLab
 
 results:  ## which of results/ are stale against the study that made them
 	@"$(PYTHON)" scripts/results.py
+
+links:  ## ask other sites whether the pages that the book links to are still there
+	$(ENV) scripts/links.py
 
 clean:  ## remove what was built (ALL=1: the environments too)
 	rm -rf _build build .pytest_cache .ruff_cache

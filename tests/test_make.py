@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "env.py"
-TARGETS = ["help", "book", "test", "lint", "lab", "results", "clean", "adopt"]
+TARGETS = ["help", "book", "test", "pages", "lint", "lab", "results", "clean", "adopt", "links"]
 
 spec = importlib.util.spec_from_file_location("env_script", SCRIPT)
 env = importlib.util.module_from_spec(spec)
@@ -237,6 +237,8 @@ def test_pages_and_pdf_install_more_and_the_others_do_not(story):
     assert "Installing requirements-pages.txt" in prepare(story, goal="pdf").stdout
     for goal in ("pages", "pdf", "test"):
         assert prepare(story, "-c", "print('ran')", goal=goal, **DEAD).stdout == "ran\n", goal
+    more.write_text("# changed\n")
+    assert re.findall(r"Installing (\S+)", prepare(story, goal="pages").stdout) == ["requirements-pages.txt"]
     (story / "requirements.txt").write_text("# changed once more\n")
     done = prepare(story, goal="pages")
     assert re.findall(r"Installing (\S+)", done.stdout) == ["requirements.txt", "requirements-pages.txt"]
@@ -407,12 +409,15 @@ def test_ci_run_calls_both_commands(tmp_path):
     root = tmp_path / "checkout"
     (root / ".ci").mkdir(parents=True)
     shutil.copy2(ROOT / ".ci" / "run", root / ".ci" / "run")
+    (root / "scripts").mkdir()
+    (root / "scripts" / "env.py").write_text("import sys\nprint('env', *sys.argv[1:])\n")
     (tmp_path / "shared" / "data").mkdir(parents=True)
     stubs = tmp_path / "stubs"
     stubs.mkdir()
     for name, body in [
         ("apt-get", "exit 100"),
         ("id", "echo 0"),
+        ("a-browser", "exit 0"),
         (
             "make",
             'echo "make $1 at ${VITBOOK_SCALE:-unset} with $VITBOOK_DATA"; exit ${STUB_MAKE:-0}',
@@ -422,14 +427,19 @@ def test_ci_run_calls_both_commands(tmp_path):
         (stubs / name).chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VITBOOK")}
     environment["PATH"] = f"{stubs}{os.pathsep}{environment['PATH']}"
+    environment["CHROME"] = "a-browser"
     done = subprocess.run([str(root / ".ci" / "run")], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     data = f"{root}/.cache/vitbook:{tmp_path}/shared/data"
-    assert [line for line in done.stdout.splitlines() if line.startswith("make ")] == [
+    commands = [
         f"make test at unset with {data}",
         f"make book at cpu with {data}",
+        f"make pages at unset with {data}",
+        "env --for pages -m pytest tests/test_rendered.py",
     ]
+    assert [line for line in done.stdout.splitlines() if line.startswith(("make ", "env "))] == commands
     assert "dataset-fashion-mnist could not be installed" in done.stdout
+    assert "chromium could not be installed" not in done.stdout  # there is a browser
     done = subprocess.run([str(root / ".ci" / "run")], env=environment | {"STUB_MAKE": "3"}, capture_output=True)
     assert done.returncode == 3
 
@@ -444,6 +454,8 @@ def test_workflows_call_make(name):
     wanted = {"tests.yml": "make test", "pages.yml": "make book"}[name]
     assert wanted in commands
     assert set(re.findall(r"make ([a-z]+)", commands)) <= set(TARGETS)
+    if name == "pages.yml":
+        assert commands.index("make book") < commands.index("make pages")
     if name == "tests.yml":
         versions = flow["jobs"]["test"]["strategy"]["matrix"]["python"]
         assert versions == ["3.10", "3.11", "3.12", "3.13"]
