@@ -3,11 +3,13 @@
 What stands in for Colab is a fresh virtual environment with a stub `google.colab`. It sees torch,
 numpy and their like (linked from the environment that runs this test, as Colab has them installed),
 and neither `vitutils` nor vit-pytorch. Git is told to find the book's URL in a copy of this working
-tree, so that the notebook's setup cell runs to the letter: pip clones, builds and installs.
+tree, so that the notebook's setup cell runs to the letter: pip clones, builds and installs. It does so for the first
+chapter that runs; the setup cells of the others are the same to the letter, and would install the same once more.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -32,10 +34,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
     import tomli as tomllib
 
-# Between them: photos, a data set, training, another library, and what travels with the package: the studies' results,
-# the papers' numbers, diagrams, the pocket ViT.
-CHAPTERS = ("01_convolution", "02_attention", "07_data_scale", "08_vit_pytorch", "09_pretrained", "10_looking_inside")
-CHAPTERS += ("11_distillation",)
+CHAPTERS = [path.stem for path in rules.notebook_paths()]
+PROJECT = tomllib.loads((rules.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
 COLAB = (
     "torch",
@@ -149,6 +149,10 @@ class Colab:
         )
         return answer.stdout.strip()
 
+    def holds_the_book(self) -> bool:
+        """Whether a setup cell has run here."""
+        return bool(self.ask("from importlib.util import find_spec as find; print(find('vitutils') or '')"))
+
     def run(self, name: str, notebook: dict) -> nbformat.NotebookNode:
         """Execute a notebook that lies alone in an empty folder; raises where a cell fails."""
         folder = self.folder / name
@@ -194,9 +198,21 @@ def test_a_chapter_that_needs_more_than_the_setup_cell_brings_fails(colab, name)
         colab.run(f"needs_{name}", notebook_of("import google.colab", f"import {name}"))
 
 
+def without_installing(notebook: dict) -> dict:
+    """The notebook, its setup cell (which must be that of all chapters) with `pass` for the line that installs."""
+    setup = rules.SETUP.format(url=rules.book_url())
+    cells = [cell | {"source": rules.text(cell["source"])} for cell in notebook["cells"]]
+    assert [cell["source"] for cell in cells if cell["id"] == "setup"] == [setup]
+    lighter = re.sub(r"%pip install .*", "pass", setup)
+    assert lighter != setup
+    return notebook | {"cells": [c | {"source": lighter} if c["id"] == "setup" else c for c in cells]}
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_runs_in_colab(colab, chapter):
     notebook = rules.Chapter.read(rules.ROOT / "notebooks" / f"{chapter}.ipynb").notebook
+    if colab.holds_the_book():
+        notebook = without_installing(notebook)
     probe = notebook_of(PROBE)["cells"]
     done = colab.run(chapter, notebook | {"cells": [*notebook["cells"], *probe]})
     assert all(c.execution_count for c in done.cells if c.cell_type == "code")
@@ -215,9 +231,115 @@ def test_a_chapter_runs_in_colab(colab, chapter):
 
 def test_the_package_asks_for_nothing_that_replaces_what_colab_has():
     """Lower bounds only: a pin or a ceiling would change torch or numpy under a running kernel."""
-    project = tomllib.loads((rules.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    requirements = [Requirement(line) for line in project["dependencies"]]
+    requirements = [Requirement(line) for line in PROJECT["dependencies"]]
     assert {"torch", "numpy", "vit-pytorch"} <= {requirement.name for requirement in requirements}
     for requirement in requirements:
         operators = {specifier.operator for specifier in requirement.specifier}
         assert operators <= {">="}, f"{requirement} is not a lower bound"
+
+
+# --- what every chapter's source promises ---
+
+
+def code_of(path: Path) -> list[tuple[str, str]]:
+    """(where, source) of a notebook's code cells or of a Python file; magics are left out."""
+    if path.suffix == ".py":
+        return [(path.name, path.read_text(encoding="utf-8"))]
+    cells = rules.Chapter.read(path).code
+    return [(f"{path.name}, {cell['id']}", ast.unparse(rules.tree(cell))) for cell in cells]
+
+
+SOURCES = [*rules.notebook_paths(), *sorted((rules.ROOT / "vitutils").glob("*.py"))]
+COMES_ALONG = with_dependencies((*(Requirement(line).name for line in PROJECT["dependencies"]), "ipykernel"))
+OWNERS = importlib.metadata.packages_distributions()
+
+
+def undeclared(source: str) -> set[str]:
+    """Modules that a source imports, in whatever branch, and that neither Python nor the setup cell brings."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+    roots = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vitutils", "google"}
+    owners = {root: {re.sub(r"[-_.]+", "-", owner).lower() for owner in OWNERS.get(root, [])} for root in roots}
+    return {root for root in roots if not owners[root] & set(COMES_ALONG)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_imports_come_with_the_setup_cell(path):
+    wrong = {where: names for where, source in code_of(path) if (names := undeclared(source))}
+    assert not wrong, f"not in pyproject.toml's dependencies: {wrong}"
+
+
+def test_an_import_in_a_branch_that_is_not_taken_is_seen():
+    assert undeclared("import os, numpy.linalg\nif False:\n    from pytest import mark\n    import nowhere") == {
+        "pytest", "nowhere",
+    }  # fmt: skip
+    assert undeclared("from PIL import Image\nimport google.colab\nfrom vitutils import data") == set()
+
+
+ASKS = {
+    "an account or a token": r"notebook_login|\blogin\(|userdata|HF_TOKEN|\bapi_key|wandb|kaggle|\btoken=(?!False)\S",
+    "the reader's drive": r"drive\.mount|google\.colab\.auth|authenticate_user",
+    "an answer, and waits": r"\binput\(|getpass",
+}
+
+
+def asks_for(source: str) -> list[str]:
+    return [what for what, pattern in ASKS.items() if re.search(pattern, source)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_nothing_asks_for_an_account_or_a_token(path):
+    wrong = {where: asked for where, source in code_of(path) if (asked := asks_for(source))}
+    assert not wrong, f"asks for what a reader may not have: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("from huggingface_hub import notebook_login", ["an account or a token"]),
+        ("hf_hub_download(repo, file, token=secret)", ["an account or a token"]),
+        ("hf_hub_download(repo, file, token=False)", []),
+        ("cls_token = tokens[:, 0]\npick(cls_token=True)", []),
+        ("from google.colab import drive\ndrive.mount('/content/drive')", ["the reader's drive"]),
+        ("key = getpass.getpass()", ["an answer, and waits"]),
+        ("out = net(input=x)", []),
+    ],
+)
+def test_what_asks_is_seen(source, what):
+    assert asks_for(source) == what
+
+
+# (chapter, cell): why it computes on the CPU
+ON_CPU = {
+    ("06_training", "mistake-nan-show"): "is made to stop in its first steps",
+    ("09_pretrained", "load-net"): "the pocket net over 1,437 digits, where nothing else can be had",
+}
+HEAVY = {"train.fit", "train.evaluate", "probe.extract"}
+
+
+def without_device(source: str) -> list[str]:
+    """Calls that train, evaluate or extract and do not say on which device."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    heavy = [call for call in calls if ast.unparse(call.func) in HEAVY]
+    return [ast.unparse(call.func) for call in heavy if not {k.arg for k in call.keywords} & {"device", None}]
+
+
+@pytest.mark.parametrize("path", rules.notebook_paths(), ids=lambda path: path.stem)
+def test_a_gpu_is_used_where_there_is_one(path):
+    sources = code_of(path)
+    wrong = {where: calls for where, source in sources if (calls := without_device(source))}
+    for chapter, cell in ON_CPU:
+        wrong.pop(f"{chapter}.ipynb, {cell}", None)
+    assert not wrong, f"says no device, so it is the CPU: {wrong}"
+    whole = "\n".join(source for _, source in sources)
+    if re.search(r"\.backward\(|\btrain\.fit\(", whole):
+        assert "env.device" in whole, f"{path.name} trains, and never on env.device"
+
+
+def test_a_call_without_a_device_is_seen():
+    assert without_device("train.fit(net, dataset, recipe)\nprobe.extract(net, x, device=env.device)") == ["train.fit"]
+    assert without_device("train.evaluate(net, *parts, **how)\nclassifier.fit(x, y)") == []
