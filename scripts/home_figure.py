@@ -13,7 +13,7 @@ def main() -> None:
     cut = photo.reshape(3, ROWS, P, ROWS, P)
     patches = cut.permute(1, 3, 0, 2, 4).flatten(0, 1)  # (N, C, P, P)
     target = Path(__file__).resolve().parent.parent / "book" / "_static" / "home.png"
-    plot.patch_grid(photo, patches, (ROWS, ROWS)).savefig(target, dpi=150)
+    plot.patch_grid(photo, patches, (ROWS, ROWS)).savefig(target, dpi=180)
     print(target)
 
 

@@ -58,19 +58,6 @@
       table.parentNode.insertBefore(box, table);
       box.appendChild(table);
     });
-    // A box that scrolls must be reachable by keyboard, and say what it is.
-    var boxes = 0;
-    each(".bd-article pre, .pst-scrollable-table-container, .table-box, .bd-article .text_html", function (box) {
-      if (box.scrollWidth <= box.clientWidth + 1) {
-        box.removeAttribute("tabindex");
-        return;
-      }
-      boxes += 1;
-      box.tabIndex = 0;
-      box.setAttribute("role", "region");
-      box.setAttribute("aria-label", (box.tagName === "PRE" ? "Code" : "Table") + " " + boxes + ", scrolls sideways");
-    });
-
     // Lists that are none, and entries of a list with a role of yesterday.
     each("dt.sig dl", function (list) {
       list.querySelectorAll("dd").forEach(function (line) {
@@ -88,6 +75,33 @@
     });
   }
 
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", mend);
-  else mend();
+  // A box that scrolls must be reachable by keyboard, and say what it is. Which ones do depends on the window's width.
+  function scrollers() {
+    var boxes = 0;
+    var places = ".bd-article pre, .pst-scrollable-table-container, .table-box, .bd-article .text_html, .katex-display";
+    each(places, function (box) {
+      if (box.scrollWidth <= box.clientWidth + 1) {
+        ["tabindex", "role", "aria-label"].forEach(function (name) {
+          box.removeAttribute(name);
+        });
+        return;
+      }
+      boxes += 1;
+      var kind = box.tagName === "PRE" ? "Code" : box.classList.contains("katex-display") ? "Formula" : "Table";
+      box.tabIndex = 0;
+      box.setAttribute("role", "region");
+      box.setAttribute("aria-label", kind + " " + boxes + ", scrolls sideways");
+    });
+  }
+
+  function start() {
+    mend();
+    scrollers();
+    window.addEventListener("load", scrollers); // fonts and formulas are there now
+    window.addEventListener("resize", scrollers);
+    document.addEventListener("toggle", scrollers, true);
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
 })();

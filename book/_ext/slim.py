@@ -1,0 +1,106 @@
+"""Takes out of the finished pages' style sheets and icon fonts what no page uses.
+
+The theme brings rules for some thousands of icons and parts, and fonts with all of the icons: 700 kB, which every
+reader would load. A rule goes only where it needs a class whose name is no word of any page and of any script of the
+site, so what a script adds later is kept. The pages look the same.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import tinycss2
+from fontTools.subset import Options, Subsetter
+from fontTools.ttLib import TTFont
+
+SHEETS = ("styles/*.css", "sphinx-design*.css", "mystnb*.css", "togglebutton*.css", "copybutton*.css")
+WORD = re.compile(r"[\w-]+")
+KEEP = re.compile(r"bs-|fa-\d|fa$")  # put together by Bootstrap's script; the icons' common rules
+FACES = re.compile(r"url\(([^)]*/)(fa-[\w-]+)\.woff2\)\s*format\(\"woff2\"\),\s*url\([^)]*\)\s*format\(\"truetype\"\)")
+
+
+def words_of(site: Path) -> set[str]:
+    """Every word of every page and script."""
+    files = [p for kind in ("*.html", "*.js") for p in site.rglob(kind) if "katex" not in p.parts]
+    return {word for path in files for word in WORD.findall(path.read_text("utf-8", errors="replace"))}
+
+
+def classes(selector: list) -> list[str]:
+    """The classes that an element must have; what stands inside :not(...) or :is(...) is not counted."""
+    return [
+        token.value
+        for dot, token in zip(selector, selector[1:], strict=False)
+        if dot.type == "literal" and dot.value == "." and token.type == "ident"
+    ]
+
+
+def selectors(prelude: list) -> list[list]:
+    """The parts between commas."""
+    parts: list[list] = [[]]
+    for token in prelude:
+        if token.type == "literal" and token.value == ",":
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def slim_rules(rules: list, words: set[str]) -> str:
+    """These rules without the selectors that nothing can match."""
+    kept = []
+    for rule in rules:
+        if rule.type == "comment":
+            if rule.value.startswith("!"):
+                kept.append(rule.serialize())  # a licence
+        elif rule.type == "qualified-rule":
+            live = [s for s in selectors(rule.prelude) if all(c in words or KEEP.match(c) for c in classes(s))]
+            if live:
+                head = ",".join(tinycss2.serialize(selector).strip() for selector in live)
+                kept.append(head + "{" + tinycss2.serialize(rule.content) + "}")
+        elif rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports"):
+            inside = slim_rules(tinycss2.parse_rule_list(rule.content, skip_whitespace=True), words)
+            if inside:
+                kept.append(f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{inside}}}")
+        elif rule.type == "at-rule":
+            kept.append(rule.serialize())
+    return "\n".join(kept)
+
+
+def slim_sheet(text: str, words: set[str]) -> str:
+    rules = tinycss2.parse_stylesheet(text, skip_whitespace=True)
+    if any(rule.type == "error" for rule in rules):
+        return text
+    return FACES.sub(r'url(\1\2.woff) format("woff")', slim_rules(rules, words)) + "\n"
+
+
+def slim_font(source: Path, target: Path, codes: set[int]) -> None:
+    """The font with these characters only. WOFF needs no library beyond fontTools."""
+    options = Options(flavor="woff", layout_features=[], notdef_outline=True)
+    font = TTFont(source)
+    subsetter = Subsetter(options)
+    subsetter.populate(unicodes=codes)
+    subsetter.subset(font)
+    font.flavor = "woff"
+    font.save(target)
+
+
+def slim(app, error):
+    if error or app.builder.format != "html":
+        return
+    site = Path(app.outdir)
+    words, texts = words_of(site), []
+    for path in sorted({p for pattern in SHEETS for p in (site / "_static").glob(pattern)}):
+        texts.append(slim_sheet(path.read_text(encoding="utf-8"), words))
+        path.write_text(texts[-1], encoding="utf-8")
+        path.with_name(path.name + ".map").unlink(missing_ok=True)  # it describes the sheet as it was
+    codes = {int(code, 16) for text in texts for code in re.findall(r"\\(f[0-9a-f]{3}|e[0-9a-f]{3})\b", text)}
+    for font in (site / "_static" / "vendor" / "fontawesome" / "webfonts").glob("*.ttf"):
+        slim_font(font, font.with_suffix(".woff"), codes | set(range(32, 127)))
+        font.unlink()
+        font.with_suffix(".woff2").unlink(missing_ok=True)
+
+
+def setup(app):
+    app.connect("build-finished", slim)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,461 @@
+"""Open every built page in Chromium and hold it against what its readers need.
+
+    .venv/bin/python scripts/pages.py [--json FILE] [--only WORD] [--site FOLDER]
+
+A server on this machine serves _build/html. Of each page it is asked: does it call another host, log an error,
+miss a file; does axe-core find a fault, light, dark, and at a phone's width; how much does it weigh; are its
+pictures sharp and its formulas set; does it scroll sideways on a phone; can all of it be used by keyboard; do
+previous and next lead where the table of contents says; what would a link to it show elsewhere. Once for the
+site: does the search find. A table of the figures, then every fault; exit status 1 where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import http.server
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+BARE, WHOLE = 1_200_000, 2_500_000  # bytes of a page without and with its figures, before any compression
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+CARD = "_static/card.png"
+TERMS = {  # what a reader may look for, and a page that must be among the answers
+    "equivariance": "notebooks/01_convolution.html",
+    "softmax": "notebooks/02_attention.html",
+    "distillation": "notebooks/11_distillation.html",
+    "rollout": "notebooks/10_looking_inside.html",
+}
+NONSENSE = "qxzvwkj"
+TABS = 400  # the most stops of the Tab key that a page is followed for
+FIGURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg"}
+TEXT = {".html", ".js", ".css", ".svg", ".json", ".txt"}
+NO_BROWSER = """No Chromium or Chrome on this machine (looked for: {names}).
+    Debian, Ubuntu:  sudo apt install chromium        macOS:  brew install --cask chromium
+or name one that is elsewhere:  CHROME=/path/to/chrome make {goal}"""
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge"]
+ELSEWHERE = [
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+]
+
+
+class NoBrowser(Exception):
+    """There is none; the message says how to get one."""
+
+
+def find_browser(goal: str = "pages") -> str:
+    """The browser to drive: what CHROME names, else one of the usual names. Raises NoBrowser."""
+    if named := os.environ.get("CHROME"):
+        if found := shutil.which(named):
+            return found
+        raise NoBrowser(f"CHROME={named} is not there, or cannot be run.")
+    for name in BROWSERS + ELSEWHERE:
+        if found := shutil.which(name):
+            return found
+    raise NoBrowser(NO_BROWSER.format(names=", ".join(BROWSERS), goal=goal))
+
+
+def launch(playwright, browser: str):
+    """Start it. Its sandbox needs a user who is not root."""
+    flags = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    return playwright.chromium.launch(executable_path=browser, args=[*flags, "--disable-dev-shm-usage"])
+
+
+# --- the site -----------------------------------------------------------------------------------------------------
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *words):
+        pass
+
+
+class Server:
+    """The folder over http, at an address of its own, as long as the block lasts."""
+
+    def __init__(self, site: Path):
+        handler = functools.partial(Quiet, directory=str(site))
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.http.daemon_threads = True
+        self.base = f"http://127.0.0.1:{self.http.server_port}/"
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        return self.base
+
+    def __exit__(self, *what):
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def pages_of(site: Path) -> list[str]:
+    """Every page a reader can come to, the index first. Not the theme's templates, not a page that only redirects."""
+    found = []
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        if not name.startswith("_static/") and 'http-equiv="Refresh"' not in path.read_text("utf-8")[:600]:
+            found.append(name)
+    return sorted(found, key=lambda name: ("/" in name, name.startswith("_modules"), name))
+
+
+def order_of(root: Path) -> list[str]:
+    """The pages in the order of the table of contents."""
+    import yaml
+
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    order = [toc["root"]]
+
+    def read(entries):
+        for entry in entries:
+            if "file" in entry:
+                order.append(entry["file"])
+            for part in ("chapters", "sections"):
+                read(entry.get(part, []))
+
+    read(toc.get("chapters", []))
+    for part in toc.get("parts", []):
+        read(part.get("chapters", []))
+    return [f"{name.removesuffix('.md').removesuffix('.ipynb')}.html" for name in order]
+
+
+@functools.cache
+def packed(path: Path) -> int:
+    """What a server that compresses text, as GitHub Pages does, sends of this file."""
+    return len(gzip.compress(path.read_bytes(), 6)) if path.suffix in TEXT else path.stat().st_size
+
+
+# --- one page -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """What was measured on one page, and what is wrong with it."""
+
+    page: str
+    bare: int = 0  # bytes without figures
+    whole: int = 0  # bytes with them
+    packed: int = 0  # bytes without figures, compressed
+    elsewhere: int = 0  # requests to other hosts
+    axe: dict[str, int] = field(default_factory=dict)  # violations, by appearance
+    pictures: int = 0
+    formulas: int = 0
+    stops: int = 0  # of the Tab key
+    seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+
+class Tab:
+    """A page in a fresh context (nothing cached), whose requests and errors are written down."""
+
+    def __init__(self, browser, base: str, **options):
+        self.base, self.context = base, browser.new_context(reduced_motion="reduce", **options)
+        self.page = self.context.new_page()
+        self.asked: dict[str, str] = {}  # path: kind
+        self.others: list[str] = []
+        self.errors: list[str] = []
+        self.page.route(lambda url: not url.startswith((base, "data:", "blob:")), self.refuse)
+        self.page.on("request", self.note)
+        self.page.on("response", lambda r: r.status >= 400 and self.errors.append(f"{r.status}: {self.short(r.url)}"))
+        self.page.on("pageerror", lambda error: self.errors.append(f"script error: {error}"))
+        self.page.on("console", self.hear)
+
+    def short(self, url: str) -> str:
+        return url.removeprefix(self.base)
+
+    def refuse(self, route):
+        self.others.append(route.request.url)
+        route.abort()
+
+    def note(self, request):
+        if request.url.startswith(self.base):
+            self.asked.setdefault(unquote(urlsplit(request.url).path[1:]), request.resource_type)
+
+    def hear(self, message):
+        # A missing file and a refused host are named elsewhere, with their address.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.errors.append(f"console: {message.text[:200]}")
+
+    def open(self, name: str):
+        self.page.goto(self.base + name, wait_until="load")
+        self.page.evaluate((Path(__file__).parent / "pages.js").read_text(encoding="utf-8") + "; null")
+        self.page.evaluate("look.settle()")
+        self.page.wait_for_timeout(150)
+
+    def ask(self, what: str, *given):
+        return self.page.evaluate(f"(given) => look.{what}(...given)", list(given))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *what):
+        self.context.close()
+
+
+@functools.cache
+def axe_script() -> str:
+    import axe_playwright_python
+
+    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def axe(tab: Tab) -> list[str]:
+    """axe-core's violations, all of its rules, one line each."""
+    if not tab.page.evaluate("!!window.axe"):
+        tab.page.evaluate(axe_script() + "; null")
+        tab.ask("thin")
+    options = "{resultTypes: ['violations'], preload: false}"
+    found = tab.page.evaluate(f"axe.run(document, {options}).then((done) => done.violations)")
+    lines = []
+    for rule in found:
+        where = "; ".join(" ".join(map(str, node["target"])) for node in rule["nodes"][:2])
+        lines.append(f"{rule['id']}, {len(rule['nodes'])} times: {rule['help']} ({where})")
+    return lines
+
+
+def weigh(tab: Tab, site: Path, seen: Seen) -> list[str]:
+    """Bytes of all that the page loaded: `bare` without pictures, `whole` with them."""
+    for name in tab.asked:
+        path = site / (name or "index.html")
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        seen.whole += size
+        if path.suffix.lower() not in FIGURES:
+            seen.bare += size
+            seen.packed += packed(path)
+    faults = [f"weighs {seen.bare / 1e3:,.0f} kB without its figures"] if seen.bare > BARE else []
+    return faults + ([f"weighs {seen.whole / 1e3:,.0f} kB with its figures"] if seen.whole > WHOLE else [])
+
+
+def keyboard(tab: Tab, seen: Seen) -> list[str]:
+    """The Tab key goes first to the skip link, then to search, colours, contents and text, and can be seen there."""
+    faults, reached = [], set()
+    tab.page.evaluate("scrollTo(0, 0); document.activeElement?.blur()")
+    for number in range(TABS):
+        tab.page.keyboard.press("Tab")
+        stop = tab.ask("stop")
+        if stop is None:
+            break
+        seen.stops += 1
+        if number == 0 and not stop["skip"]:
+            faults.append(f"the first Tab goes to {stop['label']}, not to a skip link")
+        reached |= {name for name in ("search", "theme", "sidebar", "content") if stop[name]}
+        if not stop["there"]:
+            faults.append(f"focus out of sight: {stop['label']}")
+        elif not stop["ring"]:
+            faults.append(f"focus without a mark: {stop['label']}")
+    for name in ("search", "theme", "sidebar", "content"):
+        if name not in reached:
+            faults.append(f"the Tab key does not reach the {name}")
+    return list(dict.fromkeys(faults))[:8]
+
+
+def use(tab: Tab) -> list[str]:
+    """Open what opens, so that what it loads is seen; Escape closes it again."""
+    faults, page = [], tab.page
+    page.keyboard.press("Control+k")
+    if page.locator("dialog#pst-search-dialog").count():
+        if not page.locator("dialog#pst-search-dialog[open], input[name=q]:focus").count():
+            faults.append("Ctrl+K does not open the search")
+        page.keyboard.press("Escape")
+        if page.locator("dialog#pst-search-dialog[open]").count():
+            faults.append("Escape does not close the search")
+    for toggle in page.locator(".article-header-buttons [data-bs-toggle=dropdown]").all():
+        if toggle.is_visible():
+            toggle.click()
+            if toggle.get_attribute("aria-expanded") != "true":
+                faults.append("a menu does not open")
+            page.keyboard.press("Escape")
+            if toggle.get_attribute("aria-expanded") == "true":
+                faults.append("Escape does not close a menu")
+    return faults
+
+
+def drawer(tab: Tab) -> list[str]:
+    """On a phone the contents are behind a button: it opens them, Escape closes them."""
+    button, dialog = tab.page.locator("button.primary-toggle:visible"), tab.page.locator("dialog[open]")
+    if not button.count():
+        return []
+    button.first.click()
+    faults = [] if dialog.count() else ["the contents do not open on a phone"]
+    tab.page.keyboard.press("Escape")
+    return faults + (["Escape does not close the contents on a phone"] if dialog.count() else [])
+
+
+def neighbours(tab: Tab, name: str, order: list[str]) -> list[str]:
+    """Previous and next lead where the table of contents says."""
+    if name not in order:
+        return []
+    place, faults = order.index(name), []
+    wanted = {"left-prev": order[place - 1] if place else "", "right-next": (order + [""])[place + 1]}
+    for kind, goal in wanted.items():
+        found = tab.short(tab.ask("link", f"a.{kind}"))
+        if found != goal:
+            faults.append(f"{kind.split('-')[1]} leads to '{found}', expected '{goal}'")
+    return faults
+
+
+def check_page(browser, base: str, site: Path, name: str, order: list[str]) -> Seen:
+    """All that is asked of one page."""
+    seen, began = Seen(name), time.monotonic()
+    with Tab(browser, base, viewport=DESK, color_scheme="light") as tab:
+        tab.open(name)
+        seen.faults += weigh(tab, site, seen)
+        seen.faults += tab.ask("head", CARD) + tab.ask("pictures") + tab.ask("formulas")
+        seen.pictures = tab.page.locator("main img").count()
+        seen.formulas = tab.page.locator("span.math, div.math").count()
+        seen.faults += neighbours(tab, name, order)
+        appearances = {"light": axe(tab)}
+        tab.page.emulate_media(color_scheme="dark")
+        tab.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        appearances["dark"] = axe(tab)
+        tab.page.emulate_media(color_scheme="light")
+        tab.page.evaluate("document.documentElement.dataset.theme = 'light'")
+        seen.faults += keyboard(tab, seen) + use(tab)
+    with Tab(browser, base, viewport=PHONE, device_scale_factor=2, is_mobile=True, has_touch=True) as phone:
+        phone.open(name)
+        appearances["phone"] = axe(phone)
+        seen.faults += [f"at 390 px: {fault}" for fault in phone.ask("sideways") + drawer(phone)]
+    for appearance, violations in appearances.items():
+        seen.axe[appearance] = len(violations)
+        seen.faults += [f"axe, {appearance}: {violation}" for violation in violations]
+    others = tab.others + phone.others
+    seen.elsewhere = len(others)
+    seen.faults += [f"asks another host: {url}" for url in dict.fromkeys(others)]
+    seen.faults += dict.fromkeys(tab.errors + phone.errors)
+    seen.seconds = time.monotonic() - began
+    return seen
+
+
+# --- the search ---------------------------------------------------------------------------------------------------
+
+
+def check_search(browser, base: str, terms: dict[str, str]) -> list[str]:
+    """The search leads to the right page, and says so where there is nothing."""
+    faults = []
+    for term, goal in {**terms, NONSENSE: ""}.items():
+        with Tab(browser, base, viewport=DESK) as tab:
+            tab.page.goto(f"{base}search.html?q={term}", wait_until="load")
+            try:
+                tab.page.wait_for_selector("#search-results .search-summary:not(:empty)", timeout=5000)
+                tab.page.wait_for_function("!window.Search || Search._pulse_status < 0", timeout=15000)
+            except Exception:  # playwright's own TimeoutError
+                faults.append(f"the search for '{term}' does not end")
+                continue
+            links = tab.page.locator("#search-results li a").evaluate_all("found => found.map((a) => a.href)")
+            pages = [tab.short(url).partition("?")[0].partition("#")[0] for url in links]
+            if goal and goal not in pages:
+                instead = ", ".join(pages[:4]) or "nothing"
+                faults.append(f"the search for '{term}' does not find {goal}; it finds {instead}")
+            if not goal:
+                said = tab.page.locator("#search-results").inner_text()
+                if pages or "did not match any" not in said:
+                    faults.append(f"the search for '{term}' finds {len(pages)} pages and says '{said[:60]}'")
+            faults += [f"the search asks another host: {url}" for url in tab.others] + tab.errors
+    return [f"search.html: {fault}" for fault in dict.fromkeys(faults)]
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def check_site(site: Path, names: list[str], order: list[str], terms: dict[str, str], browser: str, show=None):
+    """(what was seen of each page, faults of the search). Two browsers share the work."""
+    from playwright.sync_api import sync_playwright
+
+    jobs: queue.Queue = queue.Queue()
+    for name in [None, *sorted(names, key=lambda name: -(site / name).stat().st_size)]:  # the search first
+        jobs.put(name)
+    seen: dict[str, Seen] = {}
+    search: list[str] = []
+    broken: list[BaseException] = []
+
+    def work(base):
+        try:
+            with sync_playwright() as playwright:
+                running = launch(playwright, browser)
+                while not broken:
+                    try:
+                        name = jobs.get_nowait()
+                    except queue.Empty:
+                        return
+                    if name is None:
+                        search.extend(check_search(running, base, terms) if terms else [])
+                        continue
+                    seen[name] = check_page(running, base, site, name, order)
+                    if show:
+                        show(seen[name])
+        except BaseException as error:
+            broken.append(error)
+
+    with Server(site) as base:
+        threads = [threading.Thread(target=work, args=(base,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if broken:
+        raise broken[0]
+    return [seen[name] for name in names], search
+
+
+COLUMNS = "kB bare | with figures | gzipped | elsewhere | axe light | dark | phone | pictures | formulas | Tab stops"
+
+
+def table(rows: list[Seen]) -> str:
+    """The figures, a line a page."""
+    lines = [f"| page | {COLUMNS} |", "|---|" + "---:|" * (COLUMNS.count("|") + 1)]
+    for row in rows:
+        sizes = " | ".join(f"{size / 1e3:,.0f}" for size in (row.bare, row.whole, row.packed))
+        marks = " | ".join(str(row.axe[name]) for name in ("light", "dark", "phone"))
+        counts = f"{row.pictures} | {row.formulas} | {row.stops}"
+        lines.append(f"| {row.page} | {sizes} | {row.elsewhere} | {marks} | {counts} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--site", type=Path, default=ROOT / "_build" / "html", help="the built pages")
+    parser.add_argument("--only", default="", help="only pages with this in their name")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args(arguments)
+    site = options.site.resolve()
+    if not (site / "index.html").is_file():
+        print(f"No built pages in {site}: run `make book` first.", file=sys.stderr)
+        return 2
+    try:
+        browser = find_browser()
+    except NoBrowser as error:
+        print(error, file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    names = [name for name in pages_of(site) if options.only in name]
+    print(f"Opening {len(names)} pages in {browser}", flush=True)
+    terms = {} if options.only else TERMS
+    rows, search = check_site(site, names, order_of(ROOT), terms, browser)
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    faults = [f"{row.page}: {fault}" for row in rows for fault in row.faults] + search
+    if faults:
+        print(f"\n{len(faults)} faults:\n")
+        print("\n".join(f"  {fault}" for fault in faults))
+        return 1
+    print(f"\nNo fault on {len(rows)} pages, and the search finds. {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""The checks of `make pages`: each holds on a small page that is right, and reports the one fault that another has.
+
+They need what `make pages` installs, and a browser.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+import pages  # noqa: E402
+import slim  # noqa: E402
+from pagehead import pages_address  # noqa: E402
+
+ORDER = ["first.html", "page.html", "last.html"]
+KATEX = '<link rel="stylesheet" href="_static/katex/katex.min.css">'
+KATEX += '<script defer src="_static/katex/katex.min.js"></script>'
+GOOD = f"""<!DOCTYPE html>
+<html lang="en" data-theme="light"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>A page that is right</title>
+<meta name="description" content="A small page on which nothing is wrong, so that one fault can be planted.">
+<meta property="og:title" content="A page"><meta property="og:description" content="On which nothing is wrong.">
+<meta property="og:url" content="https://me.github.io/book/page.html">
+<meta property="og:image" content="https://me.github.io/book/{pages.CARD}">
+<meta property="og:image:alt" content="A cat in patches"><meta name="twitter:card" content="summary_large_image">
+<link rel="icon" href="data:,">{KATEX}<script src="_static/formulas.js"></script>
+<style>
+  body {{ color: #222; background: #fff; margin: 0; overflow-wrap: anywhere; }}
+  html[data-theme=dark] body {{ color: #ddd; background: #111; }}
+  html[data-theme=dark] a {{ color: #9cf; }}
+  a {{ color: #0b57c2; }}
+  :focus {{ outline: 3px solid #888; }}
+  .wide {{ overflow-x: auto; }}
+  main img {{ max-width: 100%; }}
+</style></head><body>
+<a href="#main-content">Skip to main content</a>
+<dialog id="pst-search-dialog" aria-label="Search"><label>Find <input type="search" name="word"></label></dialog>
+<header><button class="search-button__button">Search</button> <button class="theme-switch-button">Color mode</button>
+<nav aria-label="Main"><a href="first.html">First</a></nav></header>
+<main id="main-content"><article><h1>Right</h1>
+<p>A formula, <span class="math">\\(\\frac{{a}}{{b}}\\)</span>, and <a href="last.html">a link</a>. It costs $5.</p>
+<p>A line that fits on a phone because it is broken where the page ends.</p>
+<div class="math">\\[x \\leftarrow x + 1\\]</div>
+<img src="_images/large.png" width="100" height="100" alt="A grey square">
+<div class="wide" tabindex="0" role="region" aria-label="Code"><pre style="width: 900px">code, `\\(raw\\)`</pre></div>
+</article>
+<a class="left-prev" href="first.html">previous</a> <a class="right-next" href="last.html">next</a></main>
+<script>
+  addEventListener("keydown", (event) => {{
+    const dialog = document.querySelector("dialog");
+    if (event.ctrlKey && event.key === "k") {{ dialog.showModal(); event.preventDefault(); }}
+  }});
+</script></body></html>
+"""
+SEARCH = """<!DOCTYPE html><html lang="en"><head><title>Search</title><link rel="icon" href="data:,"></head><body>
+<div id="search-results"></div><script>
+  const term = new URLSearchParams(location.search).get("q");
+  const found = term === "softmax" ? "<li><a href='page.html?highlight=softmax'>A page</a></li>" : "";
+  const said = found ? "found 1 page" : "Your search did not match any documents.";
+  document.querySelector("#search-results").innerHTML = `<p class="search-summary">${said}</p><ul>${found}</ul>`;
+</script></body></html>"""
+# name: (what is changed, into what, what the report must say)
+FAULTS = {
+    "a picture from elsewhere": ("_images/large.png", "https://example.org/x.png", "asks another host: https://example"),
+    "a script that asks elsewhere": ("const dialog =", "fetch('https://example.org/'); const dialog =", "asks another"),
+    "a script error": ("<script>\n", "<script>\nnothing();\n", "script error: nothing is not defined"),
+    "an error that is logged": ("<script>\n", "<script>\nconsole.error('went wrong');\n", "console: went wrong"),
+    "a missing file": ('href="data:,"', 'href="icon.png"', "404: icon.png"),
+    "grey on white": ("color: #222", "color: #bbb", "axe, light: color-contrast"),
+    "grey on black": ("color: #ddd", "color: #333", "axe, dark: color-contrast"),
+    "grey on a phone": ("</style>", "@media (width < 500px) { p { color: #ccc } }</style>", "axe, phone: color-con"),
+    "a button without a name": ("Color mode</button>", "</button>", "axe, light: button-name"),
+    "no alt text": (' alt="A grey square"', "", "large.png has no alt text"),
+    "a file name for alt text": ("A grey square", "large.png", "alt text of large.png is a file name"),
+    "a picture that is not there": ("_images/large.png", "_images/gone.png", "gone.png does not show"),
+    "a picture too coarse": ('width="100" height="100"', 'width="150"', "not sharp at 2x: 200 pixels in 150"),
+    "a formula that is not set": (KATEX, "", "formula not typeset"),
+    "a formula with a mistake": ("\\frac{a}{b}", "\\fraac{a}{b}", "formula not typeset: \\(\\fraac{a}{b}"),
+    "TeX in the text": ("It costs $5", "It costs $x_i$", "raw TeX in the text: . It costs $x_i$"),
+    "a word too wide": ("overflow-wrap: anywhere", "white-space: nowrap", "at 390 px: scrolls sideways"),
+    "a box no key reaches": ('class="wide" tabindex="0"', 'class="wide"', "scrolls, but not by keyboard: div.wide"),
+    "no description": ('<meta name="description"', '<meta name="none"', "description of 0 letters"),
+    "no card": ('property="og:image"', 'property="og:none"', "no og:image"),
+    "a card without an address": ("https://me.github.io/book/_static", "_static", "og:image is no whole address"),
+    "no title": ("A page that is right", "Page", "title too short"),
+    "a wrong neighbour": ('"right-next" href="last', '"right-next" href="first', "next leads to 'first.html'"),
+    "no neighbour": ('class="left-prev"', 'class="left"', "prev leads to '', expected 'first.html'"),
+    "no skip link": ('<a href="#main-content">Skip to main content</a>', "", "not to a skip link"),
+    "a focus without a mark": (":focus { outline: 3px solid #888", ":focus { outline: none", "focus without a mark"),
+    "a focus out of sight": ('<a href="first', '<a style="position: fixed; left: -99px" href="first', "out of sight"),
+    "colours no key reaches": ('class="theme', 'tabindex="-1" class="theme', "does not reach the theme"),
+    "a search no key opens": ('event.key === "k"', 'event.key === "j"', "Ctrl+K does not open the search"),
+    "a search that stays": ("dialog.showModal()", "dialog.show()", "Escape does not close the search"),
+}
+
+
+def png(side: int) -> bytes:
+    """A grey square."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + b"\x99" * side for _ in range(side))
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "_images").mkdir()
+    (folder / "_images" / "large.png").write_bytes(png(200))
+    shutil.copytree(ROOT / "book" / "_static", folder / "_static")
+    (folder / "search.html").write_text(SEARCH)
+    (folder / "page.html").write_text(GOOD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def look(site):
+    """A function that opens a page with this text, and says what was seen."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `make pages` does it")
+    pytest.importorskip("axe_playwright_python", reason="axe is not installed: `make pages` does it")
+    try:
+        browser = pages.find_browser()
+    except pages.NoBrowser as error:
+        pytest.skip(str(error))
+    with sync_api.sync_playwright() as playwright, pages.Server(site) as base:
+        running = pages.launch(playwright, browser)
+
+        def see(text: str) -> pages.Seen:
+            (site / "page.html").write_text(text)
+            return pages.check_page(running, base, site, "page.html", ORDER)
+
+        see.search = lambda terms: pages.check_search(running, base, terms)
+        yield see
+
+
+def test_a_page_that_is_right(look, site):
+    seen = look(GOOD)
+    assert seen.faults == []
+    assert (seen.elsewhere, seen.pictures, seen.formulas) == (0, 1, 2)
+    assert seen.axe == {"light": 0, "dark": 0, "phone": 0}
+    loaded = ["page.html", "_static/formulas.js", "_static/katex/katex.min.css", "_static/katex/katex.min.js"]
+    least = sum((site / name).stat().st_size for name in loaded)
+    fonts = sum(path.stat().st_size for path in (site / "_static" / "katex" / "fonts").iterdir())
+    assert least < seen.bare <= least + fonts  # the fonts that its formulas need
+    assert seen.whole - seen.bare == (site / "_images" / "large.png").stat().st_size
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_reported(look, name, monkeypatch):
+    before, after, said = FAULTS[name]
+    if not said.startswith("axe"):
+        monkeypatch.setattr(pages, "axe", lambda tab: [])  # it takes longest, and is not what is asked
+    assert before in GOOD
+    faults = look(GOOD.replace(before, after, 1)).faults
+    assert any(said in fault for fault in faults), faults
+
+
+def test_a_page_too_heavy(look, monkeypatch):
+    monkeypatch.setattr(pages, "axe", lambda tab: [])
+    monkeypatch.setattr(pages, "BARE", 200_000)
+    monkeypatch.setattr(pages, "WHOLE", 300_000)
+    faults = look(GOOD).faults
+    assert [fault.partition(" kB ")[2] for fault in faults] == ["without its figures", "with its figures"]
+
+
+def test_the_search(look):
+    assert look.search({"softmax": "page.html"}) == []
+    assert look.search({"softmax": "last.html"}) == [
+        "search.html: the search for 'softmax' does not find last.html; it finds page.html"
+    ]
+    assert "finds nothing" in look.search({"dropout": "page.html"})[0]
+
+
+# --- without a browser --------------------------------------------------------------------------------------------
+
+
+def test_which_pages_there_are(tmp_path):
+    for name in ("index.html", "a.html", "book/b.html", "_modules/m.html", "_static/theme.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("<html></html>")
+    (tmp_path / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=book/b.html" />')
+    assert pages.pages_of(tmp_path) == ["a.html", "book/b.html", "_modules/m.html"]
+
+
+def test_the_order_of_the_pages():
+    order = pages.order_of(ROOT)
+    assert order[0] == "book/preface.html"
+    assert order.index("notebooks/04_patches.html") + 1 == order.index("notebooks/05_vit_from_scratch.html")
+
+
+def test_no_browser_is_said_in_words(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("CHROME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(pages, "ELSEWHERE", [])
+    (tmp_path / "index.html").write_text("<html></html>")
+    assert pages.main(["--site", str(tmp_path)]) == 2
+    assert "sudo apt install chromium" in capsys.readouterr().err
+    monkeypatch.setenv("CHROME", "/not/there")
+    with pytest.raises(pages.NoBrowser, match="CHROME=/not/there is not there"):
+        pages.find_browser()
+
+
+def test_no_pages_is_said_in_words(tmp_path, capsys):
+    assert pages.main(["--site", str(tmp_path)]) == 2
+    assert "run `make book` first" in capsys.readouterr().err
+
+
+def test_the_table():
+    row = pages.Seen("a.html", 1_199_499, 2_400_000, 300_000, 0, {"light": 0, "dark": 1, "phone": 2}, 3, 4, 5)
+    last = pages.table([row]).splitlines()[-1]
+    assert last == "| a.html | 1,199 | 2,400 | 300 | 0 | 0 | 1 | 2 | 3 | 4 | 5 |"
+
+
+def test_only_what_nothing_needs_goes_from_a_style_sheet():
+    sheet = "/*! licence */.used{a:b}.unused{a:b}.used .unused,p.used{a:b}"
+    sheet += "@media print{.unused{a:b}}@media print{.unused,.used{a:b}}:not(.unused){a:b}#id>a[class*=un]{a:b}"
+    sheet += "@font-face{font-family:x}"
+    assert slim.slim_sheet(sheet, {"used"}).split("\n") == [
+        "/*! licence */",
+        ".used{a:b}",
+        "p.used{a:b}",
+        "@media print{.used{a:b}}",
+        ":not(.unused){a:b}",
+        "#id>a[class*=un]{a:b}",
+        "@font-face{font-family:x}",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("repository", "address"),
+    [
+        ("https://github.com/Me/my-book", "https://me.github.io/my-book/"),
+        ("https://github.com/me/my.book.git", "https://me.github.io/my.book/"),
+        ("https://example.org/book", "https://example.org/book/"),
+    ],
+)
+def test_the_address_of_the_pages(repository, address):
+    assert pages_address(repository) == address
