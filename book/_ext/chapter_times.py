@@ -28,7 +28,8 @@ def ran(output: str) -> dict[str, str] | None:
     found = SETUP.search(output)
     if not found:
         return None
-    device = found["name"] if found["kind"] == "cuda" else f"{found['kind']}, {found['name']}"
+    name = "1 thread" if found["name"] == "1 threads" else found["name"]
+    device = name if found["kind"] == "cuda" else f"{found['kind']}, {name}"
     return {"python": found["python"], "torch": found["torch"], "device": device, "scale": found["scale"]}
 
 

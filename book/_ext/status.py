@@ -102,10 +102,6 @@ def number(docname: str) -> str:
     return found[1] if found else ""
 
 
-def versions(python: str, torch: str) -> str:
-    return f"Python {python}, torch {torch}" if python and torch else ""
-
-
 def here() -> tuple[str, str]:
     """Python and torch of the environment that builds the pages."""
     return platform.python_version(), version("torch")
@@ -125,7 +121,7 @@ def last_execution(parent: str, titles: dict, pages: dict[str, dict]) -> list[no
     rows = [
         [link(parent, name, titles), *(str(field) for field in fields(page))] for name, page in pages.items()
     ]
-    headings = ("page", "seconds", "executed on", "device", "scale", "versions")
+    headings = ("page", "seconds", "executed on", "device", "scale", "Python", "torch")
     if not rows:
         return [nodes.paragraph(text="No page was executed in this build.")]
     known = [page["seconds"] for page in pages.values() if page["seconds"] is not None]
@@ -144,8 +140,7 @@ def same(page: dict) -> bool:
 
 def fields(page: dict) -> Iterable[str]:
     yield DASH if page["seconds"] is None else f"{page['seconds']:.0f}"
-    said = versions(page["python"], page["torch"])
-    yield from (field or DASH for field in (page["day"], page["device"], page["scale"], said))
+    yield from (page[field] or DASH for field in ("day", "device", "scale", "python", "torch"))
 
 
 def measured_times(parent: str, titles: dict, rows: list[dict]) -> list[nodes.Node]:
@@ -181,7 +176,7 @@ def circumstances(rows: Iterable[dict]) -> str:
         "on": [row["device"] for row in rows],
         "at hand:": [row["data"] for row in rows],
         "measured on": [row["day"] for row in rows],
-        "with": [versions(row["python"], row["torch"]) for row in rows],
+        "with": [f"Python {row['python']}, torch {row['torch']}" for row in rows if row["python"]],
         "": [row["note"] for row in rows],
     }
     parts = [f"{word} {' and '.join(sorted(set(filter(None, what))))}" for word, what in said.items() if any(what)]
