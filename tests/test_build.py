@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import links
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "book.py"
 
@@ -112,6 +115,12 @@ def test_a_build_says_which_file_to_open(book):
     assert index.exists()
     assert str(index) in book.first.stdout and index.as_uri() in book.first.stdout
     assert "word: first" in book.page("notebooks/01_count.html")
+
+
+def test_the_button_of_a_chapter_opens_its_notebook_in_colab(book):
+    assert links.internal(book.root / "_build" / "html", book.root) == []
+    page = book.page("notebooks/01_count.html")
+    assert "https://colab.research.google.com/github/your_org/vit-book/blob/main/notebooks/01_count.ipynb" in page
 
 
 def test_unchanged_it_is_quick_and_executes_nothing(book):

@@ -154,7 +154,10 @@ def test_the_books_own_files_that_links_elsewhere_name_are_there():
 
 def test_every_exception_has_a_reason_and_a_link():
     rules, found = links.read_rules(ROOT / links.EXCEPTIONS), links.collect(ROOT)
-    assert rules and all(any(rule.pattern.match(address) for address in found) for rule in rules)
+    unused = [rule for rule in rules if not any(rule.pattern.match(address) for address in found)]
+    if not links.home(ROOT)[0].startswith("https://github.com/your_org/"):  # a book that was made somebody's own
+        unused = [rule for rule in unused if "your_org" not in rule.pattern.pattern]
+    assert rules and not unused
 
 
 @pytest.mark.parametrize("entry", ["pattern = 'a'", "pattern = '('\nreason = 'it is so, so'", "reason = 'a b c d e'"])
