@@ -5,7 +5,7 @@ ENV = @command -v "$(PYTHON)" >/dev/null || { \
 	"$(PYTHON)" scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
-.PHONY: help book test pages lint lab results clean adopt links
+.PHONY: help book test pages pdf lint lab results clean adopt links
 
 help:  ## these lines
 	@echo "Vision Transformers in PyTorch"
@@ -22,6 +22,9 @@ test:  ## ruff, the package's tests, and every notebook at the smallest scale
 
 pages:  ## open every built page in a browser: weight, other hosts, accessibility, phone, keyboard, search
 	$(ENV) scripts/pages.py
+
+pdf:  ## print the built book into one PDF, with bookmarks, and offer it on the home page
+	$(ENV) scripts/pdf.py
 
 lint:  ## ruff alone: seconds
 	$(ENV) scripts/test.py --lint

@@ -27,7 +27,6 @@ import html as markup
 import json
 import os
 import re
-import shutil
 import sys
 import time
 import unicodedata
@@ -40,13 +39,14 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).parent))
+import pages as browser_pages
+
 import book
 
 NAME = "vision-transformers-in-pytorch.pdf"
 PAPERS = {"A4": (210, 297), "Letter": (215.9, 279.4)}  # mm
 TOP, SIDE, FOOT = 18, 17, 20  # mm, the margins of print.css
 MM = 72 / 25.4  # points
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 OFFER = re.compile(r'(<div id="book-pdf">).*?(</div>)', re.S)
 
 
@@ -152,31 +152,21 @@ def home(html: Path) -> Path:
 # --- Printing -------------------------------------------------------------------------------------
 
 
-def find_browser() -> str | None:
-    """A Chromium or Chrome on PATH; None leaves it to playwright to find one of its own, or Chrome."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
 async def launch(playwright):
-    options = {"args": ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []}
-    path = find_browser()
-    tries = [{"executable_path": path}] if path else [{"channel": "chrome"}, {}]
-    reasons = []
-    for how in tries:
-        try:
-            return await playwright.chromium.launch(**how, **options)
-        except Exception as error:  # playwright's own kinds differ between its versions
-            reasons.append(str(error).strip().splitlines()[0])
-    raise Problem(
-        f"No browser to print with: {'; '.join(reasons)}.\nLooked on PATH for {', '.join(BROWSERS)}. Install "
-        "Chromium or Chrome (Debian, Ubuntu: sudo apt install chromium), or let playwright fetch its own:\n\n"
-        f"    {os.path.relpath(sys.executable)} -m playwright install chromium\n"
-    )
+    try:
+        path = browser_pages.find_browser("pdf")
+    except browser_pages.NoBrowser as none:
+        raise Problem(str(none)) from None
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # its sandbox needs a user who is not root
+    flags = ["--no-sandbox"] if root else []
+    try:
+        return await playwright.chromium.launch(executable_path=path, args=[*flags, "--disable-dev-shm-usage"])
+    except Exception as error:  # playwright's own kinds differ between its versions
+        raise Problem(f"{path} did not start: {str(error).strip().splitlines()[0]}") from error
 
 
 # Wait for the formulas, the letters and the pictures; open what opens; say where the sections are.
 PREPARE = """async ([wanted, chapter]) => {
-  if (window.MathJax && MathJax.startup && MathJax.startup.promise) await MathJax.startup.promise;
   await document.fonts.ready;
   const faults = [], article = document.querySelector("article") || document.body;
   if (!Array.from(document.styleSheets).some((sheet) => /\\/print\\.css/.test(sheet.href)))
@@ -202,10 +192,10 @@ PREPARE = """async ([wanted, chapter]) => {
     whole.append(last, caption);
   }
   for (const one of article.querySelectorAll(".math"))
-    if (!one.querySelector(".katex, mjx-container") || one.querySelector(".katex-error"))
+    if (!one.querySelector(".katex") || one.querySelector(".katex-error"))
       faults.push("formula not typeset: " + one.textContent.trim().slice(0, 60));
   // The formulas' second form, for screen readers: unseen, and it would be selected along with the first.
-  for (const one of article.querySelectorAll(".katex-mathml, mjx-assistive-mml")) one.remove();
+  for (const one of article.querySelectorAll(".katex-mathml")) one.remove();
   const heading = article.querySelector("h1");
   const words = (node) => {
     const copy = node.cloneNode(true);

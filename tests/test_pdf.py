@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
+import pages  # noqa: E402
 import pdf  # noqa: E402
 
 import book  # noqa: E402
@@ -117,8 +117,10 @@ def need_printer() -> None:
     for module in ("pypdf", "playwright"):
         if not importlib.util.find_spec(module):
             pytest.skip(f"{module} is not installed (requirements-pages.txt; `make pdf` installs it)")
-    if not pdf.find_browser():
-        pytest.skip("no Chromium or Chrome on this machine")
+    try:
+        pages.find_browser("pdf")
+    except pages.NoBrowser as none:
+        pytest.skip(str(none))
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +287,7 @@ def test_dark_screen_prints_black_on_white(root):
     look = """() => Array.from(document.querySelectorAll("body, article, h1, p, pre, a, summary")).map((node) => {
       const style = getComputedStyle(node); return [node.tagName, style.color, style.backgroundColor]; })"""
     with sync_playwright() as playwright:
-        options = {"args": ["--no-sandbox"]} if os.geteuid() == 0 else {}
-        browser = playwright.chromium.launch(executable_path=pdf.find_browser(), **options)
+        browser = pages.launch(playwright, pages.find_browser("pdf"))
         page = browser.new_page(viewport={"width": 665, "height": 900})
         page.goto((root / "_build/html/notebooks/04_first.html").as_uri())
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
@@ -362,10 +363,16 @@ def test_no_playwright(tmp_path, capsys, monkeypatch):
 def test_no_browser(tmp_path, capsys, monkeypatch):
     need_printer()
     build(tmp_path)
-    monkeypatch.setattr(pdf, "find_browser", lambda: str(tmp_path / "chromium"))
+    monkeypatch.setenv("CHROME", "")
+    monkeypatch.setattr(pages, "ELSEWHERE", [])
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert pdf.main(["--root", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert "No browser to print with" in said and "playwright install chromium" in said
+    assert "No Chromium or Chrome on this machine" in said and "make pdf" in said
+    (tmp_path / "chromium").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "chromium").chmod(0o755)
+    assert pdf.main(["--root", str(tmp_path)]) == 1
+    assert f"{tmp_path / 'chromium'} did not start" in capsys.readouterr().err
 
 
 # --- what only reads ---
