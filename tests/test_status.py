@@ -247,9 +247,11 @@ def test_scripts_times_takes_in_what_was_measured_elsewhere(tmp_path, monkeypatc
     import times as script
 
     monkeypatch.setattr(script, "RECORD", tmp_path / "times.csv")
-    (tmp_path / "new.json").write_text(json.dumps([ROW | {"scale": "gpu", "device": "Tesla T4"}]))
+    row = {"chapter": "01_one", "scale": "gpu", "device": "Tesla T4", "seconds": 9, "date": "2026-02-03", "timm": "1"}
+    (tmp_path / "new.json").write_text(json.dumps([row]))
     assert script.main(["add", str(tmp_path / "new.json")]) == 0
     assert "01_one" in capsys.readouterr().out
+    assert [row["day"] for row in times.read(tmp_path / "times.csv")] == ["2026-02-03"]
     (tmp_path / "new.json").write_text(json.dumps([{"chapter": "01_one"}]))
     assert script.main(["add", str(tmp_path / "new.json")]) == 1
     assert "expected a scale" in capsys.readouterr().err

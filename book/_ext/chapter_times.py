@@ -69,7 +69,8 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def add(path: Path, rows: list[dict]) -> None:
-    """Put measurements into the record, each in the place of the one that it repeats."""
+    """Put measurements into the record, each in the place of the one that it repeats. Other fields are left out."""
+    rows = [{"day": row.get("date", ""), **row} for row in rows]
     fresh = [checked({field: str(row.get(field, "")) for field in FIELDS}, f"new row {row}") for row in rows]
     kept = {tuple(row[field] for field in KEY): row for row in [*read(path), *fresh]}
     write(path, list(kept.values()))
