@@ -5,13 +5,16 @@ They need what `make pages` installs, and a browser.
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fontTools.ttLib import TTFont
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -237,6 +240,21 @@ def test_only_what_nothing_needs_goes_from_a_style_sheet():
         "@font-face{font-family:x}",
         "",
     ]
+
+
+def test_the_icons_that_pages_show_stay_in_the_theme(tmp_path):
+    """On the theme's own files: the sheet and the font keep the sun, which a page shows, and not the anchor."""
+    theme = Path(pytest.importorskip("pydata_sphinx_theme").__file__).parent / "theme/pydata_sphinx_theme/static"
+    shutil.copytree(theme, tmp_path / "_static")
+    (tmp_path / "page.html").write_text('<i class="fa-solid fa-sun"></i>')
+    slim.slim(SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path), None)
+    sheet = (tmp_path / "_static/styles/pydata-sphinx-theme.css").read_text(encoding="ascii")
+    font = tmp_path / "_static/vendor/fontawesome/webfonts/fa-solid-900.woff"
+    letters = TTFont(font).getBestCmap()
+    assert re.search(r'\.fa-sun:before\{content:"\\f185 ?"\}', sheet) and ".fa-anchor" not in sheet
+    assert f"{font.name}) format" in sheet and "woff2" not in sheet
+    assert 0xF185 in letters and 0xF13D not in letters
+    assert font.stat().st_size < 20_000 and len(sheet) < 200_000
 
 
 @pytest.mark.parametrize(

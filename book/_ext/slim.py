@@ -71,7 +71,8 @@ def slim_sheet(text: str, words: set[str]) -> str:
     rules = tinycss2.parse_stylesheet(text, skip_whitespace=True)
     if any(rule.type == "error" for rule in rules):
         return text
-    return FACES.sub(r'url(\1\2.woff) format("woff")', slim_rules(rules, words)) + "\n"
+    slimmer = FACES.sub(r'url(\1\2.woff) format("woff")', slim_rules(rules, words)) + "\n"
+    return re.sub(r"[^\x00-\x7f]", lambda letter: f"\\{ord(letter[0]):x} ", slimmer)  # icons are written by number
 
 
 def slim_font(source: Path, target: Path, codes: set[int]) -> None:
