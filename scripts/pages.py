@@ -444,8 +444,8 @@ def main(arguments: list[str] | None = None) -> int:
     names = [name for name in pages_of(site) if options.only in name]
     print(f"Opening {len(names)} pages in {browser}", flush=True)
     terms = {} if options.only else TERMS
-    rows, search = check_site(site, names, order_of(ROOT), terms, browser)
-    print(table(rows))
+    rows, search = check_site(site, names, order_of(ROOT), terms, browser, lambda seen: print(".", end="", flush=True))
+    print(f"\n{table(rows)}")
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     faults = [f"{row.page}: {fault}" for row in rows for fault in row.faults] + search
