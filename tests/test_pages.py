@@ -49,7 +49,8 @@ def without_code(markdown: str) -> str:
 
 def texts(root: Path) -> Iterator[tuple[Path, str]]:
     """Every page and every notebook's Markdown."""
-    for path in [*sorted(root.glob("book/*.md")), root / "README.md", root / "CONTRIBUTING.md"]:
+    pages = [*sorted(root.glob("book/*.md")), *sorted(root.glob("book/solutions/*.md"))]
+    for path in [*pages, root / "README.md", root / "CONTRIBUTING.md"]:
         yield path, path.read_text(encoding="utf-8")
     for path in sorted(root.glob("notebooks/*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -377,6 +378,8 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("links_resolve", "book/notation.md", "glossary.md#token)", "glossary.md#tokens)", "tokens"),
     ("links_resolve", "README.md", "](CONTRIBUTING.md)", "](CONTRIBUTE.md)", "CONTRIBUTE.md"),
     ("links_resolve", "book/preface.md", "notebooks/04_patches.ipynb", "notebooks/04.ipynb", "04.ipynb"),
+    ("links_resolve", "book/solutions/03_transformer_block.md", "#exercise-10-3)", "#exercise-10-4)", "exercise-10-4"),
+    ("links_resolve", "book/solutions.md", "#exercise-1-1)", "#exercise-1-0)", "exercise-1-0"),
     ("glossary_in_order", "book/glossary.md", "## Stride", "## A stride", "a stride"),
     ("glossary_in_order", "book/glossary.md", "One pass of the training over all training images.", "", "Epoch"),
     ("glossary_is_used", "book/glossary.md", "## Ablation", "## Abacus\n\nBeads.\n\n## Ablation", "Abacus"),

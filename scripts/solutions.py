@@ -1,0 +1,184 @@
+"""The worked solutions: the pages of `book/solutions`, held against the chapters' exercises.
+
+python scripts/solutions.py copy [PAGE ...]    copy the chapters' check cells and helpers into the pages
+
+A page has its setup cells, then one section an exercise: a target, a heading, a text, the cell that solves it, the
+chapter's own check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to that and runs
+them; `tests/test_exercises.py` runs the chapters, with their stubs and with the solutions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import notebook_rules as rules
+
+ROOT = rules.ROOT
+PAGES = ROOT / "book" / "solutions"
+EXERCISE = re.compile(r"\*\*Exercise (\d+\.\d+) \((\w+)\)\.\*\*")
+HEADING = re.compile(r"^## (.*)$", flags=re.M)
+TITLE = re.compile(r"Exercise (\d+\.\d+) \((\w+)\): (\S.*)")
+CELL = re.compile(r"^```\{code-cell\} python\n((?:---\n.*?^---\n)?(?:^:[^\n]*\n)*)(.*?)^```$", flags=re.M | re.S)
+
+
+@dataclass
+class Exercise:
+    """What a chapter asks: the level, the stub's cell, the check's cell, the hint that the check gives."""
+
+    level: str
+    stub: str
+    check: str
+    hint: str
+    title: str  # as the check prints it
+    ids: tuple[str, str]  # of the two cells
+
+
+@dataclass
+class Solution:
+    """What a page answers: the level, a short name, its code cells in order, all of the section's source."""
+
+    level: str
+    name: str
+    cells: list[str]
+    options: list[str]
+    source: str
+
+    @property
+    def solution(self) -> str:
+        return self.cells[0]
+
+    @property
+    def check(self) -> str:
+        return self.cells[1]
+
+    @property
+    def after(self) -> list[str]:
+        return self.cells[2:]
+
+
+@dataclass
+class Page:
+    """A page of solutions: its setup cells, and its sections by the exercise's number."""
+
+    path: Path
+    source: str
+    setup: list[str] = field(default_factory=list)
+    solutions: dict[str, Solution] = field(default_factory=dict)
+
+
+def cells_in(source: str) -> tuple[list[str], list[str]]:
+    """The code cells of a piece of a page, and their options."""
+    found = CELL.findall(source)
+    return [code.rstrip("\n") for _, code in found], [options for options, _ in found]
+
+
+def call_of(cell: str) -> ast.Call:
+    """A check cell's call of `check.exercise`."""
+    calls = [n for n in ast.walk(ast.parse(cell)) if isinstance(n, ast.Call)]
+    return next(n for n in calls if ast.unparse(n.func) == "check.exercise")
+
+
+def exercises(path: Path) -> dict[str, Exercise]:
+    """A chapter's exercises by number. Raises ValueError where one is not a stub cell and a check cell after it."""
+    found, cells = {}, rules.Chapter.read(path).cells
+    for position, cell in enumerate(cells):
+        match = EXERCISE.search(rules.text(cell["source"]))
+        if cell["cell_type"] != "markdown" or not match:
+            continue
+        stub, check = ([*cells, {}, {}])[position + 1 : position + 3]
+        code = rules.text(check.get("source", ""))
+        if {stub.get("cell_type"), check.get("cell_type")} != {"code"} or "check.exercise(" not in code:
+            raise ValueError(f"{path.name}: expected a stub and a check after exercise {match[1]}")
+        call = call_of(code)
+        name, hint = call.args[0], next((k.value for k in call.keywords if k.arg == "hint"), None)
+        if not isinstance(name, ast.Constant) or not isinstance(hint, ast.Constant):
+            raise ValueError(f"{path.name}: expected check.exercise(name, test, hint=...) in {rules.name(check)}")
+        found[match[1]] = Exercise(
+            match[2], rules.text(stub["source"]), code, hint.value, name.value, (stub["id"], check["id"])
+        )
+    return found
+
+
+def read(path: Path) -> Page:
+    """Take a page apart. Raises ValueError for a section that is not an exercise's, or has no two cells."""
+    source = path.read_text(encoding="utf-8")
+    before, *sections = HEADING.split(source)
+    page = Page(path, source, cells_in(before)[0])
+    for title, text in zip(sections[::2], sections[1::2], strict=True):
+        match = TITLE.fullmatch(title)
+        cells, options = cells_in(text)
+        if not match or len(cells) < 2 or match[1] in page.solutions:
+            raise ValueError(f"{path.name}: expected one section an exercise, with a solution and its check: '{title}'")
+        page.solutions[match[1]] = Solution(match[2], match[3], cells, options, text)
+    return page
+
+
+def chapter_of(page: Path) -> Path:
+    return ROOT / "notebooks" / f"{page.stem}.ipynb"
+
+
+def helpers(path: Path) -> dict[str, str]:
+    """The functions and classes that a chapter defines outside of its exercises: {name: source}."""
+    own = {cell_id for asked in exercises(path).values() for cell_id in asked.ids}
+    cells = [rules.text(cell["source"]) for cell in rules.Chapter.read(path).code[1:] if cell["id"] not in own]
+    return {
+        node.name: ast.get_source_segment(cell, node)
+        for cell in cells for node in rules.definitions(ast.parse(cell))
+    }  # fmt: skip
+
+
+def copy(path: Path) -> bool:
+    """Put the chapter's check cells and helpers into its page, where they stand; say whether the page changed."""
+    page, asked = read(path), exercises(chapter_of(path))
+    new = page.source
+    for number, answer in page.solutions.items():
+        start = new.index(f"## Exercise {number} ")
+        at = new.index(answer.check, start + new[start:].index(answer.solution) + len(answer.solution))
+        new = new[:at] + asked[number].check + new[at + len(answer.check) :]
+    theirs = helpers(chapter_of(path))
+    for cell in page.setup + [cell for answer in page.solutions.values() for cell in answer.after]:
+        for node in rules.definitions(ast.parse(cell)):
+            if node.name in theirs:
+                new = new.replace(ast.get_source_segment(cell, node), theirs[node.name])
+    if new != page.source:
+        path.write_text(new, encoding="utf-8")
+    return new != page.source
+
+
+def solved(page: Path) -> list[tuple[str, ast.Module]]:
+    """The chapter's code cells, each check followed by the page's solution and the check once more: (name, tree).
+
+    A call of `plot` that ends a cell is left out: figures are drawn and tested elsewhere.
+    """
+    cells, answers = [], read(page).solutions
+    asked = {found.ids[1]: number for number, found in exercises(chapter_of(page)).items()}
+    for cell in rules.Chapter.read(chapter_of(page)).code:
+        tree = rules.tree(cell)
+        last = tree.body[-1]
+        if isinstance(last, ast.Expr) and ast.unparse(last).startswith("plot."):
+            tree.body.pop()
+        cells.append((cell["id"], tree))
+        if number := asked.get(cell["id"]):
+            answer = ast.parse(answers[number].solution)
+            cells += [(f"solution of {number}", answer), (f"{cell['id']}, solved", tree)]
+    return cells
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("copy",))
+    parser.add_argument("pages", nargs="*", type=Path)
+    given = parser.parse_args(arguments)
+    for page in [p.resolve() for p in given.pages] or sorted(PAGES.glob("*.md")):
+        print(f"{page.name}: {'copied' if copy(page) else 'nothing new'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

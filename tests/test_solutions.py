@@ -1,0 +1,269 @@
+"""The pages of worked solutions: their form, their cells, what their checks refuse, and the hints.
+
+Every page is run here as the build runs it, in this process and at the smallest scale. The chapters themselves, with
+stubs and with solutions, are run by `test_exercises.py`.
+"""
+
+import ast
+import contextlib
+import io
+import os
+import re
+import sys
+import tokenize
+import warnings
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import notebook_rules as rules
+import solutions
+
+PAGES = sorted(solutions.PAGES.glob("*.md"))
+NUMBERS = [(page, number) for page in PAGES for number in solutions.exercises(solutions.chapter_of(page))]
+LONGEST_RUN = 6  # so many words and signs of a solution, in one piece, may stand in its hint
+
+# For each exercise a wrong answer that is easily given: what stands in the solution, what stands there instead.
+WRONG = {
+    "1.1": ("        side += (k - 1) * step\n        step *= s", "        step *= s\n        side += (k - 1) * step"),
+    "1.2": ('mode="circular"', 'mode="constant"'),
+    "1.3": (".flatten(1).T", ".flatten(1)"),
+    "2.1": ("back < window", "back <= window"),
+    "2.2": ("out * real[..., None]", "out"),
+    "2.3": ("shrink * total", "total"),
+    "3.1": ("6 * D", "12 * D"),
+    "3.2": ("weight[:, n * Dh : (n + 1) * Dh]", "weight[n * Dh : (n + 1) * Dh]"),
+    "3.3": ("linear.weight @ norm.bias + linear.bias", "linear.bias"),
+    "4.1": (" + class_token", ""),
+    "4.2": ("roll(shift // P, dims=2)", "roll(shift // P, dims=1)"),
+    "4.3": ("stride=2, padding=1", "stride=2"),
+    "5.1": ("2 * (2 * D)", "2 * D"),
+    "5.2": ("part.flatten(1).T", "part.reshape(-1, part.shape[0])"),
+    "5.3": ("math.sqrt(D // h)", "math.sqrt(D)"),
+    "6.1": ("(step + 1)", "step"),
+    "6.2": ("+= 1 - s", "= 1 - s"),
+    "6.3": ("average.mul_(d).add_(weight, alpha=1 - d)", "average = d * average + (1 - d) * weight"),
+    "7.1": ("ddof=1", "ddof=0"),
+    "7.2": ("a * (b / a) ** share", "a + share * (b - a)"),
+    "7.3": ("-slope", "slope"),
+    "8.1": (" + dim\n", "\n"),
+    "8.2": ("[:, :N]", ""),
+    "8.3": ("copy.deepcopy(vit)", "vit"),
+    "9.1": ("logits.topk(k, dim=1)", "logits.topk(1, dim=1)"),
+    "9.2": ("F.normalize(new_x) @ F.normalize(means).T", "new_x @ means.T"),
+    "9.3": ("argmin()", "argmax()"),
+    "10.1": ("/ 4", "/ 3"),
+    "10.2": ("steps / steps.sum(dim=-1, keepdim=True)", "steps / 2"),
+    "10.3": ("weight[:, head * Dh", "weight[head * Dh"),
+    "11.1": ("2 /", "1.5 /"),
+    "11.2": ("temperature**2 * ", ""),
+    "11.3": ("(1 - weight) * own + weight * told", "own + weight * told"),
+}
+
+
+def run(code: str, names: dict) -> str:
+    """What a cell prints; a warning, or anything on stderr, would fail the build of the page."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(code, "cell", "exec"), names)
+    assert not err.getvalue()
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module", params=PAGES, ids=lambda page: page.stem)
+def told(request):
+    """A page's exercises, each with what its check said: {number: (with the stub, with a wrong answer, solved)}."""
+    said, page = {}, solutions.read(request.param)
+    asked = solutions.exercises(solutions.chapter_of(page.path))
+    threads, state, before = torch.get_num_threads(), torch.get_rng_state(), os.getcwd()
+    scale = os.environ.get("VITBOOK_SCALE")
+    os.environ["VITBOOK_SCALE"] = "smoke"
+    os.chdir(page.path.parent)  # as the build does
+    try:
+        with matplotlib.rc_context():
+            names: dict = {"__name__": "__main__"}
+            for cell in page.setup:
+                run(cell, names)
+            for number, answer in page.solutions.items():
+                old, new = WRONG[number]
+                assert answer.solution.count(old) == 1, f"the wrong answer to {number} no longer fits"
+                outcomes = []
+                for attempt in (asked[number].stub, answer.solution.replace(old, new)):
+                    apart = dict(names)
+                    run(attempt, apart)
+                    outcomes.append(run(answer.check, apart))
+                run(answer.solution, names)
+                said[number] = (*outcomes, run(answer.check, names))
+                for cell in answer.after:
+                    run(cell, names)
+    finally:
+        os.chdir(before)
+        os.environ.pop("VITBOOK_SCALE") if scale is None else os.environ.update(VITBOOK_SCALE=scale)
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+    return asked, said
+
+
+def test_the_check_refuses_the_stub_and_a_wrong_answer_and_takes_the_solution(told):
+    asked, said = told
+    for number, (stub, wrong, solved) in said.items():
+        for text in (stub, wrong):
+            assert f"Exercise {number}: not yet. " in text and f"Exercise {number}: pass" not in text, text
+            assert text.endswith(f"\n  Hint: {asked[number].hint}\n")
+        assert solved.endswith(f"Exercise {number}: pass\n") and "not yet" not in solved
+
+
+def test_an_untouched_stub_is_told_that_it_is_one(told):
+    for number, (stub, *_) in told[1].items():
+        if number not in ("6.3", "11.2"):  # nothing is returned there, or something wrong
+            assert "nothing yet\n" in stub or "no number yet\n" in stub, stub
+
+
+# --- the form ---
+
+
+def test_a_page_a_chapter_a_section_an_exercise():
+    assert [page.stem for page in PAGES] == [path.stem for path in rules.notebook_paths()]
+    for page in PAGES:
+        asked, read = solutions.exercises(solutions.chapter_of(page)), solutions.read(page)
+        assert list(read.solutions) == list(asked) == [f"{int(page.stem[:2])}.{n}" for n in (1, 2, 3)]
+        assert [s.level for s in read.solutions.values()] == [e.level for e in asked.values()]
+        assert read.source.startswith(f"---\nfile_format: mystnb\n---\n\n# Solutions to chapter {int(page.stem[:2])}\n")
+
+
+@pytest.mark.parametrize("page, number", NUMBERS, ids=lambda x: getattr(x, "stem", x))
+def test_a_section_has_what_it_needs(page, number):
+    asked, answer = solutions.exercises(solutions.chapter_of(page))[number], solutions.read(page).solutions[number]
+    assert asked.title == f"Exercise {number}"
+    assert answer.check == asked.check, f"run: python scripts/solutions.py copy book/solutions/{page.name}"
+    assert [":tags: [hide-input]" in o for o in answer.options] == [n == 1 for n in range(len(answer.cells))]
+    target = f"(exercise-{number.replace('.', '-')})=\n## Exercise {number} ("
+    assert solutions.read(page).source.count(target) == 1
+    words = answer.source.partition("```{code-cell}")[0]
+    assert f"[The exercise](../../notebooks/{page.stem}.ipynb#exercises)" in words
+    assert 15 <= rules.word_count(words) <= 160
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_repeats_is_word_for_word_the_chapters(page):
+    """A helper that the page's setup, or a cell after a check, defines and the chapter too: one definition."""
+    read, chapter = solutions.read(page), rules.Chapter.read(solutions.chapter_of(page))
+    theirs = {name: ast.dump(ast.parse(code).body[0]) for name, code in solutions.helpers(chapter.path).items()}
+    cells = [*read.setup, *(cell for answer in read.solutions.values() for cell in answer.after)]
+    package = rules.package_definitions()
+    for node in (node for cell in cells for node in rules.definitions(ast.parse(cell))):
+        told = f"{node.name} differs from the chapter's; run: python scripts/solutions.py copy"
+        assert ast.dump(node) == theirs.get(node.name, ast.dump(node)), told
+        copies = package.get(node.name, {})
+        assert not copies or ast.dump(node) in copies.values(), f"{node.name} differs from vitutils"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_cells_keep_the_chapters_measures(page):
+    read = solutions.read(page)
+    cells = [*read.setup, *(cell for answer in read.solutions.values() for cell in answer.cells)]
+    assert len(cells) == read.source.count("```{code-cell} python\n")
+    for cell in cells:
+        lines = [line for line in cell.splitlines() if line.strip()]
+        assert len(lines) <= rules.CODE_LINES + ("class " in cell) * 15, cell
+        assert max(map(len, lines)) <= rules.LINE_WIDTH, max(lines, key=len)
+    drawn = [cell for cell in cells if rules.draws({"cell_type": "code", "source": cell})]
+    assert read.source.count("    alt: >-\n") == read.source.count("    caption: >-\n") == len(drawn)
+
+
+def test_the_first_page_lists_them_all():
+    text = (solutions.ROOT / "book" / "solutions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\S+)\]\((\S+)\) \| (\w+) \| .{10,} \| \[(.+)\]\((\S+)\) \|$", text, flags=re.M)
+    expected = [
+        (number, f"../notebooks/{page.stem}.ipynb#exercises", answer.level, answer.name,
+         f"solutions/{page.stem}.md#exercise-{number.replace('.', '-')}")
+        for page in PAGES for number, answer in solutions.read(page).solutions.items()
+    ]  # fmt: skip
+    assert rows == expected
+
+
+def test_every_chapter_leads_to_its_solutions():
+    for page in PAGES:
+        part = rules.Chapter.read(solutions.chapter_of(page)).prose.partition("## Exercises\n")[2]
+        assert f"[worked solutions](../book/solutions/{page.name})" in part.partition("\n## ")[0], page.stem
+
+
+# --- the hints ---
+
+
+def words_of(code: str) -> list[str]:
+    """The words and signs of a solution, without comments, docstrings and the line that the stub has too."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body.pop(0)
+    bodies = [node.body if isinstance(node, ast.FunctionDef) else [node] for node in tree.body]
+    plain = "\n".join(ast.unparse(statement) for body in bodies for statement in body)
+    kept = (tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING)
+    return [t.string for t in tokenize.generate_tokens(io.StringIO(plain).readline) if t.type in kept]
+
+
+def tells(hint: str, solution: str) -> list[str]:
+    """Where a hint gives a solution away: a run of its code, or most of the calls that it is made of."""
+    said = re.findall(r"\w+(?:\.\d+)?|[^\w\s]+?", hint)
+    words, found = words_of(solution), []
+    for n in range(len(words) - LONGEST_RUN):
+        run = words[n : n + LONGEST_RUN + 1]
+        if any(said[m : m + len(run)] == run for m in range(len(said))):
+            found.append("the code " + " ".join(run))
+    calls = {ast.unparse(n.func).rpartition(".")[2] for n in ast.walk(ast.parse(solution)) if isinstance(n, ast.Call)}
+    named = {call for call in calls - {"zip", "print", "range", "int"} if re.search(rf"\b{call}\b", hint)}
+    if len(named) > 2 or len(named) == len(calls) > 1:
+        found.append(f"the calls {', '.join(sorted(named))}")
+    return found
+
+
+@pytest.mark.parametrize("page, number", NUMBERS, ids=lambda x: getattr(x, "stem", x))
+def test_a_hint_helps_and_does_not_tell(page, number):
+    hint = solutions.exercises(solutions.chapter_of(page))[number].hint
+    assert tells(hint, solutions.read(page).solutions[number].solution) == []
+    assert 12 <= len(hint.split()) <= 45 and hint[-1] in ".?" and "\n" not in hint
+
+
+TOO_MUCH = {  # hints of an earlier edition, each of which gives its solution away
+    "1.2": "F.pad(images, (p, p, p, p), mode='circular') with p = k // 2, then F.conv2d without padding.",
+    "2.1": "back = places[:, None] - places; it must be at least 0 and below window",
+    "8.2": "registers.expand(B, -1, -1) gives (B, R, D); torch.cat along dim=1; after simple.transformer keep "
+    "x[:, :N]; then the mean over dim=1 and simple.linear_head",
+    "8.3": "copy.deepcopy(vit), requires_grad_(False) on the copy, then mlp_head = nn.Linear with zeros_",
+    "10.2": "maps.amax(dim=2) plus the identity (eye), divided by its own sum over the last axis",
+}
+
+
+@pytest.mark.parametrize("number", TOO_MUCH)
+def test_a_hint_that_tells_is_seen(number):
+    page = next(page for page, asked in NUMBERS if asked == number)
+    assert tells(TOO_MUCH[number], solutions.read(page).solutions[number].solution)
+
+
+# --- the script ---
+
+
+def test_copy_brings_a_page_up_to_date(tmp_path, monkeypatch):
+    page = tmp_path / PAGES[0].name
+    whole = PAGES[0].read_text(encoding="utf-8")
+    old = 'assert got is not None, "reach returns nothing yet"'
+    assert whole.count(old) == 1
+    page.write_text(whole.replace(old, "assert got"), encoding="utf-8")
+    assert solutions.copy(page) and page.read_text(encoding="utf-8") == whole
+    assert not solutions.copy(page)
+
+
+def test_a_page_out_of_form_is_named(tmp_path):
+    page, whole = tmp_path / PAGES[0].name, PAGES[0].read_text(encoding="utf-8")
+    for fault in (whole.replace("## Exercise 1.2 (core):", "## Exercise 1.2:"), whole + "\n## More\n\nWords.\n"):
+        page.write_text(fault, encoding="utf-8")
+        with pytest.raises(ValueError, match="expected one section an exercise"):
+            solutions.read(page)
