@@ -243,6 +243,12 @@ def test_without_a_gpu_or_any_record_the_page_says_so():
     assert "while it rained." in notes.astext() and "gpu scale: not measured." in notes.astext()
 
 
+def test_a_note_that_few_rows_have_says_which():
+    rows = [ROW, ROW | {"chapter": "02_two"}, ROW | {"chapter": "09_nine", "note": "while it rained; at night"}, ROW | {"note": ""}]
+    assert status.notes(rows) == ["while it rained; chapter 9: at night"]
+    assert status.notes([ROW | {"note": ""}]) == [""]
+
+
 def test_scripts_times_takes_in_what_was_measured_elsewhere(tmp_path, monkeypatch, capsys):
     import times as script
 

@@ -177,10 +177,22 @@ def circumstances(rows: Iterable[dict]) -> str:
         "at hand:": [row["data"] for row in rows],
         "measured on": [row["day"] for row in rows],
         "with": [f"Python {row['python']}, torch {row['torch']}" for row in rows if row["python"]],
-        "": [row["note"] for row in rows],
+        "": notes(rows),
     }
     parts = [f"{word} {' and '.join(sorted(set(filter(None, what))))}" for word, what in said.items() if any(what)]
     return "; ".join(part.strip() for part in parts)
+
+
+def notes(rows: list[dict]) -> list[str]:
+    """The note that most rows have; before each other one, the chapters that it is about."""
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"]:
+            about.setdefault(row["note"], []).append(number(f"notebooks/{row['chapter']}") or row["chapter"])
+    first, *others = sorted(about, key=lambda note: -len(about[note])) or [""]
+    more = {note: note.removeprefix(f"{first}; ") for note in others}
+    told = [f"chapter{'s' * (len(about[note]) > 1)} {', '.join(about[note])}: {more[note]}" for note in others]
+    return ["; ".join(filter(None, [first, *told]))]
 
 
 def link(parent: str, name: str, titles: dict) -> nodes.Node:
