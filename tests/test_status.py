@@ -244,7 +244,8 @@ def test_without_a_gpu_or_any_record_the_page_says_so():
 
 
 def test_a_note_that_few_rows_have_says_which():
-    rows = [ROW, ROW | {"chapter": "02_two"}, ROW | {"chapter": "09_nine", "note": "while it rained; at night"}, ROW | {"note": ""}]
+    odd = {"chapter": "09_nine", "note": "while it rained; at night"}
+    rows = [ROW, ROW | {"chapter": "02_two"}, ROW | odd, ROW | {"note": ""}]
     assert status.notes(rows) == ["while it rained; chapter 9: at night"]
     assert status.notes([ROW | {"note": ""}]) == [""]
 
