@@ -2,9 +2,9 @@
 
 python scripts/solutions.py copy [PAGE ...]    copy the chapters' check cells and helpers into the pages
 
-A page has its setup cells, then one section an exercise: a target, a heading, a text, the cell that solves it, the
-chapter's own check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to that and runs
-them; `tests/test_exercises.py` runs the chapters, with their stubs and with the solutions.
+A page has its setup cells, then one section an exercise: a heading, a text, the cell that solves it, the chapter's own
+check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to that and runs them;
+`tests/test_exercises.py` runs the chapters, with their stubs and with the solutions.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Solution:
     cells: list[str]
     options: list[str]
     source: str
+    anchor: str  # what a link to the section ends in
 
     @property
     def solution(self) -> str:
@@ -115,7 +116,8 @@ def read(path: Path) -> Page:
         cells, options = cells_in(text)
         if not match or len(cells) < 2 or match[1] in page.solutions:
             raise ValueError(f"{path.name}: expected one section an exercise, with a solution and its check: '{title}'")
-        page.solutions[match[1]] = Solution(match[2], match[3], cells, options, text)
+        anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        page.solutions[match[1]] = Solution(match[2], match[3], cells, options, text, anchor)
     return page
 
 
