@@ -70,6 +70,10 @@ BODIES = {
 }
 
 
+# As a closed cell of myst-nb opens: from nothing, in its time.
+FADES = "@keyframes fade { from { opacity: 0 } to { opacity: 1 } } details[open] p { animation: fade 60s }"
+
+
 def frame(body: str, depth: str = "../", printing: str = "print.css") -> str:
     sheets = [*(Path(p).name for p in THEME.values()), "book.css", printing, "more.css"]
     links = "".join(f'<link rel="stylesheet" href="{depth}_static/{name}">' for name in sheets)
@@ -104,7 +108,7 @@ def build(root: Path, **changed: str) -> Path:
         (html / "_static" / Path(path).name).write_text(style, encoding="utf-8")
     for name in ("book.css", "print.css"):
         (html / "_static" / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
-    (html / "_static" / "more.css").write_text(changed.get("more.css", ""))
+    (html / "_static" / "more.css").write_text(changed.get("more.css", FADES))
     (html / "_static" / "dot.png").write_bytes(base64.b64decode(PIXEL))
     (root / "_toc.yml").write_text(
         "root: book/home\nparts:\n  - caption: Part one\n    chapters:\n      - file: notebooks/04_first\n"
