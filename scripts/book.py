@@ -46,7 +46,7 @@ ONLOOKERS = {"playwright", "greenlet", "pyee", "axe-playwright-python", "pypdf"}
 SYSTEM_DATA = Path("/usr/share/datasets")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WARNING = re.compile(r"^(?:(?P<where>.*?): )?(?P<kind>WARNING|ERROR|CRITICAL|SEVERE): (?P<what>.*)$")
-EXECUTED = re.compile(r"^(?P<path>.*\.ipynb): (?P<what>Executing|Executed|Using cached) notebook(?P<rest>.*)")
+EXECUTED = re.compile(r"^(?P<path>.*\.(?:ipynb|md)): (?P<what>Executing|Executed|Using cached) notebook(?P<rest>.*)")
 NOISE = re.compile(r"\[IPKernelApp\] WARNING")
 # A notebook's warning stands at line 10000 * (cell number) + line.
 CELL_LINE = 10_000

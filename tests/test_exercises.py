@@ -5,7 +5,6 @@ names around it, the solution must pass. Figures are left out. All in this proce
 """
 
 import contextlib
-import importlib.util
 import io
 import os
 import sys
@@ -22,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
 import solutions
 
-assert importlib.util.find_spec("vitutils")
 PAGES = sorted(solutions.PAGES.glob("*.md"))
 
 

@@ -21,6 +21,8 @@ matplotlib.use("Agg")
 
 import torch
 
+from vitutils import data
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
 import solutions
@@ -124,6 +126,26 @@ def test_an_untouched_stub_is_told_that_it_is_one(told):
     for number, (stub, *_) in told[1].items():
         if number not in ("6.3", "11.2"):  # nothing is returned there, or something wrong
             assert "nothing yet\n" in stub or "no number yet\n" in stub, stub
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["06_training", "09_pretrained", "10_looking_inside", "11_distillation"])
+def test_a_page_is_set_up_without_fashion_mnist_too(name, scale, monkeypatch):
+    def load(name, **options):
+        if name == "fashion_mnist":
+            raise data.DataError("not here")
+        return whole(name, **options)
+
+    whole = data.load
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setenv("VITBOOK_SCALE", scale)
+    page = solutions.read(solutions.PAGES / f"{name}.md")
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    with matplotlib.rc_context():
+        said = run(page.setup[0], {})
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+    assert re.search("digits|shapes", said) and "fashion_mnist" not in said.replace("(fashion_mnist could not", "")
 
 
 # --- the form ---
