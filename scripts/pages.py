@@ -453,7 +453,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{len(faults)} faults:\n")
         print("\n".join(f"  {fault}" for fault in faults))
         return 1
-    print(f"\nNo fault on {len(rows)} pages, and the search finds. {time.monotonic() - began:.0f} s.")
+    finds = ", and the search finds" if terms else ""
+    print(f"\nNo fault on {len(rows)} pages{finds}. {time.monotonic() - began:.0f} s.")
     return 0
 
 

@@ -24,6 +24,11 @@
     each("details > summary[aria-label]", function (summary) {
       if (summary.textContent.trim()) summary.removeAttribute("aria-label");
     });
+    // The arrow that folds a chapter's pages in the contents shows no word.
+    each(".bd-sidebar-primary li > details > summary", function (summary) {
+      var link = summary.closest("li").querySelector("a");
+      summary.setAttribute("aria-label", "Pages of " + (link ? link.textContent.trim() : "this part"));
+    });
     each("button[title]:not([aria-label]), a.btn[title]:not([aria-label])", function (control) {
       if (!control.textContent.trim()) control.setAttribute("aria-label", control.title);
     });
