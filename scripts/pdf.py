@@ -322,8 +322,8 @@ STYLE = f"""<style>
   body {{ margin: 0; {LETTERS}; font-size: 10pt; line-height: 1.45; color: #000 }}
   a {{ color: #000; text-decoration: none }}
   h1 {{ font-size: 28pt; font-weight: 600; line-height: 1.15; margin: 0 0 4mm }}
-  h2 {{ font-size: 10.5pt; font-weight: 600; margin: 6mm 0 1.5mm; break-after: avoid }}
-  .line {{ display: flex; align-items: baseline; gap: 2mm; margin: 0 0 1mm; break-inside: avoid }}
+  h2 {{ font-size: 10.5pt; font-weight: 600; margin: 3.5mm 0 1mm; break-after: avoid }}
+  .line {{ display: flex; align-items: baseline; gap: 2mm; margin: 0 0 0.5mm; font-size: 9pt; line-height: 1.3; break-inside: avoid }}
   .line i {{ flex: 1; border-bottom: 0.6pt dotted #777 }}
   .line b {{ font-weight: 400; font-variant-numeric: tabular-nums }}
   .low p {{ margin: 0 0 1.5mm; font-size: 9.5pt }}
@@ -618,9 +618,16 @@ def source_lines(html: Path, doc: str) -> list[str]:
 
 
 def fenced(text: str) -> list[str]:
-    """The fenced blocks of a Markdown text that are shown as they are (a name in braces is a directive)."""
+    """The code that a Markdown text shows: its fenced blocks, and of the directives (in braces) those that are code."""
     found = re.findall(r"^[ >]*(```+|~~~+)([^\n`]*)\n(.*?)^[ >]*\1[ \t]*$", text, re.M | re.S)
-    return [re.sub(r"^[ >]*> ?", "", body, flags=re.M) for _, info, body in found if not info.strip().startswith("{")]
+    blocks = []
+    for _, info, body in found:
+        body = re.sub(r"^[ >]*> ?", "", body, flags=re.M)
+        options = re.match(r"(?::[\w-]+:.*\n)*", body)[0] if info.strip().startswith("{") else ""
+        if not info.strip().startswith("{") or re.match(r"\{code(-cell|-block)?\}", info.strip()):
+            if not re.search(r"remove-(cell|input)", options):
+                blocks.append(body.removeprefix(options))
+    return blocks
 
 
 def squeezed(text: str) -> str:
