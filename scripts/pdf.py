@@ -323,7 +323,8 @@ STYLE = f"""<style>
   a {{ color: #000; text-decoration: none }}
   h1 {{ font-size: 28pt; font-weight: 600; line-height: 1.15; margin: 0 0 4mm }}
   h2 {{ font-size: 10.5pt; font-weight: 600; margin: 3.5mm 0 1mm; break-after: avoid }}
-  .line {{ display: flex; align-items: baseline; gap: 2mm; margin: 0 0 0.5mm; font-size: 9pt; line-height: 1.3; break-inside: avoid }}
+  .line {{ display: flex; align-items: baseline; gap: 2mm; margin: 0 0 0.5mm; break-inside: avoid }}
+  .line {{ font-size: 9pt; line-height: 1.3 }}
   .line i {{ flex: 1; border-bottom: 0.6pt dotted #777 }}
   .line b {{ font-weight: 400; font-variant-numeric: tabular-nums }}
   .low p {{ margin: 0 0 1.5mm; font-size: 9.5pt }}
@@ -620,13 +621,19 @@ def source_lines(html: Path, doc: str) -> list[str]:
 def fenced(text: str) -> list[str]:
     """The code that a Markdown text shows: its fenced blocks, and of the directives (in braces) those that are code."""
     found = re.findall(r"^[ >]*(```+|~~~+)([^\n`]*)\n(.*?)^[ >]*\1[ \t]*$", text, re.M | re.S)
+    page_hides = re.match(r"---\n(?:.*\n)*? +remove_code_source: true\n(?:.*\n)*?---\n", text)
     blocks = []
     for _, info, body in found:
         body = re.sub(r"^[ >]*> ?", "", body, flags=re.M)
-        options = re.match(r"(?::[\w-]+:.*\n)*", body)[0] if info.strip().startswith("{") else ""
-        if not info.strip().startswith("{") or re.match(r"\{code(-cell|-block)?\}", info.strip()):
-            if not re.search(r"remove-(cell|input)", options):
-                blocks.append(body.removeprefix(options))
+        directive = re.match(r"\{([\w-]+)\}", info.strip())
+        if not directive:
+            blocks.append(body)
+            continue
+        options = re.match(r"(?:---\n(?:.*\n)*?---\n|(?::[\w-]+:.*\n)*)", body)[0]
+        cell_hides = re.search(r"remove-(cell|input)|remove_code_source: true", options)
+        hidden = directive[1] == "code-cell" and (page_hides or cell_hides)
+        if directive[1] in ("code", "code-block", "code-cell") and not hidden:
+            blocks.append(body.removeprefix(options))
     return blocks
 
 

@@ -410,9 +410,11 @@ def test_sources_lines(tmp_path):
     (html / "_sources" / "book").mkdir()
     text = "```bash\nmake book\n```\n\n```{figure} a.png\n:alt: b\n```\n\n> ```python\n> x = 1\n> ```\n"
     text += "```{code-cell} ipython3\n:tags: [hide-input]\ny = 2\n```\n"
+    text += "```{code-cell} python\n---\nmystnb:\n  image: {alt: a}\n---\ny = 3\n```\n"
     text += "```{code-cell} ipython3\n:tags: [remove-cell]\nz = 3\n```\n"
     (html / "_sources" / "book" / "second.md").write_text(text)
-    assert pdf.source_lines(html, "book/second") == ["make book", "x = 1", "y = 2"]
+    assert pdf.source_lines(html, "book/second") == ["make book", "x = 1", "y = 2", "y = 3"]
+    assert pdf.fenced("---\nmystnb:\n  remove_code_source: true\n---\n" + text) == ["make book\n", "x = 1\n"]
 
 
 def test_places(tmp_path):
