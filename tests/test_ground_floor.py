@@ -174,6 +174,13 @@ def test_panels_of_different_quantities_have_their_own_vertical_axes():
     assert left.get_ylim()[1] < 10 < right.get_ylim()[0] and left.get_xlim() == right.get_xlim()
 
 
+def test_rows_and_columns_of_a_matrix_have_whole_numbers():
+    """Four heads wide, matplotlib's own ticks stand at -0.5, 0.5, ..."""
+    ax, _ = plot.matrices([torch.eye(4)], [""]).axes
+    for ticks in (ax.get_xticks(), ax.get_yticks()):
+        assert (ticks == ticks.round()).all(), ticks
+
+
 def test_a_matrix_may_name_its_rows_and_columns():
     words = ["a", "floating", "point"]
     ax, _ = plot.matrices([torch.eye(3)], [""], names=words).axes

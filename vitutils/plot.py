@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -386,6 +387,8 @@ def matrices(
         picture = ax.imshow(arrays[n], interpolation="nearest", **scale)
         ax.set_title(titles[n])
         ax.set_xlabel(xlabel)
+        for axis in (ax.xaxis, ax.yaxis):  # rows and columns are counted: no half ones
+            axis.set_major_locator(MaxNLocator(integer=True))
         if names:
             ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
             ax.set_yticks(range(len(names)), names)
