@@ -435,7 +435,8 @@ def test_ci_run_calls_both_commands(tmp_path):
         f"make test at unset with {data}",
         f"make book at cpu with {data}",
         f"make pages at unset with {data}",
-        "env --for pages -m pytest tests/test_rendered.py",
+        f"make pdf at unset with {data}",
+        "env --for pages -m pytest -q tests/test_rendered.py tests/test_pdf.py",
     ]
     assert [line for line in done.stdout.splitlines() if line.startswith(("make ", "env "))] == commands
     assert "dataset-fashion-mnist could not be installed" in done.stdout
