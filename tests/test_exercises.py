@@ -4,6 +4,7 @@ The untouched stub must not pass, its hint must be printed and nothing raised; i
 names around it, the solution must pass. Figures are left out. All in this process: no kernel starts, so it is cheap.
 """
 
+import ast
 import contextlib
 import io
 import os
@@ -60,3 +61,25 @@ def test_stubs_do_not_pass_and_solutions_do_in_their_chapter(page, quiet):
 
 def test_there_are_as_many_pages_as_chapters():
     assert [page.stem for page in PAGES] == [path.stem for path in rules.notebook_paths()]
+
+
+def identities(module: ast.Module) -> list[str]:
+    """Comparisons `is True` and `is False`: NumPy's and torch's truth values fail them, whatever they say."""
+    found = []
+    for node in ast.walk(module):
+        if isinstance(node, ast.Compare) and any(isinstance(op, ast.Is | ast.IsNot) for op in node.ops):
+            sides = [side.value for side in [node.left, *node.comparators] if isinstance(side, ast.Constant)]
+            found += [ast.unparse(node)] if any(isinstance(side, bool) for side in sides) else []
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_cell_asks_whether_a_number_is_the_object_true(page):
+    assert identities(ast.parse("a is None; True is b; c is not False")) == ["True is b", "c is not False"]
+    assert [found for _, tree in solutions.solved(page) for found in identities(tree)] == []
+
+
+def test_the_package_and_the_scripts_do_not_either():
+    for folder in ("vitutils", "scripts", "book/_ext"):
+        for path in (rules.ROOT / folder).glob("*.py"):
+            assert identities(ast.parse(path.read_text(encoding="utf-8"))) == [], path

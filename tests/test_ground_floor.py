@@ -75,19 +75,49 @@ def test_count_parameters_counts_what_trains():
     assert check.count_parameters(layer) == 12
 
 
-@pytest.mark.parametrize(
-    ("test", "passed", "words"),
-    [
-        (lambda: None, True, "pass"),
-        (lambda: True, True, "pass"),
-        (lambda: False, False, "Hint: look"),
-        (lambda: check.check_shape(None, (1,)), False, "not yet"),
-        (lambda: 1 / 0, False, "ZeroDivisionError"),
-    ],
-)
+# What a check may give back, and whether that is a pass; the words are what is printed.
+YES, NO = torch.tensor(True), torch.tensor(False)
+ANSWERS = [
+    (lambda: None, True, "pass"),
+    (lambda: True, True, "pass"),
+    (lambda: np.float64(1) < 2, True, "pass"),
+    (lambda: YES, True, "pass"),
+    (lambda: torch.ones(2, 3) == 1, True, "pass"),
+    (lambda: np.arange(3) < 3, True, "pass"),
+    (lambda: [True, YES, np.True_], True, "pass"),
+    (lambda: 1, True, "pass"),
+    (lambda: False, False, "Hint: look"),
+    (lambda: np.float64(1) > 2, False, "not the expected one"),
+    (lambda: NO, False, "not the expected one"),
+    (lambda: torch.tensor([[False]]), False, "not the expected one"),
+    (lambda: torch.arange(3) > 0, False, "in some places"),
+    (lambda: np.arange(3) > 0, False, "in some places"),
+    (lambda: (True, NO), False, "in some places"),
+    (lambda: 0, False, "not the expected one"),
+    (lambda: 0.0, False, "not the expected one"),
+    (lambda: torch.zeros(2), False, "not the expected one"),
+    (lambda: [], False, "nothing was compared"),
+    (lambda: torch.zeros(0) == 0, False, "nothing was compared"),
+    (lambda: np.zeros(0) == 0, False, "nothing was compared"),
+    (lambda: float("nan"), False, "nan"),
+    (lambda: np.float32("nan"), False, "nan"),
+    (lambda: torch.tensor([1.0, torch.nan]), False, "nan"),
+    (lambda: NotImplemented, False, "neither true nor false"),
+    (lambda: ..., False, "neither true nor false"),
+    (lambda: "wrong", False, "neither true nor false"),
+    (lambda: (x == 0 for x in [1]), False, "neither true nor false"),
+    (lambda: check.check_close, False, "neither true nor false"),
+    (lambda: check.check_shape(None, (1,)), False, "not yet"),
+    (lambda: 1 / 0, False, "ZeroDivisionError"),
+]
+
+
+@pytest.mark.parametrize(("test", "passed", "words"), ANSWERS)
 def test_exercise_says_pass_or_a_hint_and_never_raises(capsys, test, passed, words):
     assert check.exercise("Exercise 0.1", test, hint="look") is passed
-    assert words in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert words in said and said.startswith("Exercise 0.1: pass" if passed else "Exercise 0.1: not yet. "), said
+    assert passed or said.endswith("\n  Hint: look\n") and said.count("\n") == 2
 
 
 FIGURES = {

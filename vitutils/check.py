@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,15 +36,45 @@ def count_parameters(module: torch.nn.Module) -> int:
 def exercise(name: str, test: Callable[[], object], hint: str) -> bool:
     """Run `test`, print "NAME: pass", or the first reason why not and the hint. Never raises.
 
-    `test` raises, or returns False, where the answer is wrong; an answer left as `None` or `...` is not yet one.
+    `test` raises, or returns something false, where the answer is wrong. What it returns may be nothing, a Python,
+    NumPy or torch truth value or number, or an array, list or tuple of them, in which all must be true. Nothing to
+    compare, a nan, and what is neither true nor false (`...`, `NotImplemented`, a text, a function) are no pass.
     Returns whether it passed.
     """
     try:
-        passed, reason = test() is not False, "the result is not the expected one"
+        reason = _fault(test())
     except Exception as error:
-        passed, reason = False, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if passed:
-        print(f"{name}: pass")
-    else:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if reason:
         print(f"{name}: not yet. {reason.splitlines()[0]}\n  Hint: {hint}")
-    return passed
+    else:
+        print(f"{name}: pass")
+    return not reason
+
+
+def _fault(answer: object) -> str:
+    """Why what a check gave back is no pass; "" where it is one."""
+    if answer is None:
+        return ""
+    if isinstance(answer, list | tuple):
+        faults = [_fault(part) for part in answer]
+        right = np.array([not fault for fault in faults])
+        if right.any() or not faults:
+            return _places(right)
+        return faults[0]
+    if isinstance(answer, Tensor):
+        right, unknown = (answer != 0).cpu().numpy(), bool(answer.isnan().any())
+    else:
+        values = np.asarray(answer)
+        if values.dtype.kind not in "biufc":
+            return f"the check gave back {answer!r}, which is neither true nor false"
+        right, unknown = values != 0, bool((values != values).any())
+    return "the result is nan" if unknown else _places(right)
+
+
+def _places(right: np.ndarray) -> str:
+    if not right.size:
+        return "nothing was compared: the result is empty"
+    if right.all():
+        return ""
+    return "the result is the expected one only in some places" if right.any() else "the result is not the expected one"
