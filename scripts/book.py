@@ -59,7 +59,7 @@ def digest_files(root: Path, paths: list[Path]) -> str:
     key = hashlib.sha256()
     for path in sorted(paths):
         key.update(path.relative_to(root).as_posix().encode() + b"\0")
-        key.update(hashlib.sha256(path.read_bytes()).digest())
+        key.update(hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).digest())  # an editor's line ends
     return key.hexdigest()
 
 

@@ -123,7 +123,7 @@ def stamp_key(root, version, *names):
     key = hashlib.sha256(repr((dotted(version), os.path.realpath(root))).encode("utf-8"))
     for name in (BASE, "pyproject.toml") + names:
         with open(os.path.join(root, name), "rb") as file:
-            key.update(file.read())
+            key.update(file.read().replace(b"\r\n", b"\n"))
     return key.hexdigest()
 
 

@@ -38,10 +38,11 @@ def state(root: Path, name: str) -> tuple[int, str, str | None]:
     except (OSError, ValueError, KeyError) as error:
         problem = f"results/{name}.json does not say which script made them ({type(error).__name__})"
         return rows, "-", f"{problem}: delete results/{name}.csv, then {again}"
-    if made_by != hashlib.sha256(script.read_bytes()).hexdigest():
+    source = script.read_bytes().replace(b"\r\n", b"\n")  # as studies.store, which imports torch, hashes it
+    if made_by != hashlib.sha256(source).hexdigest():
         return rows, (ended or "-")[:10], f"stale, the script has changed since: delete both files, then {again}"
     if not ended:
-        return rows, "-", f"not at its end: {again}" + (" --resume" if "--resume" in script.read_text() else "")
+        return rows, "-", f"not at its end: {again}" + (" --resume" if b"--resume" in source else "")
     return rows, ended[:10], None
 
 

@@ -19,8 +19,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def script_hash(script: Path) -> str:
-    """SHA-256 of a study's script; stands in its .json, so that a test can tell results of an older script."""
-    return hashlib.sha256(Path(script).read_bytes()).hexdigest()
+    """SHA-256 of a study's script, whatever its line ends: in its .json it tells results of an older script."""
+    return hashlib.sha256(Path(script).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 class Store:

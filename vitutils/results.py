@@ -45,7 +45,7 @@ def read(study: str) -> list[dict]:
 
 def about(study: str) -> dict:
     """Return what stands in results/STUDY.json: configuration, versions, device, commit, seconds."""
-    return json.loads(find(f"{study}.json").read_text())
+    return json.loads(find(f"{study}.json").read_text(encoding="utf-8"))
 
 
 def paper(table: str) -> list[dict]:
