@@ -37,6 +37,7 @@ TERMS = {  # what a reader may look for, and a page that must be among the answe
     "rollout": "notebooks/10_looking_inside.html",
 }
 NONSENSE = "qxzvwkj"
+PATIENCE = 120_000  # milliseconds until a page or a search counts as stuck: a busy machine is no fault of a page
 TABS = 400  # the most stops of the Tab key that a page is followed for
 FIGURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg"}
 TEXT = {".html", ".js", ".css", ".svg", ".json", ".txt"}
@@ -162,6 +163,7 @@ class Tab:
 
     def __init__(self, browser, base: str, **options):
         self.base, self.context = base, browser.new_context(reduced_motion="reduce", **options)
+        self.context.set_default_timeout(PATIENCE)
         self.page = self.context.new_page()
         self.asked: dict[str, str] = {}  # path: kind
         self.others: list[str] = []
@@ -350,8 +352,8 @@ def check_search(browser, base: str, terms: dict[str, str]) -> list[str]:
         with Tab(browser, base, viewport=DESK) as tab:
             tab.page.goto(f"{base}search.html?q={term}", wait_until="load")
             try:
-                tab.page.wait_for_selector("#search-results .search-summary:not(:empty)", timeout=5000)
-                tab.page.wait_for_function("!window.Search || Search._pulse_status < 0", timeout=15000)
+                tab.page.wait_for_selector("#search-results .search-summary:not(:empty)", timeout=PATIENCE)
+                tab.page.wait_for_function("!window.Search || Search._pulse_status < 0", timeout=PATIENCE)
             except Exception:  # playwright's own TimeoutError
                 faults.append(f"the search for '{term}' does not end")
                 continue

@@ -103,7 +103,7 @@ def run_js(engine: str, folder: Path, body: str, html: str = "") -> dict:
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         command += [f"--user-data-dir={folder / 'profile'}", "--window-size=1000,1400", "--virtual-time-budget=60000"]
         command += ["--dump-dom", place.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     said = done.stdout
     if engine == "chromium":
         found = re.search(r"@@([\w+/=]+)@@", said)

@@ -166,7 +166,7 @@ class Colab:
 def colab(tmp_path_factory) -> Colab:
     if shutil.which("git") is None:
         pytest.skip("Colab's setup cell needs git, which is not installed here")
-    reach = [sys.executable, "-m", "pip", "--timeout", "5", "--retries", "0", "index", "versions"]
+    reach = [sys.executable, "-m", "pip", "--timeout", "30", "--retries", "0", "index", "versions"]
     answer = subprocess.run([*reach, "vit-pytorch"], capture_output=True, text=True)
     if answer.returncode:
         pytest.skip("no network: pip cannot reach a package index to install vit-pytorch from")

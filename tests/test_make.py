@@ -164,7 +164,7 @@ def prepare(root: Path, *command: str, python: str = sys.executable, goal: str =
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 
@@ -173,7 +173,7 @@ def test_an_interrupted_install_leaves_no_stamp(story):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        server.settimeout(300)
+        server.settimeout(1800)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/simple"
         (story / "requirements.txt").write_text("a-package-that-is-not-there\n")
         process = subprocess.Popen(
@@ -329,7 +329,7 @@ def on_a_small_disk(root: Path, size: str, **environment: str):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 

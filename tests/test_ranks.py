@@ -144,7 +144,7 @@ def torchrun(*arguments, restarts: int = 0) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
     )
     try:
-        output = launcher.communicate(timeout=900)[0]
+        output = launcher.communicate(timeout=1800)[0]
     finally:
         left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if token in environ(pid)]
         for pid in left:

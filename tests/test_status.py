@@ -187,7 +187,7 @@ def build(root: Path) -> list[list[str]]:
     """Build what changed; the cells of the status page's rows, as text."""
     made = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "-q", "-n", str(root), str(root / "_build")],
-        capture_output=True, text=True, timeout=120, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+        capture_output=True, text=True, timeout=1800, env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
     )  # fmt: skip
     assert made.returncode == 0, made.stdout + made.stderr
     page = (root / "_build" / "book" / "status.html").read_text(encoding="utf-8")

@@ -292,11 +292,13 @@ def test_other_architectures_are_refused(name, kind):
         weights.load(name)
 
 
-def test_without_file_and_network_all_that_was_tried_is_named_quickly(folder):
-    start = time.monotonic()
+def test_without_file_and_network_all_that_was_tried_is_named_at_once(folder, monkeypatch):
+    def wait(seconds):
+        raise AssertionError("waited, to ask again")
+
+    monkeypatch.setattr(time, "sleep", wait)
     with pytest.raises(FileNotFoundError) as error:
         weights.load(NAME)
-    assert time.monotonic() - start < 15
     assert str(folder / f"{NAME}.safetensors") in str(error.value)
     assert f"timm/{NAME}" in str(error.value)
 
