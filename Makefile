@@ -30,7 +30,7 @@ lint:  ## ruff alone: seconds
 	$(ENV) scripts/test.py --lint
 
 lab:  ## open the notebooks in JupyterLab
-	$(ENV) -m jupyter lab --notebook-dir=notebooks
+	$(ENV) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 results:  ## which of results/ are stale against the study that made them
 	@"$(PYTHON)" scripts/results.py

@@ -401,6 +401,33 @@ def test_what_pip_says_in_plain_words(output, start):
         assert "ERROR" in message
 
 
+# --- make lab --------------------------------------------------------------
+
+
+def test_lab_serves_what_the_notebooks_link_to():
+    """Chapters link to pages in the folder beside theirs: asked of the server's own file manager, without a server."""
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+
+    recipe = re.search(r"^lab:.*\n\t(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)[1]
+    words = recipe.partition("-m jupyter lab")[2].split()
+    given = dict(word.partition("=")[::2] for word in words)
+    assert list(given) == ["--ServerApp.root_dir", "--LabApp.default_url"], words  # a folder by itself becomes the root
+    served = LargeFileManager(root_dir=str(ROOT / given["--ServerApp.root_dir"]))
+    first = given["--LabApp.default_url"]
+    assert first.startswith("/lab/tree/") and served.dir_exists(first.removeprefix("/lab/tree/"))
+    linked = set()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        linked |= set(re.findall(r"\]\((\.\./[^)#\s]+)", path.read_text(encoding="utf-8")))
+    assert len(linked) > 5
+    assert [name for name in sorted(linked) if not served.file_exists(os.path.normpath(f"notebooks/{name}"))] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/how-to-run.md"])
+def test_the_pages_say_the_same_without_make(page):
+    commands = re.findall(r"`(jupyter lab[^`]*)`", (ROOT / page).read_text(encoding="utf-8"))
+    assert commands == ["jupyter lab --LabApp.default_url=/lab/tree/notebooks"]
+
+
 # --- Continuous integration --------------------------------------------------
 
 
