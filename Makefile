@@ -44,5 +44,5 @@ clean:  ## remove what was built (ALL=1: the environments too)
 		-prune -exec rm -rf {} + 2>/dev/null || true
 	$(if $(ALL),rm -rf .venv .venv-3.* vitutils.egg-info)
 
-adopt:  ## make the book yours: make adopt REPO=https://github.com/me/my-book
+adopt:  ## make the book yours: make adopt REPO=https://github.com/me/my-book (BRANCH=trunk)
 	@"$(PYTHON)" scripts/adopt.py

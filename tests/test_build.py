@@ -118,8 +118,9 @@ def test_a_build_says_which_file_to_open(book):
 
 def test_the_button_of_a_chapter_opens_its_notebook_in_colab(book):
     assert links.internal(book.root / "_build" / "html", book.root) == []
-    page = book.page("notebooks/01_count.html")
-    assert "https://colab.research.google.com/github/your_org/vit-book/blob/main/notebooks/01_count.ipynb" in page
+    url, branch = links.home(ROOT)
+    place = f"{url.removeprefix('https://github.com')}/blob/{branch}/notebooks/01_count.ipynb"
+    assert f"https://colab.research.google.com/github{place}" in book.page("notebooks/01_count.html")
 
 
 def test_unchanged_it_executes_nothing(book):

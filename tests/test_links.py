@@ -176,7 +176,7 @@ def test_an_exception_without_a_reason_or_a_pattern_is_refused(tmp_path, entry):
 
 # --- the command ---
 
-CONFIG = "repository:\n  url: https://github.com/me/my-book\n  branch: main\n"
+CONFIG = "repository:\n  url: https://github.com/me/my-book\n  branch: mine\n"
 EXCEPTION = "[[exception]]\npattern = '{}'\nreason = 'because it is so'\n"
 
 
@@ -225,7 +225,7 @@ def test_without_a_network_one_line_says_so(small, monkeypatch, capsys):
 
 def test_own_files_and_built_pages_are_followed(small, capsys):
     """A badge to a notebook that is not there, a place that no page has, a page whose button opens another notebook."""
-    colab = "https://colab.research.google.com/github/me/my-book/blob/main/notebooks"
+    colab = "https://colab.research.google.com/github/me/my-book/blob/mine/notebooks"
     (small / "notebooks/01_one.ipynb").write_text('{"cells": []}')
     (small / "README.md").write_text(f"[one]({colab}/01_one.ipynb) [two]({colab}/02_two.ipynb)")
     (small / links.EXCEPTIONS).write_text(EXCEPTION.format("https://colab"))

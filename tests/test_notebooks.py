@@ -298,7 +298,7 @@ CASES += [
 
 CASES += [
     ("setup_cell", "differs from the one", replace("setup", "seed=0", "seed=1")),
-    ("setup_cell", "differs from the one", on_disk("_config.yml", "your_org", "someone")),
+    ("setup_cell", "differs from the one", on_disk("_config.yml", URL, f"{URL}-2")),
     ("setup_cell", "the first code cell is cell 'early'", insert("opening", code("early", "1"))),
     ("setup_cell", "more than one", insert("claim", code("setup", "1"))),
     ("written_once", "Half differs from the one in vitutils/vit.py",

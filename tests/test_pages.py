@@ -401,7 +401,7 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("commands_are_the_makefiles", "README.md", "make lab", "make labs", "make labs"),
     ("variables_are_real", "README.md", "VITBOOK_SCALE", "VITBOOK_SIZE", "VITBOOK_SIZE"),
     ("every_chapter_is_announced", "book/preface.md", "An image as a sequence", "Images", "row 4"),
-    ("every_chapter_is_announced", "README.md", "blob/main/notebooks/04_patches", "blob/main/x", "row 4"),
+    ("every_chapter_is_announced", "README.md", "/notebooks/04_patches.ipynb)", "/x)", "row 4"),
     ("every_chapter_is_announced", "book/preface.md", "Speed *(in preparation)*", "Speed", "Speed"),
     ("nothing_left_open", "README.md", "# Vision", "# @@TITLE@@ Vision", "TITLE"),
     ("every_module_has_its_page", "book/api.md", ".. automodule:: vitutils.plot", ".. module:: plot", "plot"),

@@ -262,6 +262,7 @@ def test_the_icons_that_pages_show_stay_in_the_theme(tmp_path):
     [
         ("https://github.com/Me/my-book", "https://me.github.io/my-book/"),
         ("https://github.com/me/my.book.git", "https://me.github.io/my.book/"),
+        ("https://github.com/Me/me.github.io", "https://me.github.io/"),
         ("https://example.org/book", "https://example.org/book/"),
     ],
 )

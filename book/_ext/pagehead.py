@@ -19,9 +19,15 @@ CODE = "The source code of {name}, as the book's chapters import it; a chapter t
 
 
 def pages_address(repository: str) -> str:
-    """'https://github.com/me/book' -> 'https://me.github.io/book/', where GitHub Pages serves it."""
+    """'https://github.com/me/book' -> 'https://me.github.io/book/', where GitHub Pages serves it.
+
+    A repository named me.github.io is served at the top, without a folder.
+    """
     match = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)(\.git)?/?", repository)
-    return f"https://{match[1].lower()}.github.io/{match[2]}/" if match else repository.rstrip("/") + "/"
+    if not match:
+        return repository.rstrip("/") + "/"
+    site = f"{match[1].lower()}.github.io"
+    return f"https://{site}/" if match[2].lower() == site else f"https://{site}/{match[2]}/"
 
 
 def find_address(app, config):
