@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import re
 import sys
 import time
@@ -33,6 +32,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 sys.path.insert(0, str(Path(__file__).parent))
+import notebook_rules
+
 import book
 
 try:
@@ -42,7 +43,7 @@ except ModuleNotFoundError:  # Python 3.10, where Sphinx brings the same thing
 
 ROOT = Path(__file__).resolve().parents[1]
 EXCEPTIONS = "book/link-exceptions.toml"
-SOURCES = ("book/*.md", "book/solutions/*.md", "notebooks/*.ipynb", "README.md", "CONTRIBUTING.md", "CITATION.cff")
+SOURCES = ("book/*.md", "book/solutions/*.md", "README.md", "CONTRIBUTING.md", "CITATION.cff")
 SOURCES += ("book/references.bib", "book/papers/*.csv", "vitutils/*.py", "vitutils/*.md", "studies/*.py")
 LINK = re.compile(r"https?://[^\s<>\"'`\\|{}^\[\]]+")
 AGENT = "Mozilla/5.0 (compatible; link check of a book; one question at a time)"
@@ -55,9 +56,9 @@ PERMANENT = (301, 308)
 
 def text_of(path: Path) -> str:
     """What of a file may hold links for readers: a notebook's cells, a module's docstrings, else all."""
-    content = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
-        return "\n".join("".join(cell["source"]) for cell in json.loads(content)["cells"])
+        return "\n".join(cell["source"] for cell in notebook_rules.read(path)["cells"])
+    content = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         nodes = [node for node in ast.walk(ast.parse(content)) if isinstance(node, kinds)]
@@ -86,9 +87,13 @@ def addresses(text: str) -> list[str]:
 
 
 def collect(root: Path) -> dict[str, list[str]]:
-    """{address: the files that name it}; an address's #part is left off, as no page is read."""
+    """{address: the files that name it}; an address's #part is left off, as no page is read.
+
+    Raises ValueError for a chapter that cannot be read.
+    """
     found: dict[str, list[str]] = {}
-    for path in sorted({path for pattern in SOURCES for path in root.glob(pattern)}):
+    pages = {path for pattern in SOURCES for path in root.glob(pattern)}
+    for path in sorted(pages | {*notebook_rules.notebook_paths(root)}):
         for address in addresses(text_of(path)):
             files = found.setdefault(urldefrag(address)[0], [])
             if path.relative_to(root).as_posix() not in files:
@@ -264,10 +269,10 @@ def main(arguments: list[str] | None = None, asker: Asker | None = None) -> int:
     root, asker = given.root.resolve(), asker or Asker()
     try:
         rules = read_rules(root / EXCEPTIONS)
+        found = collect(root)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    found = collect(root)
     if given.list:
         for address, files in found.items():
             print(f"{address}  {', '.join(files)}")

@@ -4,7 +4,9 @@ A rule takes a `Chapter` (a notebook's dict, its path, the repository it stands 
 list of what is wrong, each a sentence that names the cell; an empty list means the rule is kept.
 `tests/test_notebooks.py` runs every rule over every notebook, and over a spoiled one that it must
 report; `scripts/notebooks.py check` prints the same sentences. It needs the standard library and
-PyYAML, so that it also runs where no kernel is.
+PyYAML, so that it also runs where no kernel is; IPython where a cell has a magic, and nbformat
+where a file is of an older one. What comes back from Colab, an editor or a student is read by
+`read`, which never guesses: it fills in what may be missing, or names the file and the cell.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -25,6 +28,8 @@ LINE_WIDTH = 79
 WORDS = (1500, 3000)
 ALT_LENGTH = 40
 CELL_METADATA = ("keep_output", "mystnb", "tags")
+RAW_METADATA = ("format", "raw_mimetype")
+KINDS = ("code", "markdown", "raw")
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -47,6 +52,84 @@ def text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else "".join(value)
 
 
+class Unreadable(ValueError):
+    """A file that is no notebook of today; the message, one line, names it, and the cell if it is one's fault."""
+
+
+def read(path: Path) -> dict:
+    """The notebook of a file, whoever wrote it: Colab without ids, Windows with CRLF, an older nbformat.
+
+    What may be missing (metadata, outputs) is filled in, sources are texts with LF; `nbformat` and ids stay as they
+    are in the file. Raises Unreadable.
+    """
+
+    def no(told: str) -> Unreadable:
+        return Unreadable(f"{path.name}: {told}")
+
+    try:
+        stored = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise no(f"there is no such file in {path.parent}") from None
+    except UnicodeDecodeError as error:
+        raise no(f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise no(f"cannot be read: {error.strerror}") from None
+    if not stored.strip():
+        raise no("is empty; expected a notebook")
+    try:
+        notebook = json.loads(stored)
+    except ValueError as error:
+        marks = " It holds the marks of a merge: take one side." if re.search("^<{7} ", stored, flags=re.M) else ""
+        raise no(f"is not JSON: {str(error).splitlines()[0]}; expected a notebook.{marks}") from None
+    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells", notebook.get("worksheets")), list):
+        raise no("is JSON, but no notebook: it has no list of cells")
+    version = notebook.get("nbformat", 4), notebook.get("nbformat_minor", 0)
+    if not isinstance(version[0], int) or version[0] > 4:
+        raise no(f"is of nbformat {version[0]}; expected 4 or an older one")
+    if version[0] < 4:
+        notebook = _upgraded(stored, no) | {"nbformat": version[0], "nbformat_minor": version[1]}
+    for position, cell in enumerate(notebook["cells"]):
+        if fault := _fill(cell):
+            named = isinstance(cell, dict) and isinstance(cell.get("id"), str)
+            raise no(f"{name(cell) if named else f'cell number {position}'} {fault}")
+    if not isinstance(notebook.get("metadata"), dict):
+        notebook["metadata"] = {}
+    return notebook
+
+
+def _upgraded(stored: str, no: Callable[[str], Unreadable]) -> dict:
+    """A notebook of nbformat 1 to 3 in the shape of 4, by nbformat itself; without the ids that it draws."""
+    import nbformat
+
+    try:
+        notebook = json.loads(json.dumps(nbformat.convert(nbformat.reader.reads(stored), 4)))
+    except Exception as error:  # nbformat raises whatever comes
+        raise no(f"is of an older nbformat, which cannot be converted: {str(error).splitlines()[0]}") from None
+    for cell in notebook["cells"]:
+        cell.pop("id", None)
+    return notebook
+
+
+def _fill(cell: object) -> str:
+    """Put in what a cell may lack, in place; say what is wrong where that does not help."""
+    if not isinstance(cell, dict) or cell.get("cell_type") not in KINDS:
+        kind = cell.get("cell_type") if isinstance(cell, dict) else cell
+        return f"is of the kind {kind!r:.40}; expected {', '.join(KINDS)}"
+    source = cell.get("source", "")
+    if not (isinstance(source, str) or isinstance(source, list) and all(isinstance(line, str) for line in source)):
+        return f"has a source that is no text: {source!r:.40}"
+    if not isinstance(cell.get("id", ""), str):
+        return f"has an id that is no text: {cell['id']!r:.40}"
+    cell["source"] = re.sub(r"\r\n?", "\n", text(source))
+    cell["metadata"] = cell["metadata"] if isinstance(cell.get("metadata"), dict) else {}
+    if cell["cell_type"] == "code":
+        cell["outputs"] = cell.get("outputs") or []
+        cell.setdefault("execution_count", None)
+        if not all(isinstance(output, dict) and "output_type" in output for output in cell["outputs"]):
+            return "has outputs that are none"
+    return ""
+
+
 def is_marked(cell: dict) -> bool:
     """Whether the cell's first line asks nbval to compare its output."""
     return cell["cell_type"] == "code" and text(cell["source"]).splitlines()[:1] == [MARKER]
@@ -59,15 +142,18 @@ def count(cell: dict) -> int | None:
 
 def normalise(notebook: dict) -> dict:
     """The notebook as it is stored: outputs only where marked, nothing that a run changes."""
-    cells = []
+    cells, ids = [], free_ids(notebook)
     for cell in notebook["cells"]:
-        metadata = {k: cell["metadata"][k] for k in CELL_METADATA if k in cell["metadata"]}
+        kept = CELL_METADATA + (RAW_METADATA if cell["cell_type"] == "raw" else ())
+        metadata = {k: cell["metadata"][k] for k in kept if k in cell["metadata"]}
         if is_marked(cell):
             metadata = {"keep_output": True} | metadata  # nbstripout, in an editor, leaves it alone
         else:
             metadata.pop("keep_output", None)
-        new = {"cell_type": cell["cell_type"], "id": cell.get("id", ""), "metadata": metadata}
-        source = text(cell["source"]).rstrip()
+        new = {"cell_type": cell["cell_type"], "id": cell.get("id") or next(ids), "metadata": metadata}
+        if cell.get("attachments"):  # pasted pictures
+            new["attachments"] = cell["attachments"]
+        source = re.sub(r"\r\n?", "\n", text(cell["source"])).rstrip()
         if cell["cell_type"] == "code":
             outputs = []
             if is_marked(cell):
@@ -76,6 +162,14 @@ def normalise(notebook: dict) -> dict:
         new["source"] = source.splitlines(keepends=True)
         cells.append(dict(sorted(new.items())))
     return {"cells": cells, "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+
+
+def free_ids(notebook: dict) -> Iterator[str]:
+    """Names for cells that have none: cell-1, cell-2, ..., without those that are taken."""
+    taken, number = {cell.get("id") for cell in notebook["cells"]}, 0
+    while number := number + 1:
+        if f"cell-{number}" not in taken:
+            yield f"cell-{number}"
 
 
 def _joined(outputs: list[dict]) -> list[dict]:
@@ -93,10 +187,10 @@ def _joined(outputs: list[dict]) -> list[dict]:
 def _plain(output: dict) -> dict | None:
     """What is kept of an output: printed text, or the plain text of a value; nothing else."""
     kind = output["output_type"]
-    if kind == "stream" and output["name"] == "stdout":
-        lines = text(output["text"]).splitlines(keepends=True)
+    if kind == "stream" and output.get("name", "stdout") == "stdout":
+        lines = text(output.get("text", "")).splitlines(keepends=True)
         return {"name": "stdout", "output_type": "stream", "text": lines}
-    if kind == "execute_result" and "text/plain" in output["data"]:
+    if kind == "execute_result" and "text/plain" in output.get("data", {}):
         lines = text(output["data"]["text/plain"]).splitlines(keepends=True)
         return {
             "data": {"text/plain": lines},
@@ -135,8 +229,20 @@ def toc_files(root: Path = ROOT) -> list[str]:
 
 
 def notebook_paths(root: Path = ROOT) -> list[Path]:
-    """The chapters, in order."""
-    return sorted((root / "notebooks").glob("*.ipynb"))
+    """The chapters, in order: the notebooks that `_toc.yml` names and that are there; without it, all of them."""
+    found = sorted((root / "notebooks").glob("*.ipynb"))
+    if not (root / "_toc.yml").exists():
+        return found
+    listed = {entry.removesuffix(".ipynb") for entry in toc_files(root)}
+    return [path for path in found if f"notebooks/{path.stem}" in listed]
+
+
+def beside_the_chapters(path: Path) -> bool:
+    """Whether a notebook stands in a book's folder `notebooks` and is none of its chapters: a scratch notebook."""
+    root = next((folder for folder in path.parents if (folder / "_toc.yml").is_file()), None)
+    if root is None or not path.is_file() or not path.is_relative_to(root / "notebooks"):
+        return False
+    return path not in notebook_paths(root)
 
 
 @dataclass
@@ -150,8 +256,8 @@ class Chapter:
 
     @classmethod
     def read(cls, path: Path, root: Path = ROOT) -> Chapter:
-        stored = path.read_text(encoding="utf-8")
-        return cls(json.loads(stored), path, root, stored)
+        notebook = read(path)
+        return cls(notebook, path, root, path.read_text(encoding="utf-8"))
 
     @property
     def cells(self) -> list[dict]:
@@ -181,9 +287,31 @@ def name(cell: dict) -> str:
     return f"cell '{cell.get('id', '?')}'"
 
 
+def parse(source: str) -> ast.Module:
+    """Python's syntax tree, `await` outside of functions included, as a notebook may have it."""
+    return compile(source, "<cell>", "exec", flags=ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@lru_cache(maxsize=4096)
+def python(source: str) -> str:
+    """A cell's source as Python: for magics, `!` and `?` the calls that IPython makes of them."""
+    try:
+        parse(source)
+    except (SyntaxError, ValueError):
+        from IPython.core.inputtransformer2 import TransformerManager
+
+        return TransformerManager().transform_cell(source)
+    return source
+
+
 def tree(cell: dict) -> ast.Module:
-    """The cell's syntax tree; lines that are magics or shell commands count as `pass`."""
-    return ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", text(cell["source"]), flags=re.M))
+    """The cell's syntax tree. Raises ValueError, which names the cell, where it is no Python."""
+    try:
+        return parse(python(text(cell["source"])))
+    except SyntaxError as error:
+        raise ValueError(f"{name(cell)} is not Python: {error.msg}, line {error.lineno}") from None
+    except ValueError as error:  # a null byte
+        raise ValueError(f"{name(cell)} is not Python: {error}") from None
 
 
 def without_code(markdown: str) -> str:
@@ -204,6 +332,8 @@ def rule(function: Callable[[Chapter], list[str]]) -> Callable[[Chapter], list[s
 def check(path: Path, root: Path = ROOT) -> dict[str, list[str]]:
     """The rules that the notebook at `path` breaks, with what is wrong."""
     chapter = Chapter.read(path, root)
+    if wrong := code_is_python(chapter):  # most other rules look into the code
+        return {"code_is_python": wrong}
     found = {key: function(chapter) for key, function in RULES.items()}
     return {key: wrong for key, wrong in found.items() if wrong}
 
@@ -275,7 +405,7 @@ def every_cell_runs(chapter: Chapter) -> list[str]:
     """No cell is skipped by nbval or expected to stop the reader's run."""
     wrong = []
     for cell in chapter.code:
-        tags = set(cell["metadata"].get("tags", []))
+        tags = set(cell["metadata"].get("tags") or [])
         skipped = re.search(r"#\s*NBVAL_(SKIP|RAISES_EXCEPTION)", text(cell["source"]))
         if skipped or tags & {"nbval-skip", "skip-execution", "raises-exception", "remove-cell"}:
             wrong.append(f"{name(cell)} is skipped, hidden, or stops a run of all cells")
@@ -285,6 +415,18 @@ def every_cell_runs(chapter: Chapter) -> list[str]:
 
 
 # ---------------------------------------------------------------- the code
+
+
+@rule
+def code_is_python(chapter: Chapter) -> list[str]:
+    """Every code cell can be parsed: nothing unfinished is left in it."""
+    wrong = []
+    for cell in chapter.code:
+        try:
+            tree(cell)
+        except ValueError as error:
+            wrong.append(str(error))
+    return wrong
 
 
 @rule
@@ -437,7 +579,7 @@ def only_what_colab_has(chapter: Chapter) -> list[str]:
             wrong.append(f"{name(cell)} calls glue")
         if "VITBOOK_" in source:
             wrong.append(f"{name(cell)} reads the book's environment: ask `env`")
-        if cell.get("id") != "setup" and re.search(r"^\s*[%!]", source, flags=re.M):
+        if cell.get("id") != "setup" and python(source) != source:
             wrong.append(f"{name(cell)} has a magic or a shell command")
     return wrong
 
@@ -553,6 +695,8 @@ def plain_markdown(chapter: Chapter) -> list[str]:
         "a labelled formula": re.compile(r"\$\$[ \t]*\([\w-]+\)"),
         "a footnote": re.compile(r"\[\^[\w-]+\]"),
     }
+    raw = [cell for cell in chapter.cells if cell["cell_type"] == "raw"]
+    wrong += [f"{name(cell)} is a raw cell, which no page shows" for cell in raw]
     for cell in chapter.markdown:
         source = text(cell["source"])
         if directive.search(source):
@@ -564,7 +708,9 @@ def plain_markdown(chapter: Chapter) -> list[str]:
         found = [what for what, pattern in patterns.items() if pattern.search(without_math)]
         wrong += [f"{name(cell)} has {what}" for what in found]
         for picture in re.finditer(r"!\[([^\]]*)\]\(([^)\s]+)", plain):
-            if not re.match(r"https?://|data:|attachment:", picture[2]):
+            if picture[2].startswith("attachment:"):
+                wrong.append(f"{name(cell)} has a pasted picture, which the pages leave out: draw it with `plot`")
+            elif not re.match(r"https?://|data:", picture[2]):
                 wrong.append(f"{name(cell)} shows {picture[2]}, which Colab cannot find")
             if len(picture[1]) < ALT_LENGTH:
                 wrong.append(f"{name(cell)} shows {picture[2]} without alt text")
@@ -905,14 +1051,15 @@ def toc_misses(root: Path = ROOT) -> list[str]:
 
 def untaught(root: Path = ROOT) -> list[str]:
     """Classes and functions of `vitutils/vit.py` that no chapter writes out in full."""
-    written = {
-        node.name
-        for path in notebook_paths(root)
-        for cell in Chapter.read(path, root).code
-        for node in definitions(tree(cell))
-    }
+    written, unread = set(), []
+    for path in notebook_paths(root):
+        for cell in Chapter.read(path, root).code:
+            try:
+                written |= {node.name for node in definitions(tree(cell))}
+            except ValueError as error:
+                unread.append(f"{path.name}: {error}")
     module = ast.parse((root / "vitutils" / "vit.py").read_text(encoding="utf-8"))
-    return [
+    return unread + [
         f"vitutils/vit.py: {node.name} is written out in no chapter"
         for node in definitions(module)
         if node.name not in written

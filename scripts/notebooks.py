@@ -7,12 +7,14 @@ python scripts/notebooks.py run NOTEBOOK --scale cpu  run, change nothing, say h
                                         ... --record  and write that into book/times.csv
                              ... --record --bundled   with no data but what comes with the packages
 
-Without a notebook: all of `notebooks/`. The rules are in `notebook_rules.py`.
+Without a notebook: the chapters, which are those that `_toc.yml` names; another notebook in that folder is left alone.
+The rules are in `notebook_rules.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import subprocess
 import sys
@@ -25,7 +27,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,6 +35,7 @@ import chapter_times
 import notebook_rules as rules
 
 RECORD = rules.ROOT / "book" / "times.csv"
+SECONDS = 1800  # for one cell
 
 
 class OnePython(KernelSpecManager):
@@ -56,24 +59,66 @@ def execute(
     """Run the notebook in its folder; its cells' times land in their metadata.
 
     The kernel is `python`, its environment this process's unless `environment` is given.
-    Raises CellExecutionError where a cell fails.
+    Raises CellExecutionError where a cell fails, and what nbclient raises where the kernel dies or a cell does not end;
+    the error's `cell` is the cell's name.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook, began = nbformat.from_dict(with_ids(path)), []
     client = NotebookClient(
         notebook,
         km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=OnePython(python)),
-        timeout=1800,
+        timeout=SECONDS,
+        on_cell_execute=lambda cell, cell_index: began.append(rules.name(cell)),
         record_timing=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     with tempfile.TemporaryDirectory() as profile:  # no start-up files of the user's IPython
         settings = {"VITBOOK_SCALE": scale, "IPYTHONDIR": profile}
-        client.execute(
-            cleanup_kc=True,  # it is our manager, so nbclient would leave the kernel running
-            env=dict(os.environ if environment is None else environment) | settings,
-            stderr=subprocess.DEVNULL,  # the kernel's own notices; the cells' go another way
-        )
+        try:
+            client.execute(
+                cleanup_kc=True,  # it is our manager, so nbclient would leave the kernel running
+                env=dict(os.environ if environment is None else environment) | settings,
+                stderr=subprocess.DEVNULL,  # the kernel's own notices; the cells' go another way
+            )
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            error.cell = began[-1] if began else "the start"
+            raise
     return notebook
+
+
+def with_ids(path: Path) -> dict:
+    """The notebook as nbformat 4.5, where every cell has an id: its own, the committed file's, or a new one.
+
+    Colab stores none. A cell is the committed one if its source is, or if it stands in the place of one whose source
+    has changed. Raises Unreadable.
+    """
+    notebook = rules.read(path)
+    cells = notebook["cells"]
+    if not all(cell.get("id") for cell in cells):
+        before, taken = committed(path), {cell.get("id") for cell in cells}
+        old, new = ([(c["cell_type"], c["source"].rstrip()) for c in some] for some in (before, cells))
+        for tag, i, i_end, j, j_end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+            same_kinds = [kind for kind, _ in old[i:i_end]] == [kind for kind, _ in new[j:j_end]]
+            if tag in ("equal", "replace") and same_kinds:
+                for was, cell in zip(before[i:i_end], cells[j:j_end], strict=True):
+                    if not cell.get("id") and was.get("id") not in taken:
+                        cell["id"] = was.get("id")
+        names = rules.free_ids(notebook)
+        for cell in cells:
+            cell["id"] = cell.get("id") or next(names)
+    return notebook | {"nbformat": 4, "nbformat_minor": 5}
+
+
+def committed(path: Path) -> list[dict]:
+    """The cells of the notebook as git has it; none where git knows nothing of it."""
+    command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
+    try:
+        shown = subprocess.run(command, capture_output=True, check=True).stdout
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / path.name
+            copy.write_bytes(shown)
+            return rules.read(copy)["cells"]
+    except (OSError, subprocess.CalledProcessError, rules.Unreadable):
+        return []
 
 
 def seconds(cell: dict) -> float:
@@ -93,7 +138,7 @@ def write(path: Path, notebook: dict) -> bool:
     if old == new:
         return False
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(new, encoding="utf-8")
+    temporary.write_text(new, encoding="utf-8", newline="\n")
     temporary.replace(path)
     return True
 
@@ -139,8 +184,15 @@ def refresh(path: Path) -> int:
 
 
 def strip(path: Path) -> int:
-    notebook = nbformat.read(path, as_version=4)
-    print(f"{path.name}: {'stripped' if write(path, notebook) else 'nothing to strip'}")
+    notebook = with_ids(path)
+    new = {cell["id"] for cell in notebook["cells"]} - {cell.get("id") for cell in rules.read(path)["cells"]}
+    old = rules.read(path).get("nbformat", 4)
+    told = "stripped" if write(path, notebook) else "nothing to strip"
+    told += f", from nbformat {old}" if old != 4 else ""
+    unnamed = sorted(name for name in new if name.startswith("cell-"))
+    told += f"; {len(new)} cells had no id" if new else ""
+    told += f", give these a name: {', '.join(unnamed)}" if unnamed else ""
+    print(f"{path.name}: {told}")
     return 0
 
 
@@ -152,7 +204,7 @@ def check(path: Path) -> int:
 
 
 def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundled: bool = False) -> int:
-    before, start = nbformat.read(path, as_version=4), time.perf_counter()
+    before, start = with_ids(path), time.perf_counter()
     with tempfile.TemporaryDirectory() as empty:
         environment = dict(os.environ)
         if bundled:
@@ -197,6 +249,16 @@ def data_held(environment: dict[str, str]) -> str:
     return " + ".join(name for name, paths in places.items() if any(p.exists() for p in paths)) or "none"
 
 
+def why(error: Exception) -> str:
+    """One line that says which cell, and what; then the cell's traceback."""
+    where = getattr(error, "cell", "a cell")
+    if isinstance(error, CellTimeoutError):
+        return f"{where} takes longer than {SECONDS:,} s"
+    if isinstance(error, DeadKernelError):
+        return f"{where}: the kernel is gone; often the memory was full"
+    return f"{where} fails: {error.ename}: {str(error.evalue).partition(chr(10))[0]}\n{error}"
+
+
 def report(path: Path, wrong: list[str]) -> int:
     for line in wrong:
         print(f"{path.name}: {line}", file=sys.stderr)
@@ -217,19 +279,31 @@ def main(arguments: list[str] | None = None) -> int:
     runner.add_argument("--record", action="store_true", help="write the time into book/times.csv")
     runner.add_argument("--bundled", action="store_true", help="hide all data but what the packages bring")
     given = parser.parse_args(arguments)
-    paths = given.notebooks or rules.notebook_paths()
+    paths, failed = given.notebooks, 0
+    if not paths:
+        paths = sorted((rules.ROOT / "notebooks").glob("*.ipynb"))
+        for line in rules.toc_misses():
+            print(line, file=sys.stderr)
+            failed = 1
     if not paths:
         parser.error("there are no notebooks")
-    failed = 0
     for path in paths:
         path = path.resolve()
+        if given.command != "run" and rules.beside_the_chapters(path):
+            print(f"{path.name}: left alone, _toc.yml does not name it")
+            continue
         try:
             if given.command == "run":
                 record = RECORD if given.record else None
                 failed |= run(path, given.scale, given.slowest, record, given.bundled)
             else:
                 failed |= {"refresh": refresh, "strip": strip, "check": check}[given.command](path)
-        except (CellExecutionError, ValueError) as error:
+        except rules.Unreadable as error:  # its name is in it
+            print(error, file=sys.stderr)
+            failed = 1
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            failed |= report(path, [why(error)])
+        except (OSError, ValueError) as error:
             failed |= report(path, [str(error)])
     return failed
 

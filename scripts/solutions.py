@@ -81,13 +81,18 @@ def cells_in(source: str) -> tuple[list[str], list[str]]:
 
 def call_of(cell: str) -> ast.Call:
     """A check cell's call of `check.exercise`."""
-    calls = [n for n in ast.walk(ast.parse(cell)) if isinstance(n, ast.Call)]
+    calls = [n for n in ast.walk(ast.parse(rules.python(cell))) if isinstance(n, ast.Call)]
     return next(n for n in calls if ast.unparse(n.func) == "check.exercise")
 
 
 def exercises(path: Path) -> dict[str, Exercise]:
-    """A chapter's exercises by number. Raises ValueError where one is not a stub cell and a check cell after it."""
+    """A chapter's exercises by number. Raises ValueError where one is not a stub cell and a check cell after it.
+
+    Also for cells without ids, as Colab stores them, and for a check cell that is no Python.
+    """
     found, cells = {}, rules.Chapter.read(path).cells
+    if unnamed := [position for position, cell in enumerate(cells) if not cell.get("id")]:
+        raise ValueError(f"{path.name}: cell number {unnamed[0]} has no id: run `scripts/notebooks.py strip` on it")
     for position, cell in enumerate(cells):
         match = EXERCISE.search(rules.text(cell["source"]))
         if cell["cell_type"] != "markdown" or not match:
@@ -96,7 +101,10 @@ def exercises(path: Path) -> dict[str, Exercise]:
         code = rules.text(check.get("source", ""))
         if {stub.get("cell_type"), check.get("cell_type")} != {"code"} or "check.exercise(" not in code:
             raise ValueError(f"{path.name}: expected a stub and a check after exercise {match[1]}")
-        call = call_of(code)
+        try:
+            call = call_of(code)
+        except SyntaxError as error:
+            raise ValueError(f"{path.name}: {rules.name(check)} is not Python: {error.msg}") from None
         name, hint = call.args[0], next((k.value for k in call.keywords if k.arg == "hint"), None)
         if not isinstance(name, ast.Constant) or not isinstance(hint, ast.Constant):
             raise ValueError(f"{path.name}: expected check.exercise(name, test, hint=...) in {rules.name(check)}")
@@ -128,11 +136,19 @@ def chapter_of(page: Path) -> Path:
 def helpers(path: Path) -> dict[str, str]:
     """The functions and classes that a chapter defines outside of its exercises: {name: source}."""
     own = {cell_id for asked in exercises(path).values() for cell_id in asked.ids}
-    cells = [rules.text(cell["source"]) for cell in rules.Chapter.read(path).code[1:] if cell["id"] not in own]
     return {
-        node.name: ast.get_source_segment(cell, node)
-        for cell in cells for node in rules.definitions(ast.parse(cell))
+        node.name: ast.get_source_segment(rules.python(cell["source"]), node)
+        for cell in rules.Chapter.read(path).code[1:] if cell["id"] not in own
+        for node in rules.definitions(parsed(path, cell))
     }  # fmt: skip
+
+
+def parsed(path: Path, cell: dict) -> ast.Module:
+    """A chapter's cell as a syntax tree. Raises ValueError that names chapter and cell where it is no Python."""
+    try:
+        return rules.tree(cell)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def copy(path: Path) -> bool:
@@ -149,7 +165,7 @@ def copy(path: Path) -> bool:
             if node.name in theirs:
                 new = new.replace(ast.get_source_segment(cell, node), theirs[node.name])
     if new != page.source:
-        path.write_text(new, encoding="utf-8")
+        path.write_text(new, encoding="utf-8", newline="\n")
     return new != page.source
 
 
@@ -161,8 +177,8 @@ def solved(page: Path) -> list[tuple[str, ast.Module]]:
     cells, answers = [], read(page).solutions
     asked = {found.ids[1]: number for number, found in exercises(chapter_of(page)).items()}
     for cell in rules.Chapter.read(chapter_of(page)).code:
-        tree = rules.tree(cell)
-        last = tree.body[-1]
+        tree = parsed(chapter_of(page), cell)
+        last = tree.body[-1] if tree.body else None
         if isinstance(last, ast.Expr) and ast.unparse(last).startswith("plot."):
             tree.body.pop()
         cells.append((cell["id"], tree))
@@ -177,9 +193,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=("copy",))
     parser.add_argument("pages", nargs="*", type=Path)
     given = parser.parse_args(arguments)
+    failed = 0
     for page in [p.resolve() for p in given.pages] or sorted(PAGES.glob("*.md")):
-        print(f"{page.name}: {'copied' if copy(page) else 'nothing new'}")
-    return 0
+        try:
+            print(f"{page.name}: {'copied' if copy(page) else 'nothing new'}")
+        except (OSError, ValueError) as error:
+            print(f"{page.name}: not copied. {error}", file=sys.stderr)
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":

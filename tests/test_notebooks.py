@@ -297,6 +297,16 @@ CASES += [
 # -- the code
 
 CASES += [
+    ("code_is_python", "'half-look' is not Python: invalid syntax, line 3", append("half-look", "\n\nfor x in")),
+    ("code_is_python", "'half-look' is not Python", append("half-look", "\nx = \\0")),
+    ("only_what_colab_has", "'half-look' has a magic", append("half-look", "\nfiles = !ls")),
+    ("only_what_colab_has", "'half-look' has a magic", append("half-look", "\nnn.Linear?")),
+    ("only_what_colab_has", "'half-look' has a magic", append("half-look", "\n?nn.Linear")),
+    ("only_what_colab_has", "'half-look' has a magic", append("half-look", "\nif image:\n    !pip install x")),
+    ("only_what_colab_has", "'asked' has a magic", insert("claim", code("asked", "%%bash\nls"))),
+    ("only_what_colab_has", "'asked' has a magic", insert("claim", code("asked", "%%writefile x.py\nclass Half: 1"))),
+    ("plain_markdown", "'claim' has a pasted picture", append("claim", f"\n\n![{ALT}](attachment:x.png)")),
+    ("plain_markdown", "'old' is a raw cell", insert("claim", markdown("old", "x") | {"cell_type": "raw"})),
     ("setup_cell", "differs from the one", replace("setup", "seed=0", "seed=1")),
     ("setup_cell", "differs from the one", on_disk("_config.yml", URL, f"{URL}-2")),
     ("setup_cell", "the first code cell is cell 'early'", insert("opening", code("early", "1"))),
@@ -439,14 +449,21 @@ CASES += [
 ]  # fmt: skip
 
 
+def another_chapter(book: rules.Chapter, name: str) -> None:
+    """A chapter more: its file, which nobody reads, and its line in the table of contents."""
+    (book.root / "notebooks" / f"{name}.ipynb").write_text("{}", encoding="utf-8")
+    with (book.root / "_toc.yml").open("a", encoding="utf-8") as toc:
+        toc.write(f"  - file: notebooks/{name}\n")
+
+
 @case("chapter_links", "speaks of chapter 6 before")
 def _(book):
-    (book.root / "notebooks" / "06_more.ipynb").write_text("{}", encoding="utf-8")
+    another_chapter(book, "06_more")
     append("claim", " See chapters 4 and 6, then [more](./06_more.ipynb).")(book)
 
 
 def test_a_chapter_that_was_linked_may_be_spoken_of(book):
-    (book.root / "notebooks" / "06_more.ipynb").write_text("{}", encoding="utf-8")
+    another_chapter(book, "06_more")
     append("claim", " See [more](./06_more.ipynb); chapter 6 says more, chapter 99 is unwritten.")(book)
     assert rules.RULES["chapter_links"](book) == []
 
@@ -468,7 +485,7 @@ def test_a_term_may_stand_without_a_link(book, where):
 
 @case("skeleton", "does not link to 05_next.ipynb")
 def _(book):
-    (book.root / "notebooks" / "05_next.ipynb").write_text("{}", encoding="utf-8")
+    another_chapter(book, "05_next")
 
 
 @pytest.mark.parametrize(
@@ -550,7 +567,7 @@ def test_refresh_leaves_the_file_alone_where_a_cell_fails(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", code("broken", "raise ValueError('half')"))
     before = path.read_bytes()
     assert command.main(["refresh", str(path)]) == 1
-    assert "ValueError" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("04_x.ipynb: cell 'broken' fails: ValueError: half\n")
     assert path.read_bytes() == before
 
 
@@ -587,6 +604,201 @@ def test_check_exits_with_what_is_broken(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", *RUN)
     assert command.main(["check", str(path)]) == 1
     assert "[setup_cell]" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- notebooks that come back
+
+
+PICTURE = {"x.png": {"image/png": "iVBORw0KGgo="}}
+COLAB = {"colab": {"provenance": [], "gpuType": "T4"}, "accelerator": "GPU", "kernelspec": {"name": "python3"}}
+MAGICS = "x = !ls\nnn.Linear?\n?x\nif x:\n    %time y = 1", "%%writefile a.py\nclass A: pass", "%%bash\nls |", "await x"
+
+
+def given_back(book: rules.Chapter, change) -> Path:
+    """The made-up book's chapter as somebody sends it: `change` is done to the file's JSON."""
+    notebook = json.loads(book.path.read_text(encoding="utf-8"))
+    book.path.write_text(json.dumps(change(notebook) or notebook), encoding="utf-8")
+    return book.path
+
+
+def in_git(book: rules.Chapter) -> None:
+    git = ["git", "-C", str(book.root), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+
+
+def as_colab_stores_it(notebook):
+    notebook |= {"nbformat_minor": 0, "metadata": COLAB}
+    for cell in notebook["cells"]:
+        cell["metadata"]["id"] = f"{cell.pop('id')[:3]}XyZ_9"
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "half\n"}]
+
+
+def test_colab_takes_the_ids_and_strip_gives_them_back(book, capsys):
+    clean = book.path.read_bytes()
+    in_git(book)
+    path = given_back(book, as_colab_stores_it)
+    assert command.main(["check", str(path)]) == 1
+    assert "nbformat is 4.0, not 4.5" in capsys.readouterr().err
+    assert command.main(["strip", str(path)]) == 0
+    assert path.read_bytes() == clean and "15 cells had no id" in capsys.readouterr().out
+
+    def and_changed(notebook):
+        as_colab_stores_it(notebook)
+        notebook["cells"][3]["source"] = ["class Half: pass"]  # a cell that was worked on
+        notebook["cells"].append(code("", "more"))  # and one that is new
+
+    assert command.main(["strip", str(given_back(book, and_changed))]) == 0
+    assert "give these a name: cell-1" in capsys.readouterr().out
+    ids = [cell["id"] for cell in rules.Chapter.read(path).cells]
+    assert ids == [cell["id"] for cell in json.loads(clean)["cells"]] + ["cell-1"]
+
+
+def test_without_git_cells_get_names_that_are_free(book, capsys):
+    def colab(notebook):
+        as_colab_stores_it(notebook)
+        notebook["cells"][1]["id"] = "cell-2"
+
+    path = given_back(book, colab)
+    before = [cell["source"] for cell in rules.read(path)["cells"]]
+    assert command.main(["strip", str(path)]) == 0
+    after = rules.read(path)["cells"]
+    assert [cell["source"] for cell in after] == before
+    assert "give these a name: cell-1, cell-" in capsys.readouterr().out
+    assert [cell["id"] for cell in after][:4] == ["cell-1", "cell-2", "cell-3", "cell-4"]
+    assert rules.stable_ids(rules.Chapter.read(path)) == []
+
+
+def test_windows_line_ends_inside_cells_are_taken_out(book):
+    clean = book.path.read_bytes()
+
+    def windows(notebook):
+        for cell in notebook["cells"]:
+            cell["source"] = rules.text(cell["source"]).replace("\n", "\r\n")
+
+    path = given_back(book, windows)
+    assert set(rules.check(path, book.root)) == {"stored_form"}
+    assert command.main(["strip", str(path)]) == 0 and path.read_bytes() == clean
+    path.write_bytes(b"\xef\xbb\xbf" + clean.replace(b"\n", b"\r\n"))  # and in the file, with Notepad's mark before it
+    assert set(rules.check(path, book.root)) == {"stored_form"}
+    assert command.main(["strip", str(path)]) == 0 and path.read_bytes() == clean
+
+
+def test_strip_keeps_pasted_pictures_raw_cells_and_what_is_not_python(book):
+    new = [markdown("pasted", "![x](attachment:x.png)") | {"attachments": PICTURE}]
+    new += [{"cell_type": "raw", "id": "raw", "metadata": {"format": "text/html"}, "source": "<b>x</b>"}]
+    new += [code(f"magic-{number}", source) for number, source in enumerate((*MAGICS, "for x in", "x = 'a\\d\u2028b'"))]
+    path = given_back(book, lambda notebook: notebook["cells"].extend(new))
+    assert command.main(["strip", str(path)]) == 0
+    found = {cell["id"]: cell for cell in rules.read(path)["cells"]}
+    assert found["pasted"]["attachments"] == PICTURE and found["raw"]["metadata"] == {"format": "text/html"}
+    assert [found[cell["id"]]["source"] for cell in new] == [rules.text(cell["source"]) for cell in new]
+
+
+@pytest.mark.parametrize("source", MAGICS)
+def test_what_ipython_understands_can_be_parsed(source):
+    assert rules.tree(code("x", source)).body
+
+
+def test_unfinished_code_is_one_line_with_notebook_and_cell(book, capsys):
+    append("half-look", "\nfor x in")(book)
+    book.path.write_text(rules.dumps(book.notebook), encoding="utf-8")
+    assert command.main(["check", str(book.path)]) == 1
+    said = capsys.readouterr().err
+    assert said == "04_made_up.ipynb: [code_is_python] cell 'half-look' is not Python: invalid syntax, line 2\n"
+    assert "04_made_up.ipynb: cell 'half-look' is not Python" in rules.untaught(book.root)[0]
+
+
+def test_what_is_left_out_is_filled_in(book):
+    def bare(notebook):
+        notebook.pop("metadata")
+        for cell in notebook["cells"]:
+            cell["source"] = rules.text(cell["source"])
+            if not rules.is_marked(cell) and not rules.alt_text(cell):
+                cell.pop("metadata"), cell.pop("outputs", None), cell.pop("execution_count", None)
+
+    clean = book.path.read_bytes()
+    path = given_back(book, bare)
+    assert set(rules.check(path, book.root)) == {"stored_form"}
+    assert command.main(["strip", str(path)]) == 0 and path.read_bytes() == clean
+
+
+OLD = {
+    "metadata": {"name": "x"},
+    "nbformat": 3,
+    "nbformat_minor": 0,
+    "worksheets": [{"metadata": {}, "cells": [
+        {"cell_type": "heading", "level": 2, "source": ["Half"], "metadata": {}},
+        {"cell_type": "code", "input": ["x = !ls\n", "x"], "language": "python", "collapsed": False, "metadata": {},
+         "prompt_number": 3, "outputs": [{"output_type": "pyout", "prompt_number": 3, "text": ["2"], "metadata": {}}]},
+    ]}],
+}  # fmt: skip
+
+
+def test_an_older_nbformat_is_converted(tmp_path, capsys):
+    path = tmp_path / "04_x.ipynb"
+    path.write_text(json.dumps(OLD), encoding="utf-8")
+    assert command.main(["check", str(path)]) == 1
+    assert "04_x.ipynb: [stored_form] nbformat is 3.0, not 4.5" in capsys.readouterr().err
+    assert command.main(["strip", str(path)]) == 0
+    assert "04_x.ipynb: stripped, from nbformat 3; 2 cells had no id" in capsys.readouterr().out
+    heading, cell = rules.read(path)["cells"]
+    assert (heading["id"], heading["source"]) == ("cell-1", "## Half")
+    assert (cell["id"], cell["source"], cell["outputs"]) == ("cell-2", "x = !ls\nx", [])
+    assert rules.stored_form(rules.Chapter.read(path)) == []
+
+
+NO_NOTEBOOKS = {
+    "there is no such file": None,
+    "is empty": b" \n",
+    "is not JSON: Expecting value": b"nonsense",
+    "marks of a merge": b'{\n<<<<<<< HEAD\n "cells": []\n}',
+    "is JSON, but no notebook": b"[1]",
+    "has no list of cells": b'{"cells": {}}',
+    "is not UTF-8 (byte 0)": '{"cells": []}'.encode("utf-16"),
+    "is of nbformat 5": b'{"cells": [], "nbformat": 5}',
+    "cannot be converted": b'{"worksheets": [{}], "nbformat": 3}',
+    "cell number 0 is of the kind 'sql'": b'{"cells": [{"cell_type": "sql"}]}',
+    "cell number 1 is of the kind 7": b'{"cells": [{"cell_type": "raw"}, 7]}',
+    "cell 'a' has a source that is no text: 3": b'{"cells": [{"cell_type": "code", "id": "a", "source": 3}]}',
+    "cell number 0 has an id that is no text": b'{"cells": [{"cell_type": "code", "id": [4]}]}',
+    "cell 'a' has outputs that are none": b'{"cells": [{"cell_type": "code", "id": "a", "outputs": [1]}]}',
+}
+
+
+@pytest.mark.parametrize("word", ["check", "strip", "refresh", "run"])
+@pytest.mark.parametrize("told", NO_NOTEBOOKS)
+def test_what_is_no_notebook_is_one_line(tmp_path, capsys, word, told):
+    path = tmp_path / "04_x.ipynb"
+    if (content := NO_NOTEBOOKS[told]) is not None:
+        path.write_bytes(content)
+    assert command.main([word, str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("04_x.ipynb: ") and told in err and err.count("\n") == 1, err
+    assert [p.name for p in tmp_path.iterdir()] == ([] if content is None else [path.name])
+    assert content is None or path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["Untitled.ipynb", "04_made_up (1).ipynb", ".ipynb_checkpoints/04_made_up.ipynb"])
+def test_a_scratch_notebook_beside_the_chapters_is_left_alone(book, capsys, name):
+    scratch = book.path.parent / name
+    scratch.parent.mkdir(exist_ok=True)
+    scratch.write_bytes(b"")
+    for word in ("check", "strip", "refresh"):
+        assert command.main([word, str(scratch)]) == 0
+        assert f"{scratch.name}: left alone, _toc.yml does not name it" in capsys.readouterr().out
+    assert scratch.read_bytes() == b"" and rules.notebook_paths(book.root) == [book.path]
+    assert rules.check(book.path, book.root) == {} and rules.untaught(book.root) == []
+
+
+def test_all_chapters_are_those_of_the_table_of_contents(book, capsys, monkeypatch):
+    monkeypatch.setattr(rules, "ROOT", book.root)
+    monkeypatch.setattr(rules, "toc_misses", lambda: ["_toc.yml names notebooks/05_lost, which is not there"])
+    (book.path.parent / "Untitled.ipynb").write_bytes(b"")
+    assert command.main(["strip"]) == 1
+    out, err = capsys.readouterr()
+    assert "04_made_up.ipynb: nothing to strip" in out and "Untitled.ipynb: left alone" in out and "05_lost" in err
 
 
 # ---------------------------------------------------------------- nbval, as `make test` calls it

@@ -6,7 +6,6 @@ is wrong) and against a copy with one fault, which it must report.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "book" / "_ext"), str(ROOT / "scripts")]
 from apidoc import convert  # noqa: E402
 from bookcite import short_name  # noqa: E402
-from notebook_rules import ONE_WORD  # noqa: E402
+from notebook_rules import ONE_WORD, notebook_paths, read  # noqa: E402
 
 PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "README.md", "CONTRIBUTING.md")
 PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")
@@ -52,9 +51,8 @@ def texts(root: Path) -> Iterator[tuple[Path, str]]:
     pages = [*sorted(root.glob("book/*.md")), *sorted(root.glob("book/solutions/*.md"))]
     for path in [*pages, root / "README.md", root / "CONTRIBUTING.md"]:
         yield path, path.read_text(encoding="utf-8")
-    for path in sorted(root.glob("notebooks/*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        yield path, "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    for path in notebook_paths(root):
+        yield path, "\n\n".join(c["source"] for c in read(path)["cells"] if c["cell_type"] == "markdown")
 
 
 def links(root: Path) -> Iterator[tuple[Path, str, str]]:
@@ -232,9 +230,9 @@ def diagrams_are_shown(root: Path) -> list[str]:
     pages = "".join(markdown for _, markdown in texts(root))
     shown = set(re.findall(r"_static/([\w-]+)\.svg", pages))
     wrong = []
-    for path in sorted(root.glob("notebooks/*.ipynb")):
-        code = [c["source"] for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
-        asked = set(re.findall(r"""\bdiagram\(["']([\w-]+)["']\)""", "".join(map("".join, code))))
+    for path in notebook_paths(root):
+        code = "".join(c["source"] for c in read(path)["cells"] if c["cell_type"] == "code")
+        asked = set(re.findall(r"""\bdiagram\(["']([\w-]+)["']\)""", code))
         wrong += [f"{path.name}: no diagram {name}" for name in sorted(asked - there)]
         shown |= asked
     return wrong + [f"{name}.svg is shown nowhere" for name in sorted(there - shown)]
