@@ -224,6 +224,16 @@ def test_without_a_network_one_line_says_so(small, monkeypatch, capsys):
     ]
 
 
+def test_a_notebook_that_cannot_be_read_is_one_line_and_a_scratch_one_is_not_read(small, capsys):
+    (small / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: notebooks/01_one\n")
+    for name in ("01_one", "Untitled"):
+        (small / f"notebooks/{name}.ipynb").write_text("")
+    assert links.main(["--root", str(small)], quick()) == 1
+    assert capsys.readouterr().err == "01_one.ipynb: is empty; expected a notebook\n"
+    (small / "notebooks/01_one.ipynb").write_text('{"cells": [{"cell_type": "markdown", "source": "x"}]}')
+    assert run(small, capsys)[0] == 0
+
+
 def test_own_files_and_built_pages_are_followed(small, capsys):
     """A badge to a notebook that is not there, a place that no page has, a page whose button opens another notebook."""
     colab = "https://colab.research.google.com/github/me/my-book/blob/mine/notebooks"

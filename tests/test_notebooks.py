@@ -749,6 +749,13 @@ def test_an_older_nbformat_is_converted(tmp_path, capsys):
     assert rules.stored_form(rules.Chapter.read(path)) == []
 
 
+def test_an_id_that_stands_twice_is_named_and_left(book, capsys):
+    path = given_back(book, lambda notebook: notebook["cells"].append(notebook["cells"][2]))
+    assert command.main(["strip", str(path)]) == 0 and command.main(["check", str(path)]) == 1
+    assert "04_made_up.ipynb: [stable_ids] id 'claim' stands twice" in capsys.readouterr().err
+    assert rules.read(path)["cells"][-1] == rules.read(path)["cells"][2]
+
+
 NO_NOTEBOOKS = {
     "there is no such file": None,
     "is empty": b" \n",
@@ -815,14 +822,24 @@ NBVAL_CELLS = {
 }
 
 
-PATH = rules.ROOT / "scripts" / "test.py"
+specification = importlib.util.spec_from_file_location("the_tests", rules.ROOT / "scripts" / "test.py")
+the_tests = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(the_tests)
+
+
+def test_a_scratch_notebook_is_neither_linted_nor_run(book, monkeypatch):
+    (book.path.parent / "Untitled 1.ipynb").write_text("for x in", encoding="utf-8")
+    called = []
+    monkeypatch.setattr(the_tests, "ROOT", book.root)
+    monkeypatch.setattr(the_tests.subprocess, "call", lambda command, **options: called.append(command) or 0)
+    assert the_tests.main([]) == 0
+    ruff, pytests = called
+    assert ruff[ruff.index("notebooks/Untitled 1.ipynb") - 1] == "--extend-exclude"
+    assert [word for word in pytests if word.endswith(".ipynb")] == [os.path.join("notebooks", book.path.name)]
 
 
 def test_nbval_sees_what_it_should(tmp_path):
     """Run over a notebook with faults, the options of `scripts/test.py` let none of them pass."""
-    specification = importlib.util.spec_from_file_location("the_tests", PATH)
-    the_tests = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(the_tests)
     cells = [code(key, source, prints=out) for key, (source, out, _) in NBVAL_CELLS.items()]
     stored(tmp_path / "04_x.ipynb", *cells)
     arguments = ["-p", "no:cacheprovider", "-rA", *the_tests.NBVAL, "04_x.ipynb"]
