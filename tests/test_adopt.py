@@ -255,6 +255,19 @@ def test_a_branch_that_was_written_into_the_configuration_goes_everywhere(copy):
     assert wrong(copy, ("me", "my-book"), "another") == []
 
 
+def test_windows_line_ends_stay_and_hide_nothing(copy):
+    for path in texts(copy):
+        whole = (copy / path).read_bytes()
+        (copy / path).write_bytes(whole.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    changed = adopt.adopt(copy, URL, "trunk")
+    assert len(changed) > 15
+    for path in texts(copy):
+        whole = (copy / path).read_bytes()
+        assert whole.count(b"\n") == whole.count(b"\r\n"), path
+        (copy / path).write_bytes(whole.replace(b"\r\n", b"\n"))
+    assert wrong(copy, ("me", "my-book"), "trunk") == []
+
+
 @pytest.mark.parametrize("branch", ["a b", "-x", "a..b", "a/", "/a", "a.", "a#b", "a:b", "main\n"])
 def test_a_branch_that_no_address_can_name_is_refused(branch):
     with pytest.raises(adopt.Refused, match="letters, digits"):
