@@ -330,7 +330,7 @@ def test_what_is_no_set_is_refused(folder):
         pictures.load("half")
     write(folder / "made" / "train" / "loose.jpg", jpeg(1))
     zipped(folder, name="flat")
-    with pytest.raises(DataError, match="lies in no class folder"):
+    with pytest.raises(DataError, match="flat.zip has one folder, train: expected one a class"):
         pictures.load("flat")
     with pytest.raises(ValueError, match="unknown set 'flowers'.*near it: flowers102"):
         pictures.load("flowers")

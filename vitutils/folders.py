@@ -1,18 +1,14 @@
-"""Your own images: a folder with one folder a class becomes a `Dataset`, all in memory as uint8."""
+"""Your own images: a folder or zip with one folder a class becomes a `Dataset`, all in memory as uint8."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
-from torchvision.transforms import v2
 
+from vitutils._own import Packed, read_layout, read_picture
 from vitutils.data import DataError, Dataset, channel_statistics
-
-SPLITS = (("train", "test"), ("train", "val"))
 
 
 def memory() -> float:
@@ -27,105 +23,86 @@ def memory() -> float:
     return whole / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def class_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the image files below each class folder, sorted: {class: files}. Raises DataError for an empty class."""
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(classes) < 2:
-        held = f"one folder, {classes[0]}" if classes else "no folders"
-        raise DataError(f"{folder} has {held}: expected one a class, two or more, with images in them")
-    found = {}
-    for name in classes:
-        paths = sorted(path for path in (folder / name).rglob("*") if path.is_file())
-        found[name] = [path for path in paths if has_file_allowed_extension(path.name, IMG_EXTENSIONS)]
-        if not found[name]:
-            held = f"{len(paths)} other files" if paths else "no files"
-            kinds = " ".join(IMG_EXTENSIONS)
-            raise DataError(f"class {name!r} is empty: {folder / name} holds {held}; expected images ({kinds})")
-    return found
-
-
-def read_image(path: Path, size: int) -> Tensor:
-    """Return one image as uint8 (3, size, size): shorter side to `size`, middle square.
+def read_image(file: Path | Packed, size: int) -> Tensor:
+    """Return one image as uint8 (3, size, size): its middle square, as a person sees it, brought to `size`.
 
     Raises DataError, which names the file, if it cannot be decoded.
     """
     try:
-        with Image.open(path) as file:
-            image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        kind = type(error).__name__
-        raise DataError(f"cannot read the image {path} ({kind}): mend it, take it away, or --skip-unreadable") from None
-    image = v2.functional.resize(image, [size], antialias=True)
-    return v2.functional.center_crop(image, [size, size])
+        return torch.from_numpy(np.array(read_picture(file, size))).permute(2, 0, 1)
+    except DataError as error:
+        raise DataError(f"{error}, or --skip-unreadable") from None
 
 
-def read_classes(found: dict[str, list[Path]], size: int, skip_unreadable: bool) -> tuple[Tensor, Tensor, list[Path]]:
+def read_classes(
+    found: dict[str, list[Path | Packed]], size: int, skip_unreadable: bool
+) -> tuple[Tensor, Tensor, list[Path | Packed]]:
     """Return images (N, 3, size, size), labels (N,), and the files passed over."""
     images, labels, skipped = [], [], []
-    for label, (name, paths) in enumerate(found.items()):
+    for label, (name, files) in enumerate(found.items()):
         before = len(images)
-        for path in paths:
+        for file in files:
             try:
-                images.append(read_image(path, size))
+                images.append(read_image(file, size))
                 labels.append(label)
             except DataError:
                 if not skip_unreadable:
                     raise
-                skipped.append(path)
+                skipped.append(file)
         if len(images) == before:
-            raise DataError(f"class {name!r} is empty: none of its {len(paths)} files could be read")
+            raise DataError(f"class {name!r} is empty: none of its {len(files)} files could be read")
     return torch.stack(images), torch.tensor(labels), skipped
 
 
 def load_folder(
     folder: Path | str, size: int, *, skip_unreadable: bool = False, test_share: float = 0.2, seed: int = 0
 ) -> Dataset:
-    """Read images from FOLDER/train/CLASS/* and FOLDER/test/CLASS/* (or val), or from FOLDER/CLASS/*.
+    """Read images from FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or from FOLDER/CLASS/*; or from a zip of the same.
 
-    size: pixels; the shorter side is shrunk to it, the middle square kept.  In the last case `test_share` of the
-    images, classes in balance, become the test part.  skip_unreadable: pass over damaged files; `source` counts them.
+    The parts are called train or training; val, valid, validation or dev; test or testing, in any case. There are two
+    or three of them; of three the second joins the training part. Without parts `test_share` of the images becomes the
+    test part: each class in proportion, and at least one image of it on either side.
+
+    size: pixels; the middle square of each image is brought to it.  skip_unreadable: pass over damaged files.
+    `source` says what was joined, skipped or left out: files that are no images, images in no class folder or without
+    labels. Hidden files and those that systems leave do not count.
     Raises DataError, which names the folder, class or file, for what is missing, empty or unreadable, for classes
-    that differ between the parts, and for more than half of this machine's memory.
+    that differ between the parts or have a single image to split, for parts that are not recognised, and for more than
+    half of this machine's memory.
     """
     folder = Path(folder)
     if size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size}")
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}: expected one with train/CLASS/ and test/CLASS/, or CLASS/, in it")
-    for names in SPLITS:
-        if all((folder / name).is_dir() for name in names):
-            parts = [class_files(folder / name) for name in names]
-            break
-    else:
-        parts = [class_files(folder)]
-    if len({tuple(part) for part in parts}) > 1:
-        odd = sorted(set(parts[0]) ^ set(parts[1]))
-        raise DataError(f"{folder}: the parts {' and '.join(names)} differ in the classes {', '.join(odd)}")
-    count = sum(len(paths) for part in parts for paths in part.values())
+    zipped = folder.is_file()
+    if not folder.is_dir() and not (zipped and folder.suffix.lower() == ".zip"):
+        raise DataError(f"no folder {folder}: expected one with train/CLASS/ and test/CLASS/, or CLASS/, or its zip")
+    layout = read_layout(folder)
+    count = sum(len(files) for part in layout.parts.values() for files in part.values())
     needed, there = 2 * count * 3 * size * size, memory()  # twice: `hold_out` copies, and both are kept
     if needed > there / 2:
         raise DataError(
             f"{folder}: {count:,} images of {size} pixels need {needed / 1e9:.1f} GB, more than half of the "
             f"{there / 1e9:.1f} GB for this process; take a smaller size or fewer images"
         )
-    read = [read_classes(part, size, skip_unreadable) for part in parts]
-    skipped = sum(len(paths) for _, _, paths in read)
+    read = [read_classes(part, size, skip_unreadable) for part in layout.parts.values()]
+    skipped = sum(len(files) for _, _, files in read)
     images, labels, _ = read[0]
     mean, std = channel_statistics(images)
     whole = Dataset(
-        name=folder.name,
+        name=folder.stem if zipped else folder.name,
         train_images=images,
         train_labels=labels,
         test_images=read[-1][0],
         test_labels=read[-1][1],
-        classes=tuple(parts[0]),
+        classes=tuple(next(iter(layout.parts.values()))),
         mean=mean,
         std=std.clamp_min(1 / 255),  # a channel in which all images are alike would be divided by 0
-        source=f"the folder {folder}" + (f" ({skipped} unreadable files skipped)" if skipped else ""),
+        source=f"the {'zip file' if zipped else 'folder'} {folder}{layout.told}"
+        + (f" ({skipped} unreadable files skipped)" if skipped else ""),
     )
-    if len(parts) == 2:
+    if len(layout.parts) == 2:
         return whole
-    held = round(test_share * len(labels))
-    if not 0 < held < len(labels):
-        raise DataError(f"{folder}: {len(labels)} images are too few to keep {test_share:.0%} for the test")
-    return whole.hold_out(held, seed)
+    try:
+        return whole.hold_out(max(len(whole.classes), round(test_share * len(labels))), seed)
+    except ValueError as error:
+        raise DataError(f"{folder}: {error}") from None

@@ -18,41 +18,32 @@ import socket
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision import datasets as tv
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from vitutils import data
+from vitutils import data, decoding
+from vitutils._own import Packed, content, entries, read_layout, read_picture
 from vitutils._progress import downloading
 from vitutils._sources import TIMEOUT, data_folders, sweep
 from vitutils.data import DataError
-from vitutils.folders import class_files
+from vitutils.decoding import as_seen, decode
 
-UNREADABLE = (
-    UnidentifiedImageError,
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    RuntimeError,  # an encrypted zip
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
+__all__ = ["PictureSet", "Pictures", "as_seen", "at_hand", "decode", "find_images", "from_files", "from_tensors"]
+__all__ += ["image_folders", "imagenet_photos", "load", "load_all", "load_own", "numbered"]
+
 # What a folder's name does not say by itself.
 TITLES = {"hymenoptera": "ants and bees", "cifar10_jpeg": "CIFAR-10 recompressed"}
 NOTES = {"cifar10_jpeg": "recompressed as JPEG, not the genuine CIFAR-10"}
 TITLES |= {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
 TITLES |= {"kmnist": "KMNIST", "shapes": "drawn shapes"}
+ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 TEST_SHARE = 0.2  # of a set that has no test part of its own
 SPLIT_SEED = 0
 
@@ -134,11 +125,27 @@ class PictureSet:
         """A smaller set: at most so many of each part, classes in balance; None keeps all."""
         return replace(self, train=self.train.take(train, seed), test=self.test.take(test, seed))
 
+    def fitting(self, train: int, test: int, seed: int = 0) -> PictureSet:
+        """`take`, and of a set with more classes than that has room for only the first of them, which `source` says.
+
+        There is room for a class with two pictures to train on and one to test on.
+        """
+        K, most = len(self.classes), max(1, min(train // 2, test))
+        if K <= most:
+            return self.take(train, test, seed)
+        source = f"{self.source}, the first {most} of {K} classes"
+        parts = {}
+        for part, whole in (("train", self.train), ("test", self.test)):
+            kept = whole.at((whole.labels < most).nonzero().flatten())
+            parts[part] = replace(kept, classes=self.classes[:most], source=source)
+        return replace(self, **parts).take(train, test, seed)
+
     def summary(self) -> str:
-        """One line: title, sizes, classes, source."""
+        """One line: title, sizes, classes, source; and pictures a class where they are unlike."""
+        told = data.class_counts(self.classes, self.train.labels, self.test.labels)
         return (
             f"{self.title}: {len(self.train):,} training and {len(self.test):,} test pictures, "
-            f"{len(self.classes)} classes, from {self.source}"
+            f"{len(self.classes)} classes{told}, from {self.source}"
         )
 
 
@@ -183,116 +190,52 @@ def image_folders() -> list[Path]:
 
 
 def at_hand() -> list[str]:
-    """Names of the folders and zips of photos under `image_folders()`, sorted."""
-    names = set()
-    for folder in image_folders():
-        if folder.is_dir():
-            names |= {e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")}
-            names |= {e.stem for e in folder.iterdir() if e.is_file() and e.suffix == ".zip"}
-    return sorted(names)
+    """Names of the folders and zips of photos under `image_folders()`, sorted, as `load` takes them.
+
+    One that is called like an official set goes by `images/NAME`.
+    """
+    return sorted({_called(path) for path in _own_paths()})
+
+
+def _own_paths() -> list[Path]:
+    """The folders and zips of photos, in the order in which they are looked for."""
+    found = [path for folder in image_folders() if folder.is_dir() for path in sorted(folder.iterdir())]
+    found = [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
+    return [path for path in found if path.is_dir()] + [path for path in found if _is_zip(path)]
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _called(path: Path) -> str:
+    """The name by which a set of one's own is loaded."""
+    name = path.stem if _is_zip(path) else path.name
+    return f"{OWN}{name}" if name in NAMES else name
 
 
 def find_images(name: str) -> Path:
     """The folder NAME or file NAME.zip under `image_folders()`. Raises DataError that lists what was tried."""
-    tried = [folder / file for folder in image_folders() for file in (name, f"{name}.zip")]
-    for path in tried:
-        if path.is_dir() or path.is_file():
-            return path
+    for folder in image_folders():
+        for path in _own_paths():
+            if path.parent == folder and _called(path).removeprefix(OWN) == name.removeprefix(OWN):
+                return path
+    tried = [folder / file.removeprefix(OWN) for folder in image_folders() for file in (name, f"{name}.zip")]
     raise DataError(f"no pictures named {name!r}. Tried: {', '.join(map(str, tried))}")
-
-
-def decode(source: Path | io.BytesIO, name: str) -> Image.Image:
-    """Read one picture as RGB. Raises DataError, which names the file, if it cannot be decoded."""
-    try:
-        with Image.open(source) as file:
-            return file.convert("RGB")
-    except UNREADABLE as error:
-        raise DataError(f"cannot read the image {name} ({type(error).__name__}): mend it or take it away") from None
-
-
-@lru_cache(maxsize=8)
-def _archive(path: Path, process: int) -> zipfile.ZipFile:
-    """The open archive: each process its own, for a file handle that two share is read at the wrong place."""
-    return zipfile.ZipFile(path)
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """The archive, to read pictures in place. Raises DataError, which names it, if it is no whole zip."""
-    try:
-        return _archive(path, os.getpid())
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is no whole zip file ({error}): delete it and fetch it again") from None
-
-
-def read_from_zip(path: Path, entry: str) -> Image.Image:
-    """Read one picture of a zip file, without unpacking it. Raises DataError that names both."""
-    archive = open_zip(path)
-    try:
-        raw = archive.read(entry)
-    except UNREADABLE + (NotImplementedError,) as error:
-        kind = type(error).__name__
-        raise DataError(f"cannot read the image {entry} of {path} ({kind}): fetch the file again") from None
-    return decode(io.BytesIO(raw), f"{entry} of {path}")
-
-
-def zip_entries(path: Path) -> list[zipfile.ZipInfo]:
-    """The image files of a zip, sorted by name; hidden ones and macOS's own left out."""
-    kept = []
-    for entry in open_zip(path).infolist():
-        parts = PurePosixPath(entry.filename).parts
-        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        if not entry.is_dir() and not hidden and has_file_allowed_extension(entry.filename, IMG_EXTENSIONS):
-            kept.append(entry)
-    return sorted(kept, key=lambda entry: entry.filename)
-
-
-def _zip_parts(path: Path) -> dict[str, dict[str, list[zipfile.ZipInfo]]]:
-    """{part: {class: entries}} of a zip; "" is the part of one that is not split."""
-    entries = zip_entries(path)
-    if not entries:
-        raise DataError(f"{path} holds no images: expected train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg")
-    names = [PurePosixPath(entry.filename).parts for entry in entries]
-    known = {"train", "val", "test"}
-    tops = {parts[0] for parts in names}
-    if len(tops) == 1 and not tops & known and all(len(parts) > 2 for parts in names):
-        names = [parts[1:] for parts in names]  # one folder around everything
-    found: dict[str, dict[str, list[zipfile.ZipInfo]]] = {}
-    for entry, parts in zip(entries, names, strict=True):
-        split, label = (parts[0], parts[1:2]) if parts[0] in known else ("", parts[:1])
-        if len(parts) < (3 if split else 2):
-            raise DataError(f"{path}: {entry.filename} lies in no class folder: expected train/CLASS/ or CLASS/")
-        found.setdefault(split, {}).setdefault(label[0], []).append(entry)
-    return found
-
-
-def _folder_parts(path: Path) -> dict[str, dict[str, list[Path]]]:
-    """{part: {class: files}} of a folder; "" is the part of one that is not split."""
-    split = [name for name in ("train", "test", "val") if (path / name).is_dir()]
-    if "train" in split and len(split) > 1:
-        return {name: class_files(path / name) for name in split}
-    return {"": class_files(path)}
 
 
 def _images(name: str) -> PictureSet:
     """The set in the folder NAME or the file NAME.zip."""
     path = find_images(name)
-    parts = _zip_parts(path) if path.is_file() else _folder_parts(path)
-    held_out = "test" if "test" in parts else "val"
-    if "" not in parts and not {"train", held_out} <= set(parts):
-        raise DataError(f"{path} has {', '.join(parts)}: expected train and test (or val), or class folders alone")
-    parts = parts if "" in parts else {"train": parts["train"], "test": parts[held_out]}
-    classes = sorted(next(iter(parts.values())))
-    for found in parts.values():
-        if odd := sorted(set(found) ^ set(classes)):
-            raise DataError(f"{path}: its parts differ in the classes {', '.join(odd)}")
-    if len(classes) < 2:
-        raise DataError(f"{path} has one class, {classes[0]}: expected two or more folders with images in them")
+    layout = read_layout(path)
+    classes = tuple(next(iter(layout.parts.values())))
     source = f"{'the zip file' if path.is_file() else 'the folder'} {data_short(path)}"
     if name in NOTES:
         source += f" ({NOTES[name]})"
+    source += layout.told
     made = {
-        part or "train": from_files(name, part or "train", found, classes, source, path)
-        for part, found in parts.items()
+        part or "train": from_files(name, part or "train", found, classes, source)
+        for part, found in layout.parts.items()
     }
     if "test" not in made:
         return _split(name, TITLES.get(name, name), made["train"])
@@ -300,32 +243,17 @@ def _images(name: str) -> PictureSet:
 
 
 def from_files(
-    name: str, part: str, found: dict[str, list], classes: Sequence[str], source: str, path: Path
+    name: str, part: str, found: dict[str, list[Path | Packed]], classes: Sequence[str], source: str
 ) -> Pictures:
-    """Pictures out of files, {class: files}: paths, or entries of the zip file `path`."""
+    """Pictures out of files, {class: files}: paths, or files in a zip."""
     files = [file for label in classes for file in found[label]]
     labels = torch.tensor([k for k, label in enumerate(classes) for _ in found[label]])
-
-    def read(i: int) -> Image.Image:
-        file = files[i]
-        return read_from_zip(path, file.filename) if isinstance(file, zipfile.ZipInfo) else decode(file, str(file))
-
-    def content(i: int) -> bytes:
-        file = files[i]
-        if isinstance(file, zipfile.ZipInfo):
-            return f"{file.CRC:08x} {file.file_size}".encode()
-        return file_content(file)
-
-    return Pictures(name, part, labels, tuple(classes), source, read, content)
+    return Pictures(name, part, labels, tuple(classes), source, lambda i: read_picture(files[i]), _contents(files))
 
 
-def file_content(path: Path | str) -> bytes:
-    """Checksum and size of a file's bytes. Raises DataError if it cannot be read."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {path} ({type(error).__name__}): mend it or take it away") from None
-    return f"{zlib.crc32(raw):08x} {len(raw)}".encode()
+def _contents(files: Sequence[Path | Packed]) -> Callable[[int], bytes]:
+    """What a fingerprint knows of each file: its bytes, and how they are decoded."""
+    return lambda i: content(files[i]) + f" {decoding.VERSION}".encode()
 
 
 def data_short(path: Path) -> str:
@@ -337,15 +265,16 @@ def data_short(path: Path) -> str:
 
 
 def _split(name: str, title: str, whole: Pictures) -> PictureSet:
-    """Cut a set that has no test part of its own: the same fifth of it every time, classes in balance."""
-    held = round(TEST_SHARE * len(whole))
-    if held < 1:
-        raise DataError(f"{name}: {len(whole)} pictures are too few to keep {TEST_SHARE:.0%} for the test")
-    order = data._rounds(whole.labels, SPLIT_SEED)
+    """Cut a set that has no test part of its own: the same fifth of it every time, each class in proportion."""
+    count = max(len(whole.classes), round(TEST_SHARE * len(whole)))
+    try:
+        held = data.split_off(whole.labels, count, SPLIT_SEED, whole.classes)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from None
     source = f"{whole.source} (no official split: a fifth kept for the test, seed {SPLIT_SEED})"
     parts = {
-        part: replace(whole.at(chosen.sort().values), part=part, source=source)
-        for part, chosen in (("test", order[:held]), ("train", order[held:]))
+        part: replace(whole.at(chosen.nonzero().flatten()), part=part, source=source)
+        for part, chosen in (("test", held), ("train", ~held))
     }
     return PictureSet(name, title, parts["train"], parts["test"])
 
@@ -357,17 +286,13 @@ def numbered(name: str) -> Pictures:
     Raises DataError for a set that cannot be had, and for a name without a number.
     """
     path = find_images(name)
-    if path.is_file():
-        files = zip_entries(path)
-        names = [PurePosixPath(entry.filename).name for entry in files]
-    else:
-        files = sorted(p for p in path.rglob("*") if has_file_allowed_extension(p.name, IMG_EXTENSIONS))
-        names = [file.name for file in files]
+    found = [entry for entry in entries(path) if entry.picture]
+    files, names = [entry.file for entry in found], [entry.names[-1] for entry in found]
     numbers = [re.match(r"(\d+)_", file) for file in names]
     if not files or None in numbers:
         odd = names[numbers.index(None)] if files else "nothing"
         raise DataError(f"{path} holds {odd}: expected photos named INDEX_*.jpg, INDEX being the label")
-    part = from_files(name, "test", {"": files}, [""], f"the file {data_short(path)}", path)
+    part = from_files(name, "test", {"": files}, [""], f"the file {data_short(path)}")
     return replace(part, labels=torch.tensor([int(number[1]) for number in numbers]), classes=())
 
 
@@ -483,23 +408,22 @@ def _fetch(name: str, official: Official, root: Path) -> None:
 def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
     made = {}
     for part, opened in official.open(root).items():
-        lengths = [len(one) for one in opened]
-        where = [(one, i) for one, length in zip(opened, lengths, strict=True) for i in range(length)]
         paths = [
-            path[0] if isinstance(path, tuple) else path for one in opened for path in getattr(one, official.files)
+            Path(path[0] if isinstance(path, tuple) else path)
+            for one in opened
+            for path in getattr(one, official.files)
         ]
         labels = [label for one in opened for label in getattr(one, official.labels)]
         labels = torch.tensor([label[-1] if isinstance(label, tuple) else label for label in labels])
-        if absent := next((path for path in paths if not Path(path).is_file()), None):
+        if absent := next((path for path in paths if not path.is_file()), None):
             raise FileNotFoundError(f"{absent} is not there")
 
-        def read(i: int, where=where, paths=paths) -> object:
-            one, place = where[i]
+        def read(i: int, paths=paths) -> object:
             try:
-                return one[place][0]
-            except UNREADABLE as error:
-                kind = type(error).__name__
-                raise DataError(f"cannot read the image {paths[i]} ({kind}): delete {root / official.folder}") from None
+                return decode(paths[i], str(paths[i]))
+            except DataError as error:
+                told = str(error).partition(": mend it")[0]
+                raise DataError(f"{told}: delete {root / official.folder}") from None
 
         made[part or "train"] = Pictures(
             name,
@@ -508,7 +432,7 @@ def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
             tuple(name[0] if isinstance(name, tuple) else name for name in opened[0].classes),
             f"torchvision's {official.kind.__name__} in {official.folder}",
             read,
-            lambda i, paths=paths: file_content(paths[i]),
+            _contents(paths),
         )
     if "test" not in made:
         return _split(name, official.title, made["train"])
@@ -519,6 +443,7 @@ def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
 
 NAMES = ("flowers102", "pets", "dtd", "eurosat", "cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist")
 NAMES += ("imagenette", "digits", "shapes")
+OWN = "images/"  # before the name of a set of one's own that is called like one of these
 
 
 def load(name: str, *, download: bool = True) -> PictureSet:
@@ -528,15 +453,20 @@ def load(name: str, *, download: bool = True) -> PictureSet:
     then downloaded into the first of them; download=False, or `VITBOOK_OFFLINE=1`, leaves the network alone. Train and
     validation parts are one training part here, as in the papers; EuroSAT has no official split and is cut with a seed.
     Photos of your own: NAME/train/CLASS/*.jpg with test (or val), or NAME/CLASS/*.jpg, or the same inside NAME.zip,
-    which is read in place. Raises ValueError for an unknown name, DataError for a set that cannot be had.
+    which is read in place; `folders.load_folder` says how parts may be called. One that is called like an official set
+    is had as images/NAME. Raises ValueError for an unknown name, DataError for a set that cannot be had.
     """
-    if name in OFFICIAL:
-        return _official(name, download)
-    if name == "shapes":
-        return _shapes(name, download)
-    if name in NAMES:
-        return _tensors(name, download)
     there = at_hand()
+    if name in NAMES:
+        try:
+            if name in OFFICIAL:
+                return _official(name, download)
+            return _shapes(name, download) if name == "shapes" else _tensors(name, download)
+        except DataError as error:
+            if f"{OWN}{name}" not in there:
+                raise
+            told = f"{error}\n  - the pictures in {find_images(OWN + name)} are had as {OWN + name!r}"
+            raise DataError(told) from None
     if name not in there:
         known = [*NAMES, *there]
         near = difflib.get_close_matches(name, known, n=3)
@@ -555,4 +485,43 @@ def load_all(names: Sequence[str], *, download: bool = True) -> dict[str, Pictur
             lines = str(error).splitlines()
             reason = next((line.strip(" -") for line in reversed(lines) if line.startswith("  - ")), "")
             print(f"left out: {lines[0].split(' Tried')[0]} {reason}".rstrip())
+    return found
+
+
+def load_own(
+    *, first: str | None = None, skip: Collection[str] = (), most: int | None = None
+) -> dict[str, PictureSet]:
+    """Every set of photos of your own under `image_folders()`, {name: set}; each that is not used is named and why.
+
+    first: the set to begin with, where it is there; the others follow by name.  skip: names to pass over in silence.
+    most: at most so many sets. Not used are, besides, sets that cannot be read, one whose name another set has that is
+    found first, archives that are no zip, and pictures in no folder.
+    """
+    used, unused = {}, []
+    for path in _own_paths():
+        name = _called(path)
+        if name in skip:
+            continue
+        if find_images(name) != path:
+            unused.append((path, f"{find_images(name)} has the same name"))
+            continue
+        used[name] = path
+    found = {}
+    for name in sorted(used, key=lambda name: (name != first, name.removeprefix(OWN))):
+        if most is not None and len(found) >= most:
+            unused.append((used[name], f"{most} of your own at most at this scale"))
+            continue
+        try:
+            found[name] = _images(name)
+        except DataError as error:
+            unused.append((used[name], str(error).splitlines()[0]))
+    for folder in image_folders():
+        rest = [path for path in sorted(folder.glob("[!.]*")) if path.is_file() and not _is_zip(path)]
+        archives = [path for path in rest if path.suffix.lower() in ARCHIVES]
+        unused += [(path, "expected a folder or a zip file") for path in archives]
+        if loose := sum(decoding.is_picture(path) for path in rest if path not in archives):
+            pictures = "1 picture" if loose == 1 else f"{loose:,} pictures"
+            unused.append((folder, f"{pictures} in no folder: expected images/NAME/CLASS/"))
+    for path, why in unused:
+        print(f"not used: {path}: {why.removeprefix(f'{path}: ')}")
     return found

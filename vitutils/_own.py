@@ -1,0 +1,328 @@
+"""What a reader's folder or zip of pictures holds: which files are pictures, of which part and class.
+
+Folders and zips are read by the same rules: both become a list of entries, and `read_layout` makes sense of the list.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import unicodedata
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from vitutils import decoding
+from vitutils._sources import DataError
+
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+KNOWN = "train (or training), val (valid, validation, dev), test (testing)"
+# What systems leave in folders; files and folders whose names begin with a dot are hidden as well.
+SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "$recycle.bin"}
+SYSTEM |= {"system volume information", "lost+found", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A file inside a zip, read in place."""
+
+    archive: Path
+    info: zipfile.ZipInfo
+
+    def __str__(self) -> str:
+        return f"{self.info.filename} of {self.archive}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder: its names below the top, and where it is; None is a folder. picture: whether it is one."""
+
+    names: tuple[str, ...]
+    file: Path | Packed | None
+    picture: bool = False
+
+    @property
+    def ending(self) -> str:
+        """The ending of its name, in small letters, with the dot."""
+        return PurePosixPath(self.names[-1]).suffix.lower()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Pictures by part and class. parts: "train" and "test", or "" where they are not split. notes: what to tell."""
+
+    parts: dict[str, dict[str, list[Path | Packed]]]
+    notes: tuple[str, ...]
+
+    @property
+    def told(self) -> str:
+        """The notes in brackets, or nothing."""
+        return f" ({'; '.join(self.notes)})" if self.notes else ""
+
+
+# --- one picture ---
+
+
+def read_picture(file: Path | Packed, side: int | None = None) -> Image.Image:
+    """Decode a picture; see `decoding.decode`. Raises DataError that names the file, and the zip it lies in."""
+    if isinstance(file, Path):
+        return decoding.decode(file, str(file), side)
+    archive = open_zip(file.archive)
+    try:
+        raw = archive.read(file.info)
+    except decoding.UNREADABLE as error:
+        raise DataError(f"cannot read the image {file} ({type(error).__name__}): fetch the file again") from None
+    return decoding.decode(io.BytesIO(raw), str(file), side)
+
+
+def content(file: Path | Packed) -> bytes:
+    """Checksum and size of a file's bytes. Raises DataError if it cannot be read."""
+    if isinstance(file, Packed):
+        return f"{file.info.CRC:08x} {file.info.file_size}".encode()
+    try:
+        raw = Path(file).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the image {file} ({type(error).__name__}): mend it or take it away") from None
+    return f"{zlib.crc32(raw):08x} {len(raw)}".encode()
+
+
+@lru_cache(maxsize=8)
+def _archive(path: Path, process: int, written: int) -> zipfile.ZipFile:
+    """The open archive: each process its own, for a file handle that two share is read at the wrong place."""
+    return zipfile.ZipFile(path)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The archive, to read pictures in place. Raises DataError, which names it, if it is no whole zip."""
+    try:
+        return _archive(path, os.getpid(), path.stat().st_mtime_ns)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path} is no whole zip file ({error}): delete it and fetch it again") from None
+
+
+# --- all that is there ---
+
+
+def entries(path: Path) -> list[Entry]:
+    """What a folder or zip holds, sorted by name, without what is hidden and what systems leave.
+
+    Raises DataError for an encrypted or broken zip, and for a folder that cannot be looked into.
+    """
+    found = {}
+    for entry in _zipped(path) if path.is_file() else _walked(path):
+        if entry.names and not any(map(_hidden, entry.names)):
+            found[entry.names] = entry  # of two by one name the last, as unpacking would leave it
+    return [found[names] for names in sorted(found)]
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in SYSTEM
+
+
+def _judged(names: tuple[str, ...], file: Path | Packed) -> Entry:
+    """The entry of a file; its content is asked where the ending does not say what it is."""
+    ending = PurePosixPath(names[-1]).suffix.lower()
+    if any(map(_hidden, names)):
+        return Entry(names, file)
+    if isinstance(file, Path):
+        if decoding.looks_like_one(ending):  # a link to nothing too: reading it will tell
+            return Entry(names, file, file.is_file() or not file.exists())
+        return Entry(names, file, file.is_file() and ending not in decoding.RAW and decoding.is_picture(file))
+    if stat.S_ISLNK(file.info.external_attr >> 16):
+        return Entry(names, file)
+    if decoding.looks_like_one(ending) or ending in decoding.RAW:
+        return Entry(names, file, ending not in decoding.RAW)
+    with open_zip(file.archive).open(file.info) as stream:
+        return Entry(names, file, decoding.is_picture(stream))
+
+
+def _walked(folder: Path) -> Iterator[Entry]:
+    """A folder's entries. Links are followed, but not to a folder that they lie in."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot look into the folder {error.filename} ({error.strerror})")
+
+    for top, subs, files in os.walk(folder, followlinks=True, onerror=refuse):
+        names, real = Path(top).relative_to(folder).parts, Path(os.path.realpath(top))
+        subs[:] = [s for s in subs if not _hidden(s) and not real.is_relative_to(os.path.realpath(Path(top, s)))]
+        yield from (Entry(_plain((*names, sub)), None) for sub in subs)
+        yield from (_judged(_plain((*names, file)), Path(top, file)) for file in files)
+
+
+def _zipped(path: Path) -> Iterator[Entry]:
+    """A zip's entries, and the folders that they lie in. Backslashes part names too, as some programs write them."""
+    for info in open_zip(path).infolist():
+        if info.flag_bits & 1:
+            raise DataError(f"{path} is encrypted: unpack it, or pack it without a password")
+        whole = info.filename.replace("\\", "/")
+        names = _plain(part for part in PurePosixPath(whole).parts if part not in ("/", ".."))
+        yield from (Entry(names[:depth], None) for depth in range(1, len(names)))
+        yield Entry(names, None) if whole.endswith("/") else _judged(names, Packed(path, info))
+
+
+def _plain(names: Iterator[str]) -> tuple[str, ...]:
+    """Names in one spelling: an accent may be a letter's own or a mark after it, as macOS writes them."""
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
+
+
+# --- parts and classes ---
+
+
+def read_layout(path: Path) -> Layout:
+    """The parts and classes of a folder or zip of pictures.
+
+    Either parts, each with one folder a class, or class folders alone; one folder around it all is looked through.
+    Parts go by any of the names in `KNOWN`, in any case; of three, the second joins the training part. Raises DataError
+    for what is none of this, for parts that are not recognised, classes that are empty, alone, or differ between the
+    parts, and for class names that differ in case alone.
+    """
+    found = entries(path)
+    found, around = _unwrapped(found)
+    place = path.joinpath(*around)
+    tops = sorted({entry.names[0] for entry in found if entry.file is None})
+    known = [name for name in tops if part_of(name)]
+    notes, left = [], []
+    if len(known) > 1 and any(part_of(name) == "train" for name in known):
+        parts, used = _parts(found, known, place, notes, left)
+    else:
+        parts, used = {"": _classes(found, tops, known, place, left)}, None
+    loose = [e for e in found if e.picture and len(e.names) <= (2 if used and e.names[0] in used else 1)]
+    beside = [e for e in found if e.picture and used and len(e.names) > 1 and e.names[0] not in known]
+    left += _counted(len(loose), "in no class folder") + _counted(len(beside), "outside the parts")
+    left += _others(found)
+    if left:
+        notes.append(f"left out: {', '.join(left)}")
+    return Layout(parts, tuple(notes))
+
+
+def part_of(name: str) -> str:
+    """The part that a folder's name stands for: train, val or test; "" for none."""
+    return PARTS.get(name.strip().casefold(), "")
+
+
+def _unwrapped(found: list[Entry]) -> tuple[list[Entry], tuple[str, ...]]:
+    """The entries without the folders around everything, and those folders' names."""
+    around: tuple[str, ...] = ()
+    while True:
+        tops = {entry.names[0] for entry in found if entry.file is None}
+        inner = [entry for name in tops for entry in _below(found, name)]
+        wrapped = len(tops) == 1 and not part_of(*tops) and any(e.file is None for e in inner)
+        if not wrapped or any(e.picture and len(e.names) == 1 for e in [*found, *inner]):
+            return found, around
+        around += tuple(tops)
+        found = inner + [entry for entry in found if entry.file and len(entry.names) == 1]
+
+
+def _parts(
+    found: list[Entry], known: list[str], place: Path, notes: list[str], left: list[str]
+) -> tuple[dict[str, dict[str, list]], list[str]]:
+    """Train and test, each {class: files}, and the folders' names that were used."""
+    named: dict[str, str] = {}
+    for name in known:
+        if other := named.get(part_of(name)):
+            raise DataError(f"{place} has two folders for one part: {other} and {name}; keep one of them")
+        named[part_of(name)] = name
+    below = {part: _below(found, name) for part, name in named.items()}
+    train = _tree(below["train"], place / named["train"])
+    for part in ("val", "test"):
+        if part in named and _is_flat(below[part], set(train)):
+            count = sum(entry.picture for entry in below[part])
+            left.append(f"{named.pop(part)} ({count} pictures without labels)")
+    read = {part: train if part == "train" else _tree(below[part], place / name) for part, name in named.items()}
+    for part, classes in read.items():
+        if odd := sorted(set(classes) ^ set(train)):
+            both = f"{named['train']} and {named[part]}"
+            raise DataError(f"{place}: the parts {both} differ in the classes {', '.join(odd)}")
+    used = list(named.values())
+    if len(read) == 3:
+        notes.append(f"{named['train']} and {named['val']} together are the training part")
+        read["train"] = {name: files + read["val"][name] for name, files in read["train"].items()}
+    if len(read) == 1:
+        return {"": read["train"]}, used
+    return {"train": read["train"], "test": read["test" if "test" in read else "val"]}, used
+
+
+def _is_flat(below: list[Entry], classes: set[str]) -> bool:
+    """Whether a part has pictures but no labels: no folders, or a single one that is no class."""
+    tops = {entry.names[0] for entry in below if entry.file is None}
+    return any(entry.picture for entry in below) and (not tops or (len(tops) == 1 and not tops & classes))
+
+
+def _classes(found: list[Entry], tops: list[str], known: list[str], place: Path, left: list[str]) -> dict[str, list]:
+    """{class: files} of class folders alone; a part's name there stands for pictures without labels, or is a fault."""
+    below = {name: _below(found, name) for name in tops}
+    folders = {name: {e.names[0] for e in below[name] if e.file is None} for name in tops}
+    flat = [name for name in known if part_of(name) != "train" and below[name] and not folders[name]]
+    if len(tops) - len(flat) > 1:
+        left += [f"{name} ({sum(e.picture for e in below[name]):,} pictures without labels)" for name in flat]
+        found = [entry for entry in found if entry.names[0] not in flat]
+        tops, known = ([name for name in names if name not in flat] for names in (tops, known))
+    if len(tops) < 2:
+        return _tree(found, place)
+    common = set.intersection(*(folders[name] for name in tops))
+    if len(common) > 1:
+        raise DataError(
+            f"{place}: {', '.join(tops)} all hold the folders {', '.join(sorted(common))}. If these are the classes, "
+            f"name the parts above them {KNOWN}; if not, put the pictures straight into the class folders"
+        )
+    for name in known:
+        if part_of(name) != "train" or len(folders[name]) > 1:  # pictures of trains are a class
+            raise DataError(
+                f"{place} has {', '.join(tops)}: {name} is a part without another to go with it. Expected two or three "
+                f"parts by any of the names {KNOWN}; or class folders alone"
+            )
+    return _tree(found, place)
+
+
+def _below(found: list[Entry], name: str) -> list[Entry]:
+    """What a folder at the top holds, as seen from there."""
+    return [Entry(e.names[1:], e.file, e.picture) for e in found if e.names[0] == name and len(e.names) > 1]
+
+
+def _tree(found: list[Entry], place: Path) -> dict[str, list[Path | Packed]]:
+    """{class: pictures} of the folders at the top, sorted; every class has some."""
+    classes = sorted({entry.names[0] for entry in found if entry.file is None})
+    if len(classes) < 2:
+        held = f"one folder, {classes[0]}" if classes else "no folders"
+        raise DataError(f"{place} has {held}: expected one a class, two or more, with images in them")
+    spellings: dict[str, str] = {}
+    for name in classes:
+        other = spellings.setdefault(name.strip().casefold(), name)
+        if other != name:
+            raise DataError(f"{place}: the classes {other} and {name} are one name but for case: join or rename them")
+    read = {}
+    for name in classes:
+        inside = [entry for entry in found if entry.names[0] == name and entry.file]
+        read[name] = [entry.file for entry in inside if entry.picture]
+        if not read[name]:
+            held = ", ".join(_others(inside)).replace("files that are no pictures", "other files") or "no files"
+            kinds = " ".join(IMG_EXTENSIONS)
+            raise DataError(f"class {name!r} is empty: {place / name} holds {held}; expected images ({kinds})")
+    return read
+
+
+def _counted(count: int, where: str) -> list[str]:
+    return [f"{count:,} picture{'s' if count > 1 else ''} {where}"] if count else []
+
+
+def _others(found: list[Entry]) -> list[str]:
+    """What is there besides pictures, counted by ending."""
+    other = [entry for entry in found if entry.file and not entry.picture]
+    heic = [entry for entry in other if entry.ending in decoding.HEIC_ENDINGS]
+    kinds = Counter(entry.ending or "without ending" for entry in other if entry not in heic)
+    ranked = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    told = ", ".join(f"{count:,} {ending}" for ending, count in ranked[:6])
+    count, more = sum(kinds.values()), ", ..." if len(kinds) > 6 else ""
+    what = "files that are no pictures" if count > 1 else "file that is no picture"
+    return [f"{len(heic):,} HEIC photo{'s' if len(heic) > 1 else ''} ({decoding.HEIC_ADVICE})"] * bool(heic) + (
+        [f"{count:,} {what} ({told}{more})"] if count else []
+    )
