@@ -354,6 +354,10 @@ def test_the_pocket_vits_transform_takes_pictures_and_tensors(no_network):
     check.check_close(found.transform(picture), found.transform(cat), tol=1e-6)
     grey = torch.randint(256, (1, 28, 28), dtype=torch.uint8)
     check.check_close(found.transform(grey), data.normalise(grey, found.mean, found.std), tol=1e-6)
+    check.check_close(found.transform(Image.fromarray(grey[0].numpy())), found.transform(grey), tol=1e-6)
+    turned = picture.transpose(Image.Transpose.ROTATE_90)  # as a camera held upright stores it, and says so
+    turned.getexif()[0x0112] = 6
+    check.check_close(found.transform(turned), found.transform(picture), tol=1e-6)
 
 
 def test_a_damaged_or_missing_pocket_vit_is_named(tmp_path, monkeypatch):

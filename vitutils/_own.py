@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -53,7 +53,7 @@ class Entry:
     @property
     def ending(self) -> str:
         """The ending of its name, in small letters, with the dot."""
-        return PurePosixPath(self.names[-1]).suffix.lower()
+        return os.path.splitext(self.names[-1])[1].lower()
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,8 @@ def entries(path: Path) -> list[Entry]:
 
     Raises DataError for an encrypted or broken zip, and for a folder that cannot be looked into.
     """
-    found = {}
-    for entry in _zipped(path) if path.is_file() else _walked(path):
-        if entry.names and not any(map(_hidden, entry.names)):
-            found[entry.names] = entry  # of two by one name the last, as unpacking would leave it
-    return [found[names] for names in sorted(found)]
+    found = {entry.names: entry for entry in (_zipped(path) if path.is_file() else _walked(path))}
+    return [found[names] for names in sorted(found)]  # of two by one name the last, as unpacking would leave it
 
 
 def _hidden(name: str) -> bool:
@@ -130,9 +127,7 @@ def _hidden(name: str) -> bool:
 
 def _judged(names: tuple[str, ...], file: Path | Packed) -> Entry:
     """The entry of a file; its content is asked where the ending does not say what it is."""
-    ending = PurePosixPath(names[-1]).suffix.lower()
-    if any(map(_hidden, names)):
-        return Entry(names, file)
+    ending = os.path.splitext(names[-1])[1].lower()
     if isinstance(file, Path):
         if decoding.looks_like_one(ending):  # a link to nothing too: reading it will tell
             return Entry(names, file, file.is_file() or not file.exists())
@@ -155,17 +150,22 @@ def _walked(folder: Path) -> Iterator[Entry]:
         names, real = Path(top).relative_to(folder).parts, Path(os.path.realpath(top))
         subs[:] = [s for s in subs if not _hidden(s) and not real.is_relative_to(os.path.realpath(Path(top, s)))]
         yield from (Entry(_plain((*names, sub)), None) for sub in subs)
-        yield from (_judged(_plain((*names, file)), Path(top, file)) for file in files)
+        yield from (_judged(_plain((*names, file)), Path(top, file)) for file in files if not _hidden(file))
 
 
 def _zipped(path: Path) -> Iterator[Entry]:
     """A zip's entries, and the folders that they lie in. Backslashes part names too, as some programs write them."""
+    seen = set()
     for info in open_zip(path).infolist():
         if info.flag_bits & 1:
             raise DataError(f"{path} is encrypted: unpack it, or pack it without a password")
         whole = info.filename.replace("\\", "/")
-        names = _plain(part for part in PurePosixPath(whole).parts if part not in ("/", ".."))
-        yield from (Entry(names[:depth], None) for depth in range(1, len(names)))
+        names = _plain(part for part in whole.split("/") if part not in ("", ".", ".."))
+        if not names or any(map(_hidden, names)):
+            continue
+        if names[:-1] not in seen:
+            seen.add(names[:-1])
+            yield from (Entry(names[:depth], None) for depth in range(1, len(names)))
         yield Entry(names, None) if whole.endswith("/") else _judged(names, Packed(path, info))
 
 

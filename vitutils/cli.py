@@ -30,9 +30,10 @@ nets (--net)
 
 data (--data)
   a name                  {names}
-  a folder                with train/CLASS/ and test/CLASS/ (or val/CLASS/), or with CLASS/ alone
+  a folder, or its zip    with train/CLASS/ and test/CLASS/ (or val/CLASS/), or with CLASS/ alone; of three parts
+                          train and val together are trained on
 
-A part of the training images is held out; after each epoch the net is judged on it. What is written is the net after
+A part of the training images is held out, each class in proportion; after each epoch the net is judged on it. What is written is the net after
 the last epoch. The test part is looked at once, at the end, and only with --test.
 
 files in --out
@@ -70,12 +71,12 @@ def command_line() -> argparse.ArgumentParser:
         description=HELP.format(names=" ".join(data.NAMES)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--data", required=True, help="name of a data set, or a folder")
+    command.add_argument("--data", required=True, help="name of a data set, or a folder or zip")
     command.add_argument("--net", required=True, help="name of a net, as above")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the run is written")
     command.add_argument("--resume", action="store_true", help="go on from DIR/run.pt if it is there")
     command.add_argument("--images", type=int, metavar="N", help="train on N images, classes in balance (default: all)")
-    command.add_argument("--held-out", type=int, metavar="N", help="images kept for judging (default: a tenth)")
+    command.add_argument("--held-out", type=int, metavar="N", help="images kept for judging (default: a tenth, 1 a class)")
     command.add_argument("--test", action="store_true", help="at the end, evaluate once on the test part")
     command.add_argument("--size", type=int, metavar="PX", help="side to bring a folder's images to (default: 64)")
     command.add_argument("--skip-unreadable", action="store_true", help="pass over a folder's damaged images")
@@ -134,7 +135,8 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
         if checkpoint.exists() and not options.resume:
             raise ValueError(f"{checkpoint} is there: --resume goes on from it; or take another --out")
         whole = _load(options)
-        held = options.held_out if options.held_out is not None else max(1, len(whole.train_labels) // 10)
+        tenth = max(len(whole.train_labels) // 10, len(whole.train_labels.unique()))
+        held = options.held_out if options.held_out is not None else tenth
         part = whole.hold_out(held).take(train=options.images)
         ranks.check_enough({"to train on": len(part.train_labels), "held out": held, "a batch": recipe.batch_size})
         torch.manual_seed(options.seed)
@@ -206,9 +208,9 @@ def _load(options: argparse.Namespace) -> data.Dataset:
             raise ValueError(f"--size and --skip-unreadable are for folders of images; {options.data} is a data set")
         return data.load(options.data)
     folder = Path(options.data).expanduser()
-    if os.sep not in options.data and not folder.is_dir():
+    if os.sep not in options.data and not folder.exists():
         known = ", ".join(data.NAMES)
-        raise data.DataError(f"--data {options.data}: neither a data set ({known}) nor a folder here")
+        raise data.DataError(f"--data {options.data}: neither a data set ({known}) nor a folder or zip here")
     size = 64 if options.size is None else options.size
     return folders.load_folder(folder, size, skip_unreadable=options.skip_unreadable)
 

@@ -110,13 +110,22 @@ def as_seen(image: Image.Image) -> Image.Image:
 
 
 class AsSeen:
-    """`as_seen` as a step of a transform: PIL images become upright, opaque and RGB; tensors pass through."""
+    """`as_seen` as a step of a transform: PIL images become upright, opaque and RGB; tensors pass through.
+
+    grey: grey images stay in one channel, for a net that reads grey.
+    """
+
+    def __init__(self, grey: bool = False):
+        self.grey = grey
 
     def __call__(self, picture: object) -> object:
-        return as_seen(picture) if isinstance(picture, Image.Image) else picture
+        if not isinstance(picture, Image.Image):
+            return picture
+        one = self.grey and picture.getbands() in (("1",), ("L",), ("I",), ("F",))
+        return as_seen(picture).convert("L" if one else "RGB")
 
     def __repr__(self) -> str:
-        return f"AsSeen(version={VERSION})"
+        return f"AsSeen(grey={self.grey}, version={VERSION})"
 
 
 def is_picture(source: Path | str | io.BufferedIOBase) -> bool:

@@ -55,16 +55,16 @@ def draw_shots(labels: Tensor, shots: int | None, seed: int) -> Tensor:
 def split_shots(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Places to fit on, places to choose by: a fifth of each class.
 
-    At least one image of each class chooses. Raises ValueError where a
-    class has a single image: there is nothing to choose by.
+    At least one image of each class chooses, but a class's only image
+    fits. Raises ValueError where every class has a single image.
     """
-    if labels.bincount()[labels.unique()].min() < 2:
-        raise ValueError("expected 2 images of each class or more, got 1")
+    if labels.bincount().max() < 2:
+        raise ValueError("expected a class of 2 images or more, got 1 each")
     fit, choose = [], []
     for k in labels.unique():
         own = draw_shots(labels, None, seed)
         own = own[labels[own] == k]
-        held = max(1, len(own) // 5)
+        held = min(max(1, len(own) // 5), len(own) - 1)
         choose.append(own[:held])
         fit.append(own[held:])
     return torch.cat(fit), torch.cat(choose)
@@ -104,7 +104,7 @@ def linear_probe(
 
     x, y, new_x = x.numpy(), y.numpy(), new_x.numpy()
     C = 0.1
-    if torch.tensor(y).bincount()[torch.tensor(y).unique()].min() > 1:
+    if torch.tensor(y).bincount().max() > 1:
         fit, choose = split_shots(torch.tensor(y), seed)
         scores = {
             C: fitted(x[fit], y[fit], C).score(x[choose], y[choose])

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from vitutils._progress import downloading
 from vitutils._sources import data_folders
+from vitutils.decoding import AsSeen
 from vitutils.vit import ViT, ViTConfig
 
 State = dict[str, Tensor]
@@ -192,7 +193,8 @@ class Pretrained:
     """A model and what belongs to its checkpoint.
 
     model: our ViT, in eval mode.  mean, std: per channel, of images scaled to 0..1 (the checkpoint's own).
-    transform: the checkpoint's own evaluation transform for one PIL image or (C,H,W) uint8 tensor.
+    transform: the checkpoint's own evaluation transform for one PIL image or (C,H,W) uint8 tensor; a PIL image is taken
+    as a person sees it (`decoding.as_seen`), whatever its mode.
     source: where it came from.  classes: K names.
     """
 
@@ -308,6 +310,7 @@ def load(name: str) -> Pretrained:
     model = load_into(ViT(config_of(reference)), from_timm(state), origin=str(path))
     recipe = resolve_model_data_config(reference)
     transform = create_transform(**recipe, is_training=False)
+    transform.transforms.insert(0, AsSeen())
     # timm's steps pass a uint8 tensor on as it is, and Normalize, the last of them, refuses it
     transform.transforms.insert(-1, v2.ToDtype(torch.float32, scale=True))
     K = reference.num_classes
@@ -332,7 +335,7 @@ def load_pocket() -> Pretrained:
     state, words = read_file(POCKET_FILE)
     model = load_into(ViT(POCKET_CONFIG), state, origin=str(POCKET_FILE))
     mean, std = (float(words["mean"]),), (float(words["std"]),)
-    steps = [v2.ToImage(), v2.Grayscale(), v2.Resize(POCKET_CONFIG.img_size, antialias=True)]
+    steps = [AsSeen(grey=True), v2.ToImage(), v2.Grayscale(), v2.Resize(POCKET_CONFIG.img_size, antialias=True)]
     steps += [v2.CenterCrop(POCKET_CONFIG.img_size), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     source = f"the book's own, trained on {words['data']}"
     return Pretrained("pocket", model.eval(), mean, std, v2.Compose(steps), source, tuple(words["classes"].split("|")))
