@@ -12,7 +12,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -155,21 +155,20 @@ def _walked(folder: Path) -> Iterator[Entry]:
 
 def _zipped(path: Path) -> Iterator[Entry]:
     """A zip's entries, and the folders that they lie in. Backslashes part names too, as some programs write them."""
-    seen = set()
+    above: dict[str, tuple[str, ...]] = {}  # a folder's path -> its names
     for info in open_zip(path).infolist():
         if info.flag_bits & 1:
             raise DataError(f"{path} is encrypted: unpack it, or pack it without a password")
-        whole = info.filename.replace("\\", "/")
-        names = _plain(part for part in whole.split("/") if part not in ("", ".", ".."))
-        if not names or any(map(_hidden, names)):
-            continue
-        if names[:-1] not in seen:
-            seen.add(names[:-1])
-            yield from (Entry(names[:depth], None) for depth in range(1, len(names)))
-        yield Entry(names, None) if whole.endswith("/") else _judged(names, Packed(path, info))
+        folder, _, name = info.filename.replace("\\", "/").rpartition("/")
+        if folder not in above:
+            names = above[folder] = _plain(part for part in folder.split("/") if part not in ("", ".", ".."))
+            if not any(map(_hidden, names)):
+                yield from (Entry(names[: depth + 1], None) for depth in range(len(names)))
+        if name and not _hidden(name) and not any(map(_hidden, above[folder])):
+            yield _judged((*above[folder], *_plain([name])), Packed(path, info))
 
 
-def _plain(names: Iterator[str]) -> tuple[str, ...]:
+def _plain(names: Iterable[str]) -> tuple[str, ...]:
     """Names in one spelling: an accent may be a letter's own or a mark after it, as macOS writes them."""
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
