@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import re
 import zipfile
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitutils import cli, data, folders, pictures
+from vitutils import cli, data, decoding, folders, pictures
 from vitutils.data import DataError
 
 
@@ -231,7 +232,7 @@ def test_classes_may_have_folders_of_their_own(home):
 def decoded(tmp_path, content: bytes, name: str = "a.png") -> np.ndarray:
     """The picture as every loader gives it, uint8 (H, W, 3): each must give the same."""
     write(tmp_path / "one" / name, content)
-    return np.array(pictures.decode(tmp_path / "one" / name, name))
+    return np.array(decoding.decode(tmp_path / "one" / name, name))
 
 
 def corners() -> Image.Image:
@@ -372,8 +373,8 @@ def test_two_icons_differ_by_their_alpha_alone(tmp_path):
     half = icon((0, 0, 0), (0, 0))
     half.putalpha(128)
     assert (decoded(tmp_path, raw(half)) == 127).all()
-    assert (np.array(pictures.as_seen(half.convert("RGBa"))) == 127).all()  # premultiplied
-    assert (np.array(pictures.as_seen(half.convert("LA").convert("La"))) == 127).all()
+    assert (np.array(decoding.as_seen(half.convert("RGBa"))) == 127).all()  # premultiplied
+    assert (np.array(decoding.as_seen(half.convert("LA").convert("La"))) == 127).all()
 
 
 def test_other_kinds_of_colour_and_moving_pictures(tmp_path):
@@ -446,7 +447,7 @@ def test_heic_says_what_to_install(home, monkeypatch):
     root, heic = home / "images" / "loose", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     fill(root, {"a": 5, "b": 5})
     write(root / "a" / "IMG_1.HEIC", heic)
-    monkeypatch.setattr(pictures.decoding, "HEIC", False)
+    monkeypatch.setattr(decoding, "HEIC", False)
     for how, (train, test, source) in both(home, root).items():
         assert len(train) + len(test) == 10, how
         assert "1 HEIC photo (to read it: pip install pillow-heif)" in source, how
@@ -553,3 +554,13 @@ def test_a_set_with_more_classes_than_a_draw_has_images(home):
     same = whole.fitting(train=60, test=30)
     assert same.classes == whole.classes and len(same.train) == 60
     assert torch.equal(same.train.places, whole.take(60, 30).train.places)
+
+
+def test_a_part_travels_to_processes_that_are_started_anew(home):
+    fill(home / "images" / "loose", {"a": 4, "b": 4})
+    pack(home / "images" / "loose", home / "images" / "packed.zip")
+    for name in ("loose", "packed", "digits"):
+        part = pictures.load(name).test
+        again = pickle.loads(pickle.dumps(part))
+        assert np.array_equal(np.array(again[1][0]), np.array(part[1][0])), name
+        assert again.fingerprint() == part.fingerprint()

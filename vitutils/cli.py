@@ -33,8 +33,8 @@ data (--data)
   a folder, or its zip    with train/CLASS/ and test/CLASS/ (or val/CLASS/), or with CLASS/ alone; of three parts
                           train and val together are trained on
 
-A part of the training images is held out, each class in proportion; after each epoch the net is judged on it. What is written is the net after
-the last epoch. The test part is looked at once, at the end, and only with --test.
+A part of the training images is held out, each class in proportion; after each epoch the net is judged on it. What is
+written is the net after the last epoch. The test part is looked at once, at the end, and only with --test.
 
 files in --out
   run.json                arguments, versions, and at the end the history
@@ -76,7 +76,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the run is written")
     command.add_argument("--resume", action="store_true", help="go on from DIR/run.pt if it is there")
     command.add_argument("--images", type=int, metavar="N", help="train on N images, classes in balance (default: all)")
-    command.add_argument("--held-out", type=int, metavar="N", help="images kept for judging (default: a tenth, 1 a class)")
+    command.add_argument("--held-out", type=int, metavar="N", help="images to judge by (default: a tenth, 1 a class)")
     command.add_argument("--test", action="store_true", help="at the end, evaluate once on the test part")
     command.add_argument("--size", type=int, metavar="PX", help="side to bring a folder's images to (default: 64)")
     command.add_argument("--skip-unreadable", action="store_true", help="pass over a folder's damaged images")

@@ -21,10 +21,12 @@ import zlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import datasets as tv
 
@@ -33,10 +35,6 @@ from vitutils._own import Packed, content, entries, read_layout, read_picture
 from vitutils._progress import downloading
 from vitutils._sources import TIMEOUT, data_folders, sweep
 from vitutils.data import DataError
-from vitutils.decoding import as_seen, decode
-
-__all__ = ["PictureSet", "Pictures", "as_seen", "at_hand", "decode", "find_images", "from_files", "from_tensors"]
-__all__ += ["image_folders", "imagenet_photos", "load", "load_all", "load_own", "numbered"]
 
 # What a folder's name does not say by itself.
 TITLES = {"hymenoptera": "ants and bees", "cifar10_jpeg": "CIFAR-10 recompressed"}
@@ -159,11 +157,11 @@ def from_tensors(
     data._check_pair(images, labels, f"{name}, {part}")
     if images.dtype != torch.uint8:
         raise ValueError(f"{name}, {part}: expected uint8 images, got {images.dtype}")
+    return Pictures(name, part, labels, tuple(classes), source, images.__getitem__, partial(_pixels, images))
 
-    def content(i: int) -> bytes:
-        return images[i].contiguous().numpy().tobytes()
 
-    return Pictures(name, part, labels, tuple(classes), source, images.__getitem__, content)
+def _pixels(images: Tensor, i: int) -> bytes:
+    return images[i].contiguous().numpy().tobytes()
 
 
 def _tensors(name: str, download: bool) -> PictureSet:
@@ -248,12 +246,16 @@ def from_files(
     """Pictures out of files, {class: files}: paths, or files in a zip."""
     files = [file for label in classes for file in found[label]]
     labels = torch.tensor([k for k, label in enumerate(classes) for _ in found[label]])
-    return Pictures(name, part, labels, tuple(classes), source, lambda i: read_picture(files[i]), _contents(files))
+    return Pictures(name, part, labels, tuple(classes), source, partial(_read, files), partial(_content, files))
 
 
-def _contents(files: Sequence[Path | Packed]) -> Callable[[int], bytes]:
-    """What a fingerprint knows of each file: its bytes, and how they are decoded."""
-    return lambda i: content(files[i]) + f" {decoding.VERSION}".encode()
+def _read(files: Sequence[Path | Packed], i: int) -> Image.Image:
+    return read_picture(files[i])
+
+
+def _content(files: Sequence[Path | Packed], i: int) -> bytes:
+    """What a fingerprint knows of a file: its bytes, and how they are decoded."""
+    return content(files[i]) + f" {decoding.VERSION}".encode()
 
 
 def data_short(path: Path) -> str:
@@ -405,6 +407,13 @@ def _fetch(name: str, official: Official, root: Path) -> None:
         socket.setdefaulttimeout(before)
 
 
+def _read_official(folder: Path, files: Sequence[Path], i: int) -> Image.Image:
+    try:
+        return read_picture(files[i])
+    except DataError as error:
+        raise DataError(f"{str(error).partition(': mend it')[0]}: delete {folder}") from None
+
+
 def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
     made = {}
     for part, opened in official.open(root).items():
@@ -418,21 +427,14 @@ def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
         if absent := next((path for path in paths if not path.is_file()), None):
             raise FileNotFoundError(f"{absent} is not there")
 
-        def read(i: int, paths=paths) -> object:
-            try:
-                return decode(paths[i], str(paths[i]))
-            except DataError as error:
-                told = str(error).partition(": mend it")[0]
-                raise DataError(f"{told}: delete {root / official.folder}") from None
-
         made[part or "train"] = Pictures(
             name,
             part or "train",
             labels.long(),
             tuple(name[0] if isinstance(name, tuple) else name for name in opened[0].classes),
             f"torchvision's {official.kind.__name__} in {official.folder}",
-            read,
-            _contents(paths),
+            partial(_read_official, root / official.folder, paths),
+            partial(_content, paths),
         )
     if "test" not in made:
         return _split(name, official.title, made["train"])
