@@ -131,6 +131,9 @@ def test_the_command_keeps_every_class_or_names_it(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "27 training and 7 test images of 3 x 8 x 8, 2 classes (cat 24 + 6, dog 3 + 1)" in out
     assert "25 to train on, 2 held out" in out
+    with pytest.raises(SystemExit):
+        cli.main(["--data", str(tmp_path / "pets"), "--out", str(tmp_path / "one"), *more, "--images", "1", "--lr", "-1"])
+    assert "1 to train on, 2 held out; none to train on of dog" in capsys.readouterr().out
     fill(tmp_path / "few", {"cat": 30, "dog": 2})
     with pytest.raises(SystemExit):
         cli.main(["--data", str(tmp_path / "few"), "--out", str(tmp_path / "none"), *more])
@@ -439,7 +442,7 @@ def test_files_that_are_no_pictures_are_counted_and_hidden_ones_are_not(home):
     write(root / "cover.png", raw(dot()))
     for how, (train, test, source) in both(home, root).items():
         assert len(train) + len(test) == 10, how
-        assert "4 files that are no pictures (2 .txt, 1 .csv, 1 .mp4)" in source, how
+        assert "4 other files (2 .txt, 1 .csv, 1 .mp4)" in source, how
         assert "1 picture in no class folder" in source, how
 
 

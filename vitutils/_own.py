@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,7 +81,8 @@ def read_picture(file: Path | Packed, side: int | None = None) -> Image.Image:
     try:
         raw = archive.read(file.info)
     except decoding.UNREADABLE as error:
-        raise DataError(f"cannot read the image {file} ({type(error).__name__}): fetch the file again") from None
+        told = f"{type(error).__name__}: {error}"
+        raise DataError(f"cannot read the image {file} ({told}): fetch the zip again, or pack it anew") from None
     return decoding.decode(io.BytesIO(raw), str(file), side)
 
 
@@ -136,8 +138,9 @@ def _judged(names: tuple[str, ...], file: Path | Packed) -> Entry:
         return Entry(names, file)
     if decoding.looks_like_one(ending) or ending in decoding.RAW:
         return Entry(names, file, ending not in decoding.RAW)
-    with open_zip(file.archive).open(file.info) as stream:
+    with suppress(*decoding.UNREADABLE), open_zip(file.archive).open(file.info) as stream:
         return Entry(names, file, decoding.is_picture(stream))
+    return Entry(names, file)  # damaged, or packed in a way that Python does not know
 
 
 def _walked(folder: Path) -> Iterator[Entry]:
@@ -303,7 +306,7 @@ def _tree(found: list[Entry], place: Path) -> dict[str, list[Path | Packed]]:
         inside = [entry for entry in found if entry.names[0] == name and entry.file]
         read[name] = [entry.file for entry in inside if entry.picture]
         if not read[name]:
-            held = ", ".join(_others(inside)).replace("files that are no pictures", "other files") or "no files"
+            held = ", ".join(_others(inside)) or "no files"
             kinds = " ".join(IMG_EXTENSIONS)
             raise DataError(f"class {name!r} is empty: {place / name} holds {held}; expected images ({kinds})")
     return read
@@ -321,7 +324,7 @@ def _others(found: list[Entry]) -> list[str]:
     ranked = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
     told = ", ".join(f"{count:,} {ending}" for ending, count in ranked[:6])
     count, more = sum(kinds.values()), ", ..." if len(kinds) > 6 else ""
-    what = "files that are no pictures" if count > 1 else "file that is no picture"
+    what = "other files" if count > 1 else "other file"
     return [f"{len(heic):,} HEIC photo{'s' if len(heic) > 1 else ''} ({decoding.HEIC_ADVICE})"] * bool(heic) + (
         [f"{count:,} {what} ({told}{more})"] if count else []
     )

@@ -149,7 +149,10 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
         processes.agree(lambda: _load(options) if os.environ.get("LOCAL_RANK", "0") == "0" else None, MISTAKES)
     recipe, device, whole, part, model = processes.agree(prepare, MISTAKES)
     say(whole.summary())
-    say(f"{len(part.train_labels):,} to train on, {len(part.test_labels):,} held out")
+    there = set(part.train_labels.tolist())
+    none = [name for k, name in enumerate(whole.classes) if k not in there]
+    lost = f"; none to train on of {', '.join(none[:8])}{', ...' * (len(none) > 8)}" if none else ""
+    say(f"{len(part.train_labels):,} to train on, {len(part.test_labels):,} held out{lost}")
     told = f"{ranks.world} processes" if ranks.world > 1 else "1 process"
     say(f"{options.net}: {check.count_parameters(model):,} parameters; {told} on {device.type}")
     if options.resume:

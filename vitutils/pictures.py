@@ -469,6 +469,8 @@ def load(name: str, *, download: bool = True) -> PictureSet:
                 raise
             told = f"{error}\n  - the pictures in {find_images(OWN + name)} are had as {OWN + name!r}"
             raise DataError(told) from None
+    if name.removeprefix(OWN) in there:
+        name = name.removeprefix(OWN)
     if name not in there:
         known = [*NAMES, *there]
         near = difflib.get_close_matches(name, known, n=3)
@@ -505,7 +507,7 @@ def load_own(
         if name in skip:
             continue
         if find_images(name) != path:
-            unused.append((path, f"{find_images(name)} has the same name"))
+            unused.append((path, f"{path} has the name of {find_images(name)}, which is found first"))
             continue
         used[name] = path
     found = {}
@@ -525,5 +527,5 @@ def load_own(
             pictures = "1 picture" if loose == 1 else f"{loose:,} pictures"
             unused.append((folder, f"{pictures} in no folder: expected images/NAME/CLASS/"))
     for path, why in unused:
-        print(f"not used: {path}: {why.removeprefix(f'{path}: ')}")
+        print(f"not used: {data_short(path)}: {why.removeprefix(f'{path}: ')}")
     return found
