@@ -132,7 +132,8 @@ def test_the_command_keeps_every_class_or_names_it(tmp_path, capsys):
     assert "27 training and 7 test images of 3 x 8 x 8, 2 classes (cat 24 + 6, dog 3 + 1)" in out
     assert "25 to train on, 2 held out" in out
     with pytest.raises(SystemExit):
-        cli.main(["--data", str(tmp_path / "pets"), "--out", str(tmp_path / "one"), *more, "--images", "1", "--lr", "-1"])
+        few = ["--out", str(tmp_path / "one"), "--images", "1", "--lr", "-1"]
+        cli.main(["--data", str(tmp_path / "pets"), *more, *few])
     assert "1 to train on, 2 held out; none to train on of dog" in capsys.readouterr().out
     fill(tmp_path / "few", {"cat": 30, "dog": 2})
     with pytest.raises(SystemExit):
@@ -312,6 +313,16 @@ def test_deep_greys_are_scaled_to_their_range(tmp_path, values, kind):
 def test_even_deep_greys_have_a_shade(tmp_path, values, shade):
     seen = decoded(tmp_path, raw(Image.fromarray(values), "TIFF"), "a.tiff")
     assert (seen == shade).all()
+
+
+def test_a_tiff_in_which_0_is_white(tmp_path):
+    import tifffile
+
+    for deep in (np.uint16, np.uint8):
+        values = (RAMP // (1 if deep is np.uint16 else 257)).astype(deep)
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+        seen = np.array(decoding.decode(tmp_path / "a.tif", "a"))
+        assert seen[0, 0].tolist() == [255] * 3 and seen[-1, -1].tolist() == [0] * 3, deep
 
 
 def test_what_is_no_number_spoils_no_picture(tmp_path):
