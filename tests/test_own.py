@@ -184,6 +184,27 @@ def test_parts_that_are_not_recognised_are_refused(home, names):
     refused(home, root, f"{'|'.join(names)}.*train.*test")
 
 
+@pytest.mark.parametrize("names", [("seg_train", "seg_test", "seg_pred"), ("Train images", "Test images")])
+def test_folders_named_much_like_parts_are_refused(home, names):
+    root = home / "images" / "loose"
+    for name in names[:2]:
+        fill(root / name / name, {"cat": 4, "dog": 4})
+    fill(root, dict.fromkeys(names[2:], 5))
+    refused(home, root, f"{names[0]}.*train.*test")
+
+
+def test_a_part_alone_is_refused(home):
+    fill(home / "images" / "loose" / "train", {"cat": 4, "dog": 4})
+    refused(home, home / "images" / "loose", "has train alone: expected train and test")
+
+
+def test_a_part_may_lie_in_a_folder_of_its_own_name(home):
+    fill(home / "images" / "loose" / "train" / "train", {"cat": 4, "dog": 4})
+    fill(home / "images" / "loose" / "test" / "test", {"cat": 3, "dog": 3})
+    for how, (train, test, _) in both(home, home / "images" / "loose").items():
+        assert train.bincount().tolist() == [4, 4] and test.bincount().tolist() == [3, 3], how
+
+
 def test_parts_inside_the_classes_are_refused(home):
     root = home / "images" / "loose"
     for name in ("cat", "dog"):
@@ -323,6 +344,14 @@ def test_a_tiff_in_which_0_is_white(tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
         seen = np.array(decoding.decode(tmp_path / "a.tif", "a"))
         assert seen[0, 0].tolist() == [255] * 3 and seen[-1, -1].tolist() == [0] * 3, deep
+
+
+def test_a_tiff_of_32_bits_without_signs(tmp_path):
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "a.tif", (RAMP * 65000).astype(np.uint32))
+    seen = np.array(decoding.decode(tmp_path / "a.tif", "a"))
+    assert seen.mean() == pytest.approx(127.5, abs=0.6) and seen[0, 0, 0] == 0 and seen[-1, -1, 0] == 255
 
 
 def test_what_is_no_number_spoils_no_picture(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import unicodedata
 import zipfile
@@ -211,13 +212,19 @@ def part_of(name: str) -> str:
     return PARTS.get(name.strip().casefold(), "")
 
 
-def _unwrapped(found: list[Entry]) -> tuple[list[Entry], tuple[str, ...]]:
+def _parts_in(name: str) -> set[str]:
+    """The parts that words of a longer name stand for: train_images, seg-test."""
+    return {part_of(word) for word in re.split(r"[^a-z]+", name.casefold()) if part_of(word) and not part_of(name)}
+
+
+def _unwrapped(found: list[Entry], inside_a_part: bool = False) -> tuple[list[Entry], tuple[str, ...]]:
     """The entries without the folders around everything, and those folders' names."""
     around: tuple[str, ...] = ()
     while True:
         tops = {entry.names[0] for entry in found if entry.file is None}
         inner = [entry for name in tops for entry in _below(found, name)]
-        wrapped = len(tops) == 1 and not part_of(*tops) and any(e.file is None for e in inner)
+        wrapped = len(tops) == 1 and any(entry.file is None for entry in inner)
+        wrapped = wrapped and (inside_a_part or not part_of(*tops))
         if not wrapped or any(e.picture and len(e.names) == 1 for e in [*found, *inner]):
             return found, around
         around += tuple(tops)
@@ -233,7 +240,7 @@ def _parts(
         if other := named.get(part_of(name)):
             raise DataError(f"{place} has two folders for one part: {other} and {name}; keep one of them")
         named[part_of(name)] = name
-    below = {part: _below(found, name) for part, name in named.items()}
+    below = {part: _unwrapped(_below(found, name), inside_a_part=True)[0] for part, name in named.items()}
     train = _tree(below["train"], place / named["train"])
     for part in ("val", "test"):
         if part in named and _is_flat(below[part], set(train)):
@@ -262,14 +269,24 @@ def _is_flat(below: list[Entry], classes: set[str]) -> bool:
 def _classes(found: list[Entry], tops: list[str], known: list[str], place: Path, left: list[str]) -> dict[str, list]:
     """{class: files} of class folders alone; a part's name there stands for pictures without labels, or is a fault."""
     below = {name: _below(found, name) for name in tops}
-    folders = {name: {e.names[0] for e in below[name] if e.file is None} for name in tops}
+    looked_through = {name: _unwrapped(below[name], inside_a_part=True)[0] for name in tops}
+    folders = {name: {e.names[0] for e in looked_through[name] if e.file is None} for name in tops}
     flat = [name for name in known if part_of(name) != "train" and below[name] and not folders[name]]
     if len(tops) - len(flat) > 1:
         left += [f"{name} ({sum(e.picture for e in below[name]):,} pictures without labels)" for name in flat]
         found = [entry for entry in found if entry.names[0] not in flat]
         tops, known = ([name for name in names if name not in flat] for names in (tops, known))
+    if len(tops) == 1 and known and len(folders[tops[0]]) > 1:
+        raise DataError(
+            f"{place} has {tops[0]} alone: expected train and test by any of the names {KNOWN}; or class folders alone"
+        )
     if len(tops) < 2:
         return _tree(found, place)
+    if len(like := {part: name for name in tops for part in _parts_in(name)}) > 1 and "train" in like:
+        raise DataError(
+            f"{place} has {', '.join(tops)}: if {' and '.join(sorted(like.values()))} are parts, call them by the names "
+            f"{KNOWN}; if they are classes, call them otherwise"
+        )
     common = set.intersection(*(folders[name] for name in tops))
     if len(common) > 1:
         raise DataError(

@@ -179,7 +179,10 @@ def _middle(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> np.ndarray:
     """Greys of more than eight bits as uint8 (H, W)."""
-    values = np.asarray(image).astype(np.float64)
+    tags, stored = getattr(image, "tag_v2", {}), np.asarray(image)
+    if tags and stored.dtype == np.int32 and tags.get(339, (1,)) == (1,):  # a TIFF without signs, of which Pillow knows nothing
+        stored = stored.view(np.uint32)
+    values = stored.astype(np.float64)
     numbers = values[np.isfinite(values)]
     low, high = (numbers.min(), numbers.max()) if numbers.size else (0.0, 0.0)
     whole = image.mode != "F"
@@ -192,7 +195,7 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
         start, end = (low, high) if low < high else (min(low, 0), max(high, 0))
     values = np.nan_to_num(values, nan=start, posinf=high, neginf=low)
     shades = np.rint((values - start) / (end - start) * 255).astype(np.uint8)
-    if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF in which 0 is white
+    if tags.get(262) == 0:  # a TIFF in which 0 is white
         shades = 255 - shades
     hole = image.info.get("transparency")
-    return np.where(np.asarray(image) == hole, np.uint8(255), shades) if isinstance(hole, int) else shades
+    return np.where(stored == hole, np.uint8(255), shades) if isinstance(hole, int) else shades
