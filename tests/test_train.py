@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitutils import data, train
+from vitutils import data, encoder, train
 from vitutils.vit import ViT, ViTConfig
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
@@ -301,6 +301,56 @@ def test_evaluate_agrees_with_a_plain_loop_and_puts_the_mode_back(digits):
     assert torch.allclose(result.logits, logits, atol=1e-5)
     assert result.accuracy == pytest.approx((logits.argmax(1) == digits.test_labels).float().mean().item())
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, digits.test_labels).item(), rel=1e-4)
+
+
+class Halves(nn.Module):
+    """A net with a frozen BatchNorm, a layer that acts on its mode as LoRA layers do, and a table that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.layer, self.told = nn.BatchNorm2d(1), nn.Linear(64, 10), []
+        self.drop = nn.Dropout(0.5)
+        self.norm.eval()
+        self.table = None
+
+    def train(self, mode=True):
+        self.told.append(mode)
+        return super().train(mode)
+
+    def forward(self, images):
+        if self.table is None or len(self.table) < len(images):
+            self.table = torch.arange(float(len(images)))[:, None] / 1000
+        if images.isnan().any():
+            raise Killed
+        return self.drop(self.layer(self.norm(images).flatten(1))) * (1 + self.table[: len(images)])
+
+
+def own_modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_evaluate_puts_every_modules_own_mode_back_after_an_error_too(digits):
+    model, how = Halves(), {"mean": digits.mean, "std": digits.std}
+    before = own_modes(model)
+    assert before == [True, False, True, True]
+    train.evaluate(model, digits.test_images, digits.test_labels, **how)
+    assert own_modes(model) == before and model.told == [False, True], "switched by train(), not by the flag alone"
+    with pytest.raises(Killed):
+        train.evaluate(model, digits.test_images / float("nan"), digits.test_labels, **how)
+    assert own_modes(model) == before
+    model.eval()
+    train.evaluate(model, digits.test_images, digits.test_labels, **how)
+    assert not any(own_modes(model))
+
+
+def test_what_a_net_keeps_while_it_is_evaluated_can_be_trained_with(digits):
+    model = Halves()
+    result = train.evaluate(model, digits.test_images, digits.test_labels, mean=digits.mean, std=digits.std)
+    assert not model.table.is_inference() and not result.logits.requires_grad
+    train.fit(model, digits, replace(SHORT, epochs=1))
+    fresh = Halves()
+    encoder.accuracy(fresh, torch.zeros(2, 1, 8, 8), torch.zeros(2))
+    assert not fresh.table.is_inference()
 
 
 def test_mixing_is_per_recipe():

@@ -192,7 +192,7 @@ def fit(
     return losses
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     """Share of right answers, 0 to 1. Logits (B, ..., K), targets (B, ...)."""
     device = next(model.parameters()).device

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from vitutils import data, train
 from vitutils._progress import show_progress
 from vitutils._sources import data_folders
+from vitutils.modes import eval_mode
 from vitutils.pictures import Pictures
 
 VERSION = 1  # of the cache: raise it when `extract` computes something else
@@ -332,22 +333,17 @@ def extract(
     return found
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a table that a module keeps from here could not be trained with
 def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
     if not len(pictures):
         raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to run over")
-    modes = {layer: layer.training for layer in net.modules()}
     loader = DataLoader(_Transformed(pictures, transform), batch_size, num_workers=workers, collate_fn=_stack)
     home = next((p.device for p in net.parameters()), device)
     x, done = None, 0
+    name, hidden = f"{pictures.name}, {pictures.part}", not show_progress()
     try:
-        net.to(device).eval()
-        with tqdm(
-            total=len(pictures),
-            desc=f"{pictures.name}, {pictures.part}",
-            unit="image",
-            disable=not show_progress(),
-        ) as bar:
+        net.to(device)
+        with eval_mode(net), tqdm(total=len(pictures), desc=name, unit="image", disable=hidden) as bar:
             for images in loader:
                 with train.autocast(device):
                     part = net(images.to(device)).float().cpu()
@@ -363,8 +359,6 @@ def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
                 bar.update(len(part))
     finally:
         net.to(home)
-        for layer, mode in modes.items():
-            layer.training = mode
     return x
 
 

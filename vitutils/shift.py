@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vitutils.modes import eval_mode
 from vitutils.train import evaluate
 
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
@@ -49,14 +50,8 @@ def run(model: nn.Module, images: Tensor) -> Tensor:
 
     Raises TypeError for a model that does not return one tensor.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            out = model(images)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with eval_mode(model), torch.no_grad():
+        out = model(images)
     if not isinstance(out, Tensor):
         raise TypeError(f"expected a model that returns one tensor, got {type(out).__name__}")
     return out

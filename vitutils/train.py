@@ -26,6 +26,7 @@ from vitutils import plot
 from vitutils import ranks as processes
 from vitutils._progress import show_progress
 from vitutils.data import Dataset, batches, seeded
+from vitutils.modes import eval_mode
 
 
 @dataclass(frozen=True)
@@ -173,22 +174,20 @@ def autocast(device: torch.device):
     return torch.autocast("cuda", dtype=torch.bfloat16 if bf16 else torch.float16)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: a table that a module keeps from here could not be trained with
 def evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, *, mean, std, device="cpu", batch_size: int = 500
 ) -> Evaluation:
-    """Evaluate on uint8 images (N, C, H, W) and int64 labels (N,), in eval mode; the mode is put back after.
+    """Evaluate on uint8 images (N, C, H, W) and int64 labels (N,), in eval mode; each module's own is put back after.
 
     mean, std: per channel, those that the model was trained with.
     """
-    device, mode = torch.device(device), model.training
-    model.eval()
-    with autocast(device):
+    device = torch.device(device)
+    with eval_mode(model), autocast(device):
         parts = [
             model(x).float().cpu()
             for x, _ in batches(images, labels, batch_size, seed=None, device=device, mean=mean, std=std)
         ]
-    model.train(mode)
     logits, labels = torch.cat(parts), labels.cpu()
     accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
     return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)

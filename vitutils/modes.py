@@ -1,0 +1,37 @@
+"""Train mode and eval mode: switched for a while, and put back module by module, whatever happens in between."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module's own mode back at the end of the block, after an error too.
+
+    A model need not be in one mode: a BatchNorm that somebody froze is in eval mode while the rest trains, and plain
+    `model.train()` would thaw it.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        set_modes(modes)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run the block with the whole model in eval mode; afterwards every module is in its own mode again."""
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+def set_modes(modes: dict[nn.Module, bool]) -> None:
+    """Give each module its mode: {module: True for train mode}, outer modules before those inside them."""
+    for module, mode in modes.items():
+        if module.training != mode:
+            module.train(mode)  # not the flag alone: some modules do something here, as LoRA layers do
+    for module, mode in modes.items():
+        module.training = mode
