@@ -1,9 +1,12 @@
 """The training loop: its schedule, its groups, what it does with NaN, with checkpoints, with averaging."""
 
 import math
+import warnings
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -351,6 +354,245 @@ def test_what_a_net_keeps_while_it_is_evaluated_can_be_trained_with(digits):
     fresh = Halves()
     encoder.accuracy(fresh, torch.zeros(2, 1, 8, 8), torch.zeros(2))
     assert not fresh.table.is_inference()
+
+
+def test_fit_trains_what_was_in_train_mode_and_puts_every_mode_back(digits):
+    model, seen = Halves(), []
+    before, running = own_modes(model), model.norm.running_mean.clone()
+    model.layer.register_forward_pre_hook(lambda *_: seen.append(own_modes(model)))
+
+    def careless(epoch):
+        model.eval()
+
+    train.fit(model, digits, replace(SHORT, epochs=2), report=careless)
+    assert seen[0] == seen[6] == before and seen[5] == [False] * 4, "5 steps, an evaluation, 5 steps, an evaluation"
+    assert own_modes(model) == before and torch.equal(model.norm.running_mean, running)
+
+    thawed = Halves().eval()
+    train.fit(thawed, digits, replace(SHORT, epochs=1))
+    assert not any(own_modes(thawed)) and thawed.norm.running_mean.any(), "of a model in eval mode all is trained"
+
+    def stop(images):
+        model.eval()
+        raise Killed
+
+    with pytest.raises(Killed):
+        train.fit(model, digits, replace(SHORT, augment=stop))
+    assert own_modes(model) == before
+
+
+def overflowing(monkeypatch, scale=2.0**127):
+    """Let `fit` scale its loss as on a GPU with float16, and so much that the first gradients overflow."""
+    made = []
+
+    def make(device):
+        made.append(torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10_000))
+        return made[-1]
+
+    monkeypatch.setattr(train, "make_scaler", make)
+    return made
+
+
+def test_a_step_that_the_scaler_skips_moves_nothing(digits, monkeypatch):
+    recipe = replace(SHORT, epochs=2, warmup=0.3, ema_decay=0.9, clip_grad=None)
+    overflowing(monkeypatch)
+    moved, models = [], [new_vit(), new_vit()]
+    averaged = train.AveragedModel.update_parameters
+    monkeypatch.setattr(train.AveragedModel, "update_parameters", lambda *a: (moved.append(1), averaged(*a))[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns where the schedule moves before the optimizer
+        history = train.fit(models[0], digits, recipe, objective=lambda *given: 16 * train.labels_alone(*given))
+    taken = [math.isfinite(norm) for norm in history.grad_norms]
+    assert 2 <= taken.count(False) < 9 and not taken[0] and len(history.lrs) == len(history.losses) == 10
+    assert len(moved) == sum(taken) and history.losses[0] == pytest.approx(16 * math.log(10))
+    first = taken.index(True)
+    assert history.losses[first] == pytest.approx(16 * math.log(10)) != history.losses[first + 1], "weights moved too"
+    monkeypatch.undo()
+    calm = train.fit(models[1], digits, recipe).lrs
+    assert history.lrs == [calm[sum(taken[:step])] for step in range(10)]
+
+
+def test_a_run_that_skipped_steps_goes_on_to_the_same_weights(digits, tmp_path, monkeypatch):
+    recipe, path = replace(SHORT, epochs=3, ema_decay=0.9, augment=data.flip_shift(1)), tmp_path / "run.pt"
+    overflowing(monkeypatch)
+    whole, resumed = new_vit(), new_vit(seed=4)
+    history = train.fit(whole, digits, recipe)
+    with pytest.raises(Killed):
+        train.fit(new_vit(), digits, replace(recipe, augment=killing(7)), checkpoint=path)
+    again = train.fit(resumed, digits, recipe, checkpoint=path, resume=True)
+    assert same(weights_of(whole), weights_of(resumed)) and again.lrs == history.lrs
+    monkeypatch.undo()  # a GPU's checkpoint on a CPU and the other way round: scaling begins anew, or ends
+    longer = replace(recipe, epochs=3)
+    train.fit(new_vit(), digits, longer, checkpoint=path, resume=True)
+    train.fit(new_vit(), digits, longer, checkpoint=path)
+    overflowing(monkeypatch, 2.0)
+    assert len(train.fit(new_vit(), digits, longer, checkpoint=path, resume=True).losses) == 15
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "scales"), [("cuda", False, True), ("cuda", True, False), ("cpu", False, False)]
+)
+def test_the_loss_is_scaled_where_half_precision_is_float16(device, bf16, scales, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    asked = []
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: asked.append((device, enabled)))
+    train.make_scaler(torch.device(device))
+    assert asked == [(device, scales)]
+
+
+INF, NAN = float("inf"), float("nan")
+WRONG = {
+    "epochs": [0, -1, 2.5, INF, NAN, None, "3", True, np.float64(0.5), torch.tensor([2, 3])],
+    "batch_size": [0, -8, 1.5, NAN, None, "64"],
+    "lr": [-1e-3, 0, INF, NAN, None, "1e-3", 1j],
+    "weight_decay": [-0.1, INF, NAN, None],
+    "warmup": [-0.1, 1.1, NAN, INF, None],
+    "clip_grad": [0, 0.0, -1.0, NAN, -INF, "1"],
+    "label_smoothing": [-0.1, 2.0, NAN, INF, None],
+    "mixup": [-0.2, NAN, INF, None],
+    "cutmix": [-0.2, NAN, INF, None],
+    "ema_decay": [1, 1.0, -0.1, NAN, INF, "0.9"],
+    "seed": [0.5, 2**70, NAN, None],
+    "schedule": ["linear", None, 3],
+    "augment": ["flip", 3],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_recipe_that_cannot_be_meant_is_refused_in_one_line(name):
+    for value in WRONG[name]:
+        with pytest.raises(ValueError, match=f"^{name} must be .*, got ") as refused:
+            train.Recipe(**{name: value})
+        assert "\n" not in str(refused.value)
+
+
+def test_the_ends_of_the_limits_are_allowed():
+    train.Recipe(epochs=1, batch_size=1, warmup=0, label_smoothing=1, mixup=0, weight_decay=0, ema_decay=0, seed=-(2**32))
+    train.Recipe(clip_grad=None, ema_decay=None, warmup=1)
+    assert train.Recipe(clip_grad=INF).clip_grad == INF
+
+
+def test_numbers_of_other_libraries_become_pythons_and_a_checkpoint_holds_them(digits, tmp_path):
+    strange = train.Recipe(
+        epochs=np.int64(1), batch_size=torch.tensor(64), lr=np.float64(2e-3), weight_decay=np.float32(0.5),
+        warmup=Fraction(1, 4), clip_grad=np.array(1.0), label_smoothing=torch.tensor(0.25), mixup=np.int32(0),
+        ema_decay=np.float16(0.5), seed=np.uint8(3), schedule=np.str_("cosine"),
+    )  # fmt: skip
+    numbers = strange.numbers()
+    assert {type(value) for value in numbers.values()} == {int, float, str}
+    assert (numbers["epochs"], numbers["lr"], numbers["warmup"], numbers["seed"]) == (1, 2e-3, 0.25, 3)
+    assert train.Recipe(epochs=3.0).epochs == 3 and type(train.Recipe(epochs=3.0).epochs) is int
+
+    class Weighed:
+        """An objective whose own numbers are NumPy's and torch's."""
+
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, *given):
+            return float(self.factor) * train.labels_alone(*given)
+
+        def numbers(self):
+            return {"factor": self.factor}
+
+    path = tmp_path / "run.pt"
+    for factor in (np.float64(2), torch.tensor(2.0)):
+        train.fit(new_vit(), digits, strange, objective=Weighed(factor), checkpoint=path)
+        again = train.fit(new_vit(), digits, strange, objective=Weighed(2), checkpoint=path, resume=True)
+        assert len(again.losses) == 5
+    with pytest.raises(ValueError, match=r"Weighed.numbers\(\) may hold numbers and words, got factor: \[1, 2\]"):
+        train.fit(new_vit(), digits, strange, objective=Weighed([1, 2]), checkpoint=path)
+
+
+def test_a_single_last_image_joins_the_batch_before_it(digits):
+    """BatchNorm cannot train on one image of one position."""
+    sizes = {(1, 8): [1], (8, 8): [8], (9, 8): [9], (10, 8): [8, 2], (16, 8): [8, 8], (17, 8): [8, 9], (3, 2): [3]}
+    sizes |= {(3, 1): [1, 1, 1], (0, 4): []}
+    assert {given: data.batch_sizes(*given) for given in sizes} == sizes
+    part, shapes = digits.take(train=65, test=20), []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
+    net.register_forward_pre_hook(lambda net, x: shapes.append(len(x[0])) if net.training else None)
+    history = train.fit(net, part, train.Recipe(epochs=3, batch_size=32, lr=2e-3))
+    assert shapes == [32, 33] * 3 and len(history.losses) == 6
+    assert history.lrs == train.fit(new_vit(), digits.take(train=64, test=20), train.Recipe(3, 32, 2e-3)).lrs
+    seen = torch.cat([y for _, y in data.batches(part.train_images, torch.arange(65), 32, seed=1)])
+    assert sorted(seen.tolist()) == list(range(65)), "every image once"
+    order = [len(y) for _, y in data.batches(part.train_images, part.train_labels, 32, seed=None)]
+    assert order == [32, 32, 1], "in order, for evaluation, nothing joins"
+
+
+def changed(dataset, name):
+    """The data with one value of one tensor moved by the least there is, or one image fewer."""
+    value = getattr(dataset, name).clone()
+    value.view(-1)[-1] = (value.view(-1)[-1] + 1) % 10 if not value.is_floating_point() else value.view(-1)[-1] + 1e-6
+    return replace(dataset, **{name: value})
+
+
+def test_a_run_goes_on_with_the_same_images_and_labels_alone(digits, tmp_path):
+    path, recipe = tmp_path / "run.pt", replace(SHORT, epochs=1)
+    train.fit(new_vit(), digits, recipe, checkpoint=path)
+    for name in ("train_images", "train_labels", "test_images", "test_labels", "mean", "std"):
+        model = new_vit(seed=8)
+        before = weights_of(model)
+        with pytest.raises(ValueError, match=r"with other images or labels \(digest: \w+ then, \w+ now\): delete it"):
+            train.fit(model, changed(digits, name), recipe, checkpoint=path, resume=True)
+        assert same(weights_of(model), before), name
+    with pytest.raises(ValueError, match="images to train on: 320 then, 300 now; digest"):
+        train.fit(new_vit(), digits.take(train=300), recipe, checkpoint=path, resume=True)
+    copied = replace(digits, train_images=digits.train_images.clone(), name="copied", source="elsewhere")
+    assert len(train.fit(new_vit(), copied, recipe, checkpoint=path, resume=True).losses) == 5
+
+
+def test_processes_with_other_data_are_refused(digits, tmp_path, monkeypatch):
+    def gather(value):
+        if not isinstance(value, dict):
+            return [value, value]
+        return [value, value | {"data": train.described_data(changed(digits, "train_labels"))}]
+
+    monkeypatch.setattr(train.processes, "gather", gather)
+    with pytest.raises(ValueError, match=r"not given the same \(digest: \w+ rank 1, \w+ rank 0\)"):
+        train.fit(new_vit(), digits, SHORT, checkpoint=tmp_path / "run.pt")
+
+
+def test_a_checkpoint_is_called_damaged_only_where_it_is(digits, tmp_path, monkeypatch):
+    path, recipe = tmp_path / "run.pt", replace(SHORT, epochs=1)
+    train.fit(new_vit(), digits, recipe, checkpoint=path)
+    whole = path.read_bytes()
+
+    def refused(kind=ValueError):
+        with pytest.raises(kind) as error:
+            train.fit(new_vit(), digits, recipe, checkpoint=path, resume=True)
+        return str(error.value)
+
+    for damage in (b"", b"text", whole[:-100], whole[:5000] + b"0000" + whole[5004:]):
+        path.write_bytes(damage)
+        assert "is not a checkpoint of this loop, or was cut off" in (told := refused()) and "delete it" in told
+    path.write_bytes(whole)
+    state = torch.load(path, weights_only=True)
+    torch.save(new_vit().state_dict(), path)
+    assert refused().endswith("another file of torch's: name another file")
+    torch.save([1, 2], path)
+    assert refused().endswith("another file of torch's: name another file")
+    torch.save(state | {"recipe": state["recipe"] | {"lr": np.float64(2e-3)}}, path)
+    assert "it holds objects, not numbers alone" in (told := refused()) and "delete" not in told
+    torch.save({name: part for name, part in state.items() if name != "data"}, path)
+    assert "an older version of this loop" in refused()
+    path.write_bytes(whole)
+    for error in (PermissionError("not yours"), MemoryError("full"), torch.OutOfMemoryError("full")):
+        monkeypatch.setattr(torch, "load", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        assert refused(type(error)) == str(error)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a format of tomorrow")))
+    assert "is whole, but torch" in (told := refused()) and "a format of tomorrow" in told and "delete" not in told
+
+
+def test_a_checkpoint_of_another_net_leaves_the_model_as_it_was(digits, tmp_path):
+    path, recipe = tmp_path / "run.pt", replace(SHORT, epochs=1)
+    train.fit(new_vit(), digits, recipe, checkpoint=path)
+    other = ViT(replace(DIGITS, mlp_ratio=2.0))  # most of its weights have the same shapes
+    before = weights_of(other)
+    with pytest.raises(ValueError, match="was written for another net"):
+        train.fit(other, digits, recipe, checkpoint=path, resume=True)
+    assert same(before, weights_of(other))
 
 
 def test_mixing_is_per_recipe():

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -55,16 +57,36 @@ FREE = ("out", "resume", "device", "test")  # the arguments that may differ when
 MISTAKES = (ValueError, OSError, FloatingPointError, data.DataError, processes.RankError)
 
 
+class ArgumentError(ValueError):
+    """An argument of the command that does not fit."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Raise instead of printing, as every rank parses and one shall speak."""
-        raise ValueError(f"{message}; --help lists what there is")
+        raise ArgumentError(f"{message}; --help lists what there is")
+
+
+def _number(name: str, kind: type) -> Callable[[str], float]:
+    """What reads the option of a recipe's number, within the recipe's own limits."""
+
+    def read(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"invalid {kind.__name__} value: {text!r}") from None
+        try:
+            return train.checked(name, value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command; every number of `train.Recipe` is an option of the same name.
 
-    It raises ValueError for arguments that do not fit.
+    It raises ArgumentError, a ValueError, for arguments that do not fit.
     """
     command = _Parser(
         prog="python -m vitutils.train",
@@ -83,10 +105,13 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--augment", choices=AUGMENT, default="none", help="of the training images (default: none)")
     command.add_argument("--device", choices=("cpu", "cuda", "mps"), help="(default: what torch finds)")
     for field in fields(train.Recipe):
-        if field.name != "augment":
-            kind = {"epochs": int, "batch_size": int, "seed": int, "schedule": str}.get(field.name, float)
-            option, off = "--" + field.name.replace("_", "-"), "; inf for none" if field.name == "clip_grad" else ""
-            command.add_argument(option, type=kind, default=field.default, help=f"(default: {field.default}{off})")
+        option, off = "--" + field.name.replace("_", "-"), "; inf for none" if field.name == "clip_grad" else ""
+        how = {"default": field.default, "help": f"(default: {field.default}{off})"}
+        if field.name in train.LIMITS:
+            kind = int if field.name in ("epochs", "batch_size", "seed") else float
+            command.add_argument(option, type=_number(field.name, kind), **how)
+        elif field.name == "schedule":
+            command.add_argument(option, choices=train.SCHEDULES, **how)
     return command
 
 
@@ -108,14 +133,17 @@ def named_net(name: str, image_shape: tuple[int, int, int], num_classes: int) ->
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command. Bad input ends it, in every process, with code 1 and one line that begins with `error:`."""
+    """Run the command. Bad input ends it, in every process, with one line that begins with `error:`.
+
+    The code is 2 for an argument that does not fit, 1 for anything else that was found wrong.
+    """
     with processes.joined() as ranks:
         try:
             _run(command_line().parse_args(arguments), ranks)
         except MISTAKES as error:
             if ranks.first:
                 print(f"error: {error}", file=sys.stderr, flush=True)
-            sys.exit(1)
+            sys.exit(2 if isinstance(error, ArgumentError) else 1)
 
 
 def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
@@ -130,8 +158,6 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
     def prepare() -> tuple:
         numbers = {f.name: getattr(options, f.name) for f in fields(train.Recipe) if f.name != "augment"}
         recipe, device = train.Recipe(**numbers, augment=AUGMENT[options.augment]), _device(options.device, ranks)
-        if recipe.epochs < 1:
-            raise ValueError(f"--epochs {recipe.epochs}: expected 1 or more")
         if checkpoint.exists() and not options.resume:
             raise ValueError(f"{checkpoint} is there: --resume goes on from it; or take another --out")
         whole = _load(options)
@@ -180,8 +206,7 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
         say(f"test: loss {test.loss:.4f}, accuracy {test.accuracy:.2%}, {len(whole.test_labels):,} images")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     _write(options.out / "model.safetensors", lambda path: path.write_bytes(save(weights)))
-    about = _about(options, ranks, device) | found
-    _write(options.out / "run.json", lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
+    _write_json(options.out / "run.json", _about(options, ranks, device) | found)
     say(f"written: {options.out / 'model.safetensors'}, run.json")
 
 
@@ -235,13 +260,43 @@ def _begin(options: argparse.Namespace, ranks: processes.Ranks, device: torch.de
     options.out.mkdir(parents=True, exist_ok=True)
     about, file = _about(options, ranks, device), options.out / "run.json"
     if (options.out / "run.pt").exists() and file.exists():
-        then, now = json.loads(file.read_text())["arguments"], about["arguments"]
+        then, now = _strict(_read_arguments(file)), _strict(about["arguments"])
         changed = [f"{name}: {then.get(name)} then, {now[name]} now" for name in now if then.get(name) != now[name]]
         if changed := [told for told in changed if told.partition(":")[0] not in FREE]:
             raise ValueError(f"{options.out} holds a run of other arguments ({'; '.join(changed)}): change them back")
     for left in options.out.glob(".*.[0-9]*"):  # half-written files of a killed run
         left.unlink()
-    _write(file, lambda path: path.write_text(json.dumps(about, indent=1) + "\n"))
+    _write_json(file, about)
+
+
+def _read_arguments(file: Path) -> dict:
+    """The arguments in a run.json. Raises ValueError for a file that does not hold them."""
+    try:
+        arguments = json.loads(file.read_text(encoding="utf-8"))["arguments"]
+        if not isinstance(arguments, dict):
+            raise TypeError("arguments is no object")
+        return arguments
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        told = "it is empty" if not file.stat().st_size else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{file} does not hold the arguments of the run in run.pt ({told}): delete it, and give the same arguments "
+            f"as then; or take another --out"
+        ) from None
+
+
+def _strict(value: object) -> object:
+    """The value as JSON can hold it: numbers that are not finite, which JSON has not, as the words inf, -inf, nan."""
+    if isinstance(value, dict):
+        return {name: _strict(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_json(path: Path, value: dict) -> None:
+    """Write strict JSON in one piece."""
+    text = json.dumps(_strict(value), indent=1, allow_nan=False) + "\n"
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _write(path: Path, writer) -> None:

@@ -19,12 +19,14 @@ from torchvision.transforms import v2
 
 from vitutils._shapes import SHAPES, Shapes, shapes
 from vitutils._sources import RECIPES, DataError, find
+from vitutils.ranks import share
 
 __all__ = [
     "SHAPES",
     "DataError",
     "Dataset",
     "Shapes",
+    "batch_sizes",
     "batches",
     "channel_statistics",
     "denormalise",
@@ -213,6 +215,18 @@ def photos(size: int | None = None) -> dict[str, Tensor]:
 # --- batches ---
 
 
+def batch_sizes(count: int, size: int) -> list[int]:
+    """How many images each batch of an epoch of training has: `size`, and in the last what is left.
+
+    A single image that is left joins the batch before it: BatchNorm has no spread to learn from in one image, and
+    refuses it where it has one position a channel.
+    """
+    full, left = divmod(count, size)
+    if left == 1 and full:
+        return [size] * (full - 1) + [size + 1]
+    return [size] * full + [left] * (left > 0)
+
+
 def batches(
     images: Tensor,
     labels: Tensor,
@@ -229,12 +243,13 @@ def batches(
     """One epoch: float images (b, C, H, W), normalised, and int64 labels (b,), on `device`.
 
     images: uint8 (N, C, H, W), 0..255, or float, 0..1.  labels: int64 (N,).
-    size: images a batch; the last one takes what is left.
-    seed: the order, and what `augment` draws; give each epoch another. None: in order.
+    size: images a batch; the last one takes what is left, as `batch_sizes` says.
+    seed: the order, and what `augment` draws; give each epoch another. None: in order, for evaluation; then the last
+    batch may have one image.
     augment: function of a batch on `device`, before normalisation, in the images' own dtype.
     mean, std: per channel, of images scaled to 0..1; the defaults map 0..1 to -1..1.
-    rank, world: of several processes, each takes every `world`-th image of every batch, from its
-    `rank`-th on; a last batch smaller than `world` gives its first image to those it has none for.
+    rank, world: of several processes, each takes its part of every batch (`ranks.share`). Where there are too few for
+    all to have two, some have none of their own: they get the batch's first two images, and `Ranks.weight` is 0.
     The same seed gives the same batches on one device, whatever was drawn before, and torch's own
     random state stays as it was. Raises ValueError for shapes or dtypes that do not fit.
 
@@ -256,8 +271,8 @@ def _batches(images, labels, size, seed, augment, device, mean, std, rank, world
     count = len(labels)
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator)
-    for batch in order.split(size):
-        chosen = batch[rank::world] if rank < len(batch) else batch[:1]
+    for batch in order.split(size if seed is None else batch_sizes(count, size)):
+        chosen = batch[list(share(rank, world, len(batch))) or slice(2)]
         picked = images[chosen.to(images.device)].to(device)
         targets = labels[chosen.to(labels.device)].to(device)
         if augment is not None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitutils import train
+from vitutils.modes import eval_mode
 from vitutils.vit import ViT, ViTConfig, resize_positions
 
 
@@ -58,7 +60,8 @@ class Distillation:
                 f"got {weight} and {temperature}"
             )
         self.teacher = teacher.requires_grad_(False)
-        self.kind, self.weight, self.temperature = kind, weight, temperature
+        self.kind, self.weight = kind, float(weight)
+        self.temperature = float(temperature)
 
     def __call__(
         self,
@@ -87,15 +90,17 @@ class Distillation:
     @torch.no_grad()
     def ask(self, images: Tensor) -> Tensor:
         """The teacher's logits (B, K), in eval mode whoever called train()."""
-        return self.teacher.to(images.device).eval()(images)
+        with eval_mode(self.teacher):  # afterwards its mode is put back
+            return self.teacher.to(images.device)(images)
 
     def numbers(self) -> dict:
         """What a checkpoint keeps, so that a run resumes as it began."""
+        weights = train.digest(self.teacher.state_dict())
         return {
             "kind": self.kind,
             "weight": self.weight,
             "temperature": self.temperature,
-            "teacher": type(self.teacher).__name__,
+            "teacher": f"{type(self.teacher).__name__} {weights}",
         }
 
 

@@ -13,7 +13,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     A model need not be in one mode: a BatchNorm that somebody froze is in eval mode while the rest trains, and plain
     `model.train()` would thaw it.
     """
-    modes = {module: module.training for module in model.modules()}
+    modes = own_modes(model)
     try:
         yield
     finally:
@@ -28,8 +28,13 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def own_modes(model: nn.Module) -> dict[nn.Module, bool]:
+    """Each module's mode: {module: True for train mode}, outer modules before those inside them."""
+    return {module: module.training for module in model.modules()}
+
+
 def set_modes(modes: dict[nn.Module, bool]) -> None:
-    """Give each module its mode: {module: True for train mode}, outer modules before those inside them."""
+    """Give each module its mode, as `own_modes` tells it."""
     for module, mode in modes.items():
         if module.training != mode:
             module.train(mode)  # not the flag alone: some modules do something here, as LoRA layers do

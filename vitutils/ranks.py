@@ -36,16 +36,24 @@ class Ranks:
     def weight(self, count: int) -> float:
         """How much this rank's mean counts, so that the mean over the ranks is the mean over all `count` images.
 
-        Each rank takes every `world`-th image, so parts may differ by one image. Where they do not, the weight is 1.
+        Their parts (see `share`) may differ by one image; where they do not, the weight is 1.
         """
-        mine = len(range(self.rank, count, self.world))
-        return self.world * mine / count
+        return self.world * len(share(self.rank, self.world, count)) / count
 
     def check_enough(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError unless every rank can have one image of each: {"to train on": 500, ...}."""
         if min(counts.values()) < self.world:
             told = ", ".join(f"{count} {what}" for what, count in counts.items())
             raise ValueError(f"too few images for {self.world} ranks: {told}; each rank needs at least one of each")
+
+
+def share(rank: int, world: int, count: int) -> range:
+    """Which of a batch's `count` images are this rank's: every n-th, n as many ranks as can have two images each.
+
+    The rest have none: a BatchNorm could not train on one image.
+    """
+    parts = max(1, min(world, count // 2))
+    return range(rank, count, parts) if rank < parts else range(0)
 
 
 def here() -> Ranks:

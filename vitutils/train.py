@@ -5,11 +5,16 @@ From the command line `python -m vitutils.train --help`; in several processes `t
 Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), table 9.
 """
 
+import copy
+import hashlib
 import os
+import pickle
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +30,40 @@ from tqdm import tqdm
 from vitutils import plot
 from vitutils import ranks as processes
 from vitutils._progress import show_progress
-from vitutils.data import Dataset, batches, seeded
-from vitutils.modes import eval_mode
+from vitutils.data import Dataset, batch_sizes, batches, seeded
+from vitutils.modes import eval_mode, modes_kept, own_modes, set_modes
+
+SCHEDULES = ("cosine", "constant")
+# Numbers of a recipe: what each must be, in words, and whether one is.
+LIMITS = {
+    "epochs": ("a whole number of 1 or more", lambda n: n >= 1 and n % 1 == 0),
+    "batch_size": ("a whole number of 1 or more", lambda n: n >= 1 and n % 1 == 0),
+    "lr": ("a finite number above 0", lambda x: 0 < x < float("inf")),
+    "weight_decay": ("a finite number of 0 or more", lambda x: 0 <= x < float("inf")),
+    "warmup": ("between 0 and 1", lambda x: 0 <= x <= 1),
+    "clip_grad": ("above 0 (or None: no limit)", lambda x: x > 0),
+    "label_smoothing": ("between 0 and 1", lambda x: 0 <= x <= 1),
+    "mixup": ("a finite number of 0 or more", lambda x: 0 <= x < float("inf")),
+    "cutmix": ("a finite number of 0 or more", lambda x: 0 <= x < float("inf")),
+    "ema_decay": ("at least 0 and below 1 (or None: no averaging)", lambda x: 0 <= x < 1),
+    "seed": ("a whole number between -2**32 and 2**32", lambda n: abs(n) <= 2**32 and n % 1 == 0),
+}
+
+
+def checked(name: str, value: object) -> int | float | None:
+    """A number of a recipe as Python's own, whatever library's it was. Raises ValueError for one out of `LIMITS`."""
+    what, fits = LIMITS[name]
+    number = plain(value)
+    if number is None and "None" in what:
+        return None
+    if isinstance(number, bool) or not isinstance(number, Real) or not fits(number):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
+    return int(number) if isinstance(number, Integral) or "whole" in what else float(number)
+
+
+def plain(value: object) -> object:
+    """A number of NumPy's, or a tensor that holds one, as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 @dataclass(frozen=True)
@@ -40,6 +77,7 @@ class Recipe:
     mixup, cutmix: their alpha, 0 for off; with both, each batch gets one of the two.
     ema_decay: keep an exponential mean of the weights with this decay a step, evaluate and return that; or None.
     augment: function of a batch of images on the device, before normalisation (`data.flip_shift()`), or None.
+    NumPy's numbers and tensors of one number become Python's. Raises ValueError for a number out of its limits.
     """
 
     epochs: int = 10
@@ -57,11 +95,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        if self.schedule not in ("cosine", "constant"):
+        if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be 'cosine' or 'constant', got {self.schedule!r}")
-        for name in ("warmup", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.augment is not None and not callable(self.augment):
+            raise ValueError(f"augment must be a function of a batch of images, or None, got {self.augment!r}")
+        object.__setattr__(self, "schedule", str(self.schedule))
+        for name in LIMITS:
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
 
     def numbers(self) -> dict:
         """All fields but the augmentation, as plain values that a checkpoint can hold."""
@@ -80,8 +120,9 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class History:
-    """What happened in a run: one entry a step in losses, lrs and grad_norms, one a finished epoch in epochs.
+    """What happened in a run: one entry a batch in losses, lrs and grad_norms, one a finished epoch in epochs.
 
+    Where float16 let a gradient overflow, its norm is not finite, no step was taken, and the next has the same rate.
     epochs: dicts with epoch, step, val_loss, val_accuracy, and the seconds of training so far (evaluation left out).
     """
 
@@ -174,6 +215,12 @@ def autocast(device: torch.device):
     return torch.autocast("cuda", dtype=torch.bfloat16 if bf16 else torch.float16)
 
 
+def make_scaler(device: torch.device) -> torch.amp.GradScaler:
+    """Scale the loss where `autocast` takes float16, so that small gradients do not vanish; elsewhere do nothing."""
+    half = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.amp.GradScaler(device.type, enabled=half)
+
+
 @torch.no_grad()  # not inference_mode: a table that a module keeps from here could not be trained with
 def evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, *, mean, std, device="cpu", batch_size: int = 500
@@ -212,27 +259,87 @@ def labels_alone(outputs: Tensor, images: Tensor, labels: Tensor, label_smoothin
 
 
 def described(recipe: Recipe, objective: Callable) -> dict:
-    """What a checkpoint keeps of how it was trained: the recipe, and the objective's own numbers if it has any."""
-    return recipe.numbers() | getattr(objective, "numbers", dict)()
+    """What a checkpoint keeps of how it was trained: the recipe, and the objective's own numbers if it has any.
+
+    Raises ValueError for numbers of the objective that a checkpoint cannot hold: anything but numbers, words and None.
+    """
+    own = {name: plain(value) for name, value in getattr(objective, "numbers", dict)().items()}
+    odd = [f"{name}: {value!r}" for name, value in own.items() if not isinstance(value, Real | str | None)]
+    if odd:
+        raise ValueError(f"{type(objective).__name__}.numbers() may hold numbers and words, got {'; '.join(odd)}")
+    return recipe.numbers() | own
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits that stand for tensors: their names, shapes, dtypes and every single value."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):  # a module may keep other things in its state
+            found.update(f"{name} {tensor!r};".encode())
+            continue
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
+
+
+def described_data(dataset: Dataset) -> dict:
+    """What a checkpoint keeps of the images and labels that it was trained and judged on."""
+    names = ("train_images", "train_labels", "test_images", "test_labels", "mean", "std")
+    return {
+        "images to train on": len(dataset.train_labels),
+        "held out": len(dataset.test_labels),
+        "digest": digest({name: getattr(dataset, name) for name in names}),
+    }
 
 
 def load_checkpoint(path: Path, recipe: Recipe, device: torch.device, objective: Callable = labels_alone) -> dict:
     """Read a checkpoint written by `fit` (no pickle is executed).
 
-    Raises ValueError if the file is damaged or was written under another recipe or objective; the message says which
-    field.
+    Raises ValueError for a damaged file, one that is no such checkpoint, and one written under another recipe or
+    objective (the message says which field); OSError and MemoryError as they come.
     """
+    state = _read_checkpoint(path, device)
+    if changed := _changed(state["recipe"], described(recipe, objective)):
+        raise ValueError(f"{path} was written under another recipe ({changed}): delete it or change back")
+    return state
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> dict:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        theirs = state["recipe"]
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of this loop ({type(error).__name__}): delete it") from None
-    ours = described(recipe, objective)
-    differ = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
-    changed = [f"{key}: {theirs.get(key)} then, {ours.get(key)} now" for key in differ]
-    if changed:
-        raise ValueError(f"{path} was written under another recipe ({'; '.join(changed)}): delete it or change back")
+        if not _whole(path):
+            told = f"{path} is not a checkpoint of this loop, or was cut off ({type(error).__name__})"
+            raise ValueError(f"{told}: delete it, or name another file") from None
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to execute what stands in it
+            raise ValueError(f"{path} is not a checkpoint of this loop: it holds objects, not numbers alone") from None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path} is whole, but torch {torch.__version__} cannot read it ({reason})") from None
+    if not isinstance(state, dict) or not {"recipe", "history", "model"} <= state.keys():
+        raise ValueError(f"{path} is not a checkpoint of this loop, but another file of torch's: name another file")
+    if "data" not in state:
+        raise ValueError(
+            f"{path} was written by an older version of this loop and does not say which images it was trained on: "
+            f"delete it, or go on with that version"
+        )
     return state
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file is an archive of which nothing is missing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def _changed(one: dict, other: dict, first: str = "then", second: str = "now") -> str:
+    """The fields that differ, in words; empty where none does."""
+    differ = [key for key in {**other, **one} if one.get(key) != other.get(key)]
+    return "; ".join(f"{key}: {one.get(key)} {first}, {other.get(key)} {second}" for key in differ)
 
 
 def fit(
@@ -255,27 +362,40 @@ def fit(
     bit on a CPU, with one rank or two) as if it had never stopped. With recipe.ema_decay the model holds the averaged
     weights at the end.
     report: called after each epoch with its entry in `History.epochs`.
+    Modes: a model in train mode is trained as it is, so that a BatchNorm that you put in eval mode stays frozen; a
+    model in eval mode is put in train mode, all of it. At the end, or after an error, every module has its own again.
+    A last batch of one image joins the one before it (`data.batch_sizes`).
 
     Under torchrun, inside `ranks.joined()`, every rank makes this call with the same arguments. recipe.batch_size is
     that of all ranks together: each takes its part of every batch, and the gradient is the mean over the whole of it.
     So the number of ranks changes rounding and what is drawn at random (augmentation, dropout, mixing), and for nets
     with BatchNorm the images that its means are taken over: a rank's own. Rank 0 writes the checkpoint; all read it.
 
-    Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint that differs, and
-    for fewer images than ranks. What only one rank meets is a `ranks.RankError` on all.
+    Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint of another
+    recipe, net, teacher, or of other images (every byte of them counts), and for fewer images than ranks. What only
+    one rank meets is a `ranks.RankError` on all.
     """
     if resume and not checkpoint:
         raise ValueError("resume=True goes on from a checkpoint: say which, checkpoint=PATH")
-    device, ranks = torch.device(device), processes.here()
+    with modes_kept(model):
+        if not model.training:
+            model.train()
+        return _fit(model, dataset, recipe, objective, device, checkpoint, resume, report)
+
+
+def _fit(model, dataset, recipe, objective, device, checkpoint, resume, report) -> History:
+    """`fit`, with the model in the modes in which it is to be trained."""
+    device, ranks, modes = torch.device(device), processes.here(), own_modes(model)
     model.to(device)
     images, labels = dataset.train_images, dataset.train_labels
     ranks.check_enough({"to train on": len(labels), "held out": len(dataset.test_labels), "a batch": recipe.batch_size})
-    steps_per_epoch = -(-len(labels) // recipe.batch_size)
+    sizes = batch_sizes(len(labels), recipe.batch_size)
+    steps_per_epoch = len(sizes)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.weight_decay), lr=recipe.lr, fused=device.type in ("cpu", "cuda")
     )
     schedule = make_schedule(optimizer, recipe.epochs * steps_per_epoch, recipe.warmup, recipe.schedule)
-    scaler = torch.amp.GradScaler(enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported(False))
+    scaler = make_scaler(device)
     mix = make_mixing(recipe, dataset.num_classes)
     averaged = None
     if recipe.ema_decay is not None:
@@ -287,10 +407,14 @@ def fit(
     stateful = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     if averaged is not None:
         stateful["averaged"] = averaged
+    about = {}  # and what it says of the run
+    if checkpoint:
+        about["recipe"] = processes.agree(lambda: described(recipe, objective), (ValueError,))
+        about["data"] = described_data(dataset)
+        _check_alike(about)
     if resume:
         history = processes.agree(
-            lambda: _restore(Path(checkpoint), recipe, objective, device, stateful, steps_per_epoch),
-            (ValueError, OSError),
+            lambda: _restore(Path(checkpoint), about, device, stateful, steps_per_epoch), (ValueError, OSError)
         )
         if len(found := set(processes.gather(len(history.epochs)))) > 1:
             raise ValueError(f"{checkpoint} has {sorted(found)} epochs, by rank: all machines must share its folder")
@@ -298,7 +422,7 @@ def fit(
     hidden = not (ranks.first and show_progress())
     bar = tqdm(total=recipe.epochs * steps_per_epoch, initial=len(history.losses), leave=False, disable=hidden)
     for epoch in range(len(history.epochs), recipe.epochs):
-        model.train()
+        set_modes(modes)
         started, elapsed = time.perf_counter(), history.seconds
         recent: list[tuple[Tensor, Tensor]] = []  # losses and norms not yet read off the device, or off the ranks
         with seeded(recipe.seed * 100_003 + epoch + ranks.rank * 1_000_000_007, device):
@@ -315,7 +439,7 @@ def fit(
                 world=ranks.world,
             )
             for step, (x, y) in enumerate(parts):
-                weight = ranks.weight(min(recipe.batch_size, len(labels) - step * recipe.batch_size))
+                weight = ranks.weight(sizes[step])
                 x, y = mix(x, y)
                 with autocast(device):
                     loss = weight * objective(parallel(x), x, y, recipe.label_smoothing)
@@ -325,11 +449,13 @@ def fit(
                 limit = float("inf") if recipe.clip_grad is None else recipe.clip_grad
                 norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
                 history.lrs.append(schedule.get_last_lr()[0])
+                scale = scaler.get_scale()
                 scaler.step(optimizer)
                 scaler.update()
-                schedule.step()
-                if averaged is not None:
-                    averaged.update_parameters(model)
+                if scaler.get_scale() >= scale:  # else a gradient overflowed and no step was taken
+                    schedule.step()
+                    if averaged is not None:
+                        averaged.update_parameters(model)
                 recent.append((loss.detach(), norm.detach()))
                 if len(recent) == 25 or (device.type == "cpu" and ranks.world == 1):
                     _record(history, recent)
@@ -349,7 +475,7 @@ def fit(
         bar.set_postfix_str(f"held-out accuracy {val_accuracy:.1%}")
         if checkpoint:
             states = {name: part.state_dict() for name, part in stateful.items()} if ranks.first else {}
-            states |= {"recipe": described(recipe, objective), "history": asdict(history)}
+            states |= about | {"history": asdict(history)}
             processes.agree(
                 lambda states=states: save_checkpoint(Path(checkpoint), **states) if ranks.first else None,
                 (OSError, RuntimeError),
@@ -362,23 +488,41 @@ def fit(
     return history
 
 
-def _restore(
-    path: Path, recipe: Recipe, objective: Callable, device: torch.device, stateful: dict, steps_per_epoch: int
-) -> History:
-    """Give every part its state in the checkpoint and return the history; an empty one where there is no file."""
+def _check_alike(about: dict) -> None:
+    """Raise ValueError where some process was given another recipe, teacher or other images than this one."""
+    for rank, theirs in enumerate(processes.gather(about)):
+        for part in about:
+            if changed := _changed(theirs[part], about[part], f"rank {rank}", f"rank {processes.here().rank}"):
+                raise ValueError(f"the processes were not given the same ({changed})")
+
+
+def _restore(path: Path, about: dict, device: torch.device, stateful: dict, steps_per_epoch: int) -> History:
+    """Give every part its state in the checkpoint and return the history; an empty one where there is no file.
+
+    The model stays as it was where the checkpoint is refused.
+    """
     if not path.exists():
         return History()
-    saved = load_checkpoint(path, recipe, device, objective)
+    saved = _read_checkpoint(path, device)
+    if changed := _changed(saved["recipe"], about["recipe"]):
+        raise ValueError(f"{path} was written under another recipe ({changed}): delete it or change back")
+    if changed := _changed(saved["data"], about["data"]):
+        raise ValueError(f"{path} was written with other images or labels ({changed}): delete it or change back")
+    model, before = stateful["model"], copy.deepcopy(stateful["model"].state_dict())
     try:
         for name, part in stateful.items():
-            part.load_state_dict(saved[name])
+            if name != "scaler" or saved[name]:  # empty where it was written without float16: begin anew
+                part.load_state_dict(saved[name])
         history = History(**saved["history"])
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        model.load_state_dict(before)
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(":")
         raise ValueError(f"{path} was written for another net ({reason}): delete it or change back") from None
     if len(history.losses) != len(history.epochs) * steps_per_epoch:
         told = f"{len(history.losses)} steps in {len(history.epochs)} epochs, now {steps_per_epoch} an epoch"
-        raise ValueError(f"{path} was written for another number of images ({told}): delete it or change back")
+        raise ValueError(f"{path} was written by another version of this loop ({told}): delete it")
     return history
 
 
@@ -393,7 +537,7 @@ def _held_out(model: nn.Module, dataset: Dataset, device: torch.device) -> tuple
         torch.distributed.broadcast(buffer, 0)
     mine = slice(ranks.rank, None, ranks.world)
     result = evaluate(model, dataset.test_images[mine], dataset.test_labels[mine], **how)
-    weight = ranks.weight(len(dataset.test_labels)) / ranks.world
+    weight = len(result.logits) / len(dataset.test_labels)
     parts = processes.gather((weight * result.loss, weight * result.accuracy))
     return sum(loss for loss, _ in parts), sum(accuracy for _, accuracy in parts)
 
