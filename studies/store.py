@@ -1,7 +1,6 @@
 """Rows of a study on disk: one run, one row, appended as the run ends; a study that was killed goes on where it was."""
 
 import csv
-import fcntl
 import hashlib
 import json
 import platform
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from filelock import FileLock, Timeout
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -51,8 +51,7 @@ class Store:
     def locked(self) -> Iterator[None]:
         """Hold the study's lock file: one writer at a time."""
         self.folder.mkdir(exist_ok=True)
-        with (self.folder / f".{self.script.stem}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self.folder / f".{self.script.stem}.lock"):
             yield
 
     @contextmanager
@@ -61,13 +60,16 @@ class Store:
         about = "|".join(str(run[name]) for name in self.key)
         folder = self.folder / f".{self.script.stem}"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / hashlib.sha256(about.encode()).hexdigest()[:16]).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        lock = FileLock(folder / hashlib.sha256(about.encode()).hexdigest()[:16])
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def append(self, row: dict) -> None:
         """Add one finished run. Raises ValueError where its fields are not those of the rows before it."""

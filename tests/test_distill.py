@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -226,6 +227,10 @@ def test_the_teacher_answers_in_eval_mode_whatever_mode_it_was_put_in():
     for _ in range(2):
         teacher.train()
         assert torch.equal(objective.ask(images), expected) and not objective.ask(images).requires_grad
+        assert all(module.training for module in teacher.modules()), "its own mode comes back"
+    teacher.stages[1].eval()
+    objective.ask(images)
+    assert teacher.training and not teacher.stages[1].training and teacher.stages[0].training
     assert same(before, state_of(teacher)), "its running means stand"
 
 
@@ -328,7 +333,7 @@ def taught(digits, tmp_path_factory):
         ({"temperature": 4.0}, r"\(temperature: 3\.0 then, 4\.0 now\)"),
         ({"kind": "hard"}, r"\(kind: soft then, hard now\)"),
         ({"weight": 0.5}, r"\(weight: 0\.7 then, 0\.5 now\)"),
-        ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}, r"\(teacher: SmallCNN then, Sequential now\)"),
+        ({"teacher": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}, r"\(teacher: SmallCNN \w+ then, Sequential \w+ now\)"),
     ],
 )
 def test_another_teaching_is_named_and_refused(digits, taught, change, message):
@@ -341,13 +346,36 @@ def test_another_teaching_is_named_and_refused(digits, taught, change, message):
     assert same(before, state_of(model))
 
 
+def test_a_teacher_of_other_weights_is_another_teacher(digits, taught):
+    """One weight, or one of BatchNorm's running means, in the last bit."""
+    for name in ("head.bias", "stages.1.running_mean"):
+        teacher = batch_norm_teacher()
+        with torch.no_grad():
+            value = teacher.state_dict()[name]
+            value[-1] = torch.nextafter(value[-1], torch.tensor(9e9))
+        objective = Distillation(teacher, "soft", weight=0.7, temperature=3.0)
+        with pytest.raises(ValueError, match=r"\(teacher: SmallCNN \w+ then, SmallCNN \w+ now\): delete it"):
+            model = new_student(kind=ViT)
+            train.fit(model, digits, replace(SHORT, epochs=1), objective=objective, checkpoint=taught, resume=True)
+
+
+def test_a_teachings_numbers_become_pythons(digits, tmp_path):
+    for kind in (np.float64, torch.tensor, np.float32, np.array):
+        objective = Distillation(batch_norm_teacher(), "soft", weight=kind(0.5), temperature=kind(2.0))
+        assert {type(value) for value in objective.numbers().values()} == {str, float}
+        assert (objective.weight, objective.temperature) == (0.5, 2.0)
+    how = {"recipe": replace(SHORT, epochs=1), "checkpoint": tmp_path / "run.pt", "objective": objective}
+    train.fit(new_student(), digits, **how)
+    assert len(train.fit(new_student(), digits, **how, resume=True).losses) == 5
+
+
 def test_a_run_goes_on_neither_without_its_teacher_nor_with_a_new_one(digits, taught, tmp_path):
-    with pytest.raises(ValueError, match=r"kind: soft then, None now; .*; teacher: SmallCNN then, None now\)"):
+    with pytest.raises(ValueError, match=r"kind: soft then, None now; .*; teacher: SmallCNN \w+ then, None now\)"):
         train.fit(new_student(kind=ViT), digits, replace(SHORT, epochs=1), checkpoint=taught, resume=True)
     path = tmp_path / "alone.pt"
     train.fit(new_student(kind=ViT), digits, replace(SHORT, epochs=1), checkpoint=path)
     how = {"objective": Distillation(batch_norm_teacher()), "checkpoint": path, "resume": True}
-    with pytest.raises(ValueError, match=r"kind: None then, hard now; .*teacher: None then, SmallCNN now\)"):
+    with pytest.raises(ValueError, match=r"kind: None then, hard now; .*teacher: None then, SmallCNN \w+ now\)"):
         train.fit(new_student(kind=ViT), digits, replace(SHORT, epochs=1), **how)
 
 

@@ -31,7 +31,7 @@ NET = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=
 FEW = data.load("digits").take(train=63, test=41)
 # One step over all 63 images: the parts of two ranks, 32 and 31, do not weigh the same.
 STEP = train.Recipe(epochs=1, batch_size=63, lr=1e-12, weight_decay=0.0, clip_grad=None, warmup=0.0)
-LAST_OF_ONE = replace(STEP, batch_size=62)  # a second step, for which rank 1 has no image
+LAST_OF_TWO = replace(STEP, batch_size=61)  # a second step, for which rank 1 has no image of its own
 RUN = ["--data", "digits", "--net", "book/4", "--images", "200", "--batch-size", "33", "--epochs", "4"]
 RUN += ["--ema-decay", "0.9", "--mixup", "0.2", "--augment", "shift", "--device", "cpu"]
 
@@ -90,7 +90,7 @@ def together(folder: Path) -> None:
     with ranks.joined() as here:
         mine = folder / str(here.rank)
         mine.mkdir()
-        for name, recipe in (("step", STEP), ("last", LAST_OF_ONE), ("taught", STEP)):
+        for name, recipe in (("step", STEP), ("last", LAST_OF_TWO), ("taught", STEP)):
             found[name] = gradients(mine / f"{name}.safetensors", recipe)
         for case in CASES:
             found[case] = said(faulty(case, folder / case, here.rank))
@@ -233,7 +233,7 @@ def test_bad_input_ends_every_rank_and_the_first_says_why(case, folder, found):
     message = CASES[case].format(folder / case)
     assert found[0][case]["err"].startswith(message) and found[0][case]["err"].count("error:") == 1
     assert found[1][case]["err"] == found[1][case]["out"] == "", "rank 0 alone speaks"
-    assert found[0][case]["code"] == found[1][case]["code"] == 1
+    assert found[0][case]["code"] == found[1][case]["code"] == (2 if case == "wrong word" else 1)
 
 
 @needs_proc
@@ -250,7 +250,7 @@ def test_a_job_that_fails_leaves_nobody(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe", "steps"), [("step", STEP, 1), ("last", LAST_OF_ONE, 2), ("taught", STEP, 1)]
+    ("name", "recipe", "steps"), [("step", STEP, 1), ("last", LAST_OF_TWO, 2), ("taught", STEP, 1)]
 )
 def test_two_ranks_have_the_gradients_of_one_process_with_the_whole_batch(name, recipe, steps, folder, found, tmp_path):
     alone = gradients(tmp_path / f"{name}.safetensors", recipe)
@@ -262,9 +262,11 @@ def test_two_ranks_have_the_gradients_of_one_process_with_the_whole_batch(name, 
         assert max((got[key] - expected[key]).abs().max().item() for key in expected) <= 1e-6
         assert found[rank][name]["losses"] == pytest.approx(alone["losses"], abs=1e-6)
         assert found[rank][name]["held out"] == pytest.approx(alone["held out"], abs=1e-6)
-    # Each image passed through one process; the odd one also through that which had none left, with weight 0.
+    # Each image passed through one process; the last two also through that which had none left, with weight 0.
     seen = [found[rank][name]["seen"] for rank in (0, 1)]
-    assert sorted(seen[0] + seen[1][: 31 if name == "last" else None]) == sorted(alone["seen"])
+    if name == "last":
+        assert seen[0][-2:] == seen[1][-2:] and (len(seen[0]), len(seen[1])) == (31 + 2, 30 + 2)
+    assert sorted(seen[0] + seen[1][: 30 if name == "last" else None]) == sorted(alone["seen"])
     assert len(alone["losses"]) == steps and abs(len(seen[0]) - len(seen[1])) <= 1
 
 
@@ -311,30 +313,33 @@ def test_a_single_process_is_rank_0_of_1():
 def test_weights_make_the_mean_over_ranks_the_mean_over_images():
     values = torch.arange(7.0)
     for world in (1, 2, 3, 7):
-        parts = [values[rank::world].mean() * ranks.Ranks(rank, world).weight(7) for rank in range(world)]
+        here = [ranks.Ranks(rank, world) for rank in range(world)]
+        mine = [values[list(ranks.share(rank, world, 7))] for rank in range(world)]
+        parts = [part.mean() * rank.weight(7) for rank, part in zip(here, mine, strict=True) if len(part)]
         assert sum(parts) / world == pytest.approx(3.0)
+        assert sorted(torch.cat(mine).tolist()) == values.tolist() and all(len(part) != 1 for part in mine)
     assert ranks.Ranks(2, 3).weight(2) == 0 and ranks.Ranks(0, 1).weight(5) == ranks.Ranks(1, 2).weight(8) == 1
 
 
 def test_ranks_share_a_batch_and_all_of_it_is_taken():
-    images, labels = torch.arange(7.0).reshape(7, 1, 1, 1) / 10, torch.arange(7)
+    images, labels = torch.arange(13.0).reshape(13, 1, 1, 1) / 10, torch.arange(13)
     how = dict(seed=3, mean=0.0, std=1.0)
-    whole = [y.tolist() for _, y in data.batches(images, labels, 3, **how)]
-    parts = [[y.tolist() for _, y in data.batches(images, labels, 3, rank=r, world=2, **how)] for r in (0, 1)]
-    assert parts[0] == [batch[0::2] for batch in whole]
-    assert parts[1][:2] == [batch[1::2] for batch in whole[:2]] and len(whole[2]) == 1
-    assert parts[1][2] == whole[2], "a rank with nothing left takes the first image"
+    whole = [y.tolist() for _, y in data.batches(images, labels, 5, **how)]
+    parts = [[y.tolist() for _, y in data.batches(images, labels, 5, rank=r, world=2, **how)] for r in (0, 1)]
+    assert parts[0] == [whole[0][0::2], whole[1][0::2], whole[2]]
+    assert parts[1] == [whole[0][1::2], whole[1][1::2], whole[2][:2]] and len(whole[2]) == 3
+    assert parts[1][2] == whole[2][:2], "a rank for which there are not two is shown the first two"
     with pytest.raises(ValueError, match="0 <= rank < world"):
         data.batches(images, labels, 3, rank=2, world=2, **how)
 
 
 def test_ranks_draw_their_own_augmentation():
-    images, labels = torch.zeros(4, 1, 1, 1), torch.arange(4)
+    images, labels = torch.zeros(8, 1, 1, 1), torch.arange(8)
     drawn = [
-        [x.item() for x, _ in data.batches(images, labels, 2, seed=0, augment=torch.rand_like, rank=r, world=2)]
+        [x for x, _ in data.batches(images, labels, 4, seed=0, augment=torch.rand_like, rank=r, world=2)]
         for r in (0, 1)
     ]
-    assert len(set(drawn[0] + drawn[1])) == 4
+    assert len(set(torch.cat(drawn[0] + drawn[1]).flatten().tolist())) == 8
 
 
 # --- folders of images ---
@@ -408,7 +413,8 @@ def test_the_command_trains_writes_and_goes_on(tmp_path):
     assert first["code"] == 0 and first["err"] == ""
     for line in ("1 process on cpu", "epoch 1/1: held-out loss", "test: loss", "written: "):
         assert line in first["out"]
-    about = json.loads((out / "run.json").read_text())
+    about = strictly(out / "run.json")
+    assert about["arguments"]["clip_grad"] == "inf", "JSON has no number for it"
     assert about["arguments"]["net"] == "book/8" and len(about["history"]["losses"]) == 1 and about["test"]["loss"] > 0
     state = load_file(out / "model.safetensors")
     cli.named_net("book/8", (3, 16, 16), 2).load_state_dict(state)
@@ -423,6 +429,15 @@ def test_the_command_trains_writes_and_goes_on(tmp_path):
     written = load_file(out / "model.safetensors")
     assert all(torch.equal(state[key], written[key]) for key in state)
     assert sorted(path.name for path in out.iterdir()) == ["model.safetensors", "run.json", "run.pt"]
+    old = json.dumps(about | {"arguments": about["arguments"] | {"clip_grad": float("inf")}})
+    (out / "run.json").write_text(old)  # as it was written once, with Infinity
+    assert said([*same, "--resume"])["code"] == 0 and strictly(out / "run.json")
+    Image.new("RGB", (20, 16), "blue").save(folder / "rose" / "0.png")
+    told = said([*same, "--resume"])["err"]
+    assert "run.pt was written with other images or labels (digest: " in told and told.count("\n") == 1
+    cli._write_json(out / "run.json", {"a": [float("nan"), (-float("inf"), 1.5)], "b": True, "arguments": {}})
+    assert strictly(out / "run.json") == {"a": ["nan", ["-inf", 1.5]], "b": True, "arguments": {}}
+    (out / "run.json").unlink()
     (out / "run.pt").write_bytes(b"no checkpoint")
     assert "run.pt is not a checkpoint of this loop" in said([*same, "--resume"])["err"]
 
@@ -437,20 +452,65 @@ def test_the_command_trains_writes_and_goes_on(tmp_path):
         (["--net", "book/0"], "--net book/0: expected"),
         (["--net", "book/5"], "patch_size 5 does not divide 16 x 16"),
         (["--net", "cnn", "--size", "4"], "--net cnn halves its images three times"),
-        (["--schedule", "linear"], "schedule must be 'cosine' or 'constant'"),
-        (["--epochs", "0"], "--epochs 0: expected 1 or more"),
-        (["--batch-size", "0"], "0 a batch; each rank needs at least one"),
-        (["--label-smoothing", "2"], "label_smoothing must be between 0 and 1, got 2.0"),
-        (["--lr", "-1"], "Invalid learning rate: -1.0"),
         (["--held-out", "9"], "expected a count between 2 and 2, so that each of 2 classes"),
         (["--images", "99"], "train: expected 1 to"),
-        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(tmp_path, more, message):
     end = said(arguments(flowers(tmp_path / "flowers"), *more))
     assert end["code"] == 1 and end["err"].startswith("error: ") and end["err"].count("\n") == 1
     assert message in end["err"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--schedule", "linear"], "argument --schedule: invalid choice: 'linear'"),
+        (["--epochs", "0"], "argument --epochs: epochs must be a whole number of 1 or more, got 0"),
+        (["--epochs", "1.5"], "argument --epochs: invalid int value: '1.5'"),
+        (["--batch-size", "0"], "argument --batch-size: batch_size must be a whole number of 1 or more, got 0"),
+        (["--label-smoothing", "2"], "label_smoothing must be between 0 and 1, got 2.0"),
+        (["--lr", "-1"], "argument --lr: lr must be a finite number above 0, got -1.0"),
+        (["--lr", "nan"], "got nan"),
+        (["--clip-grad", "0"], "argument --clip-grad: clip_grad must be above 0 (or None: no limit), got 0.0"),
+        (["--clip-grad=-1"], "clip_grad must be above 0"),
+        (["--mixup=-0.1"], "mixup must be a finite number of 0 or more, got -0.1"),
+        (["--cutmix", "inf"], "cutmix must be a finite number of 0 or more, got inf"),
+        (["--weight-decay=-1"], "weight_decay must be a finite number of 0 or more"),
+        (["--ema-decay", "1"], "ema_decay must be at least 0 and below 1"),
+        (["--warmup", "1.5"], "warmup must be between 0 and 1"),
+        (["--seed", str(2**40)], "argument --seed: seed must be a whole number between"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["--no-such"], "unrecognized arguments: --no-such"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_one_line_and_code_2(tmp_path, more, message):
+    end = said(arguments(tmp_path / "nowhere", *more))  # found before anything is read or written
+    assert end["code"] == 2 and end["err"].startswith("error: ") and end["err"].count("\n") == 1
+    assert message in end["err"] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut off", "a list", "no arguments", "not text"])
+def test_a_broken_run_json_is_refused_in_words(tmp_path, kind):
+    out = tmp_path / "flowers out"
+    out.mkdir()
+    (out / "run.pt").write_bytes(b"not looked at")
+    broken = {"empty": b"", "cut off": b'{"argu', "a list": b"[1]", "no arguments": b'{"arguments": 3}'}
+    (out / "run.json").write_bytes(broken.get(kind, b"\xff\xfe\x00"))
+    end = said(arguments(flowers(tmp_path / "flowers"), "--resume", "--held-out", "2"))
+    assert end["code"] == 1 and end["err"].count("\n") == 1
+    assert "run.json does not hold the arguments of the run in run.pt" in end["err"] and "delete it" in end["err"]
+    assert ("it is empty" in end["err"]) == (kind == "empty")
+    assert (out / "run.json").read_bytes() == broken.get(kind, b"\xff\xfe\x00")
+
+
+def strictly(path: Path) -> dict:
+    """The file as JSON, without the NaN and Infinity that Python alone reads."""
+
+    def refuse(word):
+        raise ValueError(f"{word} is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
 
 
 def test_more_processes_than_gpus_is_said(monkeypatch):

@@ -183,6 +183,23 @@ def test_two_processes_never_claim_the_same_run(tmp_path):
         assert mine
 
 
+def test_a_claim_is_given_back_after_an_error_and_holds_against_this_process_too(tmp_path):
+    stores = [Store(Path("demo.py"), ("net",), folder=tmp_path) for _ in range(2)]
+    with pytest.raises(ValueError, match="of the run"), stores[0].claimed({"net": "vit"}) as mine:
+        with stores[1].claimed({"net": "vit"}) as again:
+            assert mine and not again
+        raise ValueError("of the run")
+    with stores[1].claimed({"net": "vit"}) as mine:
+        assert mine
+
+
+def test_the_store_needs_nothing_that_one_system_alone_has(tmp_path, monkeypatch):
+    """Windows has no fcntl."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.spec_from_file_location("elsewhere", ROOT / "studies/store.py")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
 # --- make results ---
 
 

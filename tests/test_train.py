@@ -8,10 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+import vit_pytorch
+import vit_pytorch.simple_vit_with_register_tokens as with_registers
 from torch import nn
+from torchvision import models
+from torchvision.models import swin_transformer
 
-from vitutils import data, encoder, train
+from vitutils import data, encoder, train, weights
+from vitutils.cnn import ConvStem, SmallCNN
+from vitutils.distill import DistilledViT
 from vitutils.vit import ViT, ViTConfig
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
@@ -234,6 +241,138 @@ def test_decay_falls_on_matrices_alone():
     assert {"cls_token", "pos_embed", "norm.weight", "head.bias"} <= kept
     assert len(kept) + len(decayed) == len(names)
     assert (decay["weight_decay"], keep["weight_decay"]) == (0.05, 0.0)
+
+
+def grouped(model):
+    """Names of the parameters that decay, and of those with two sides or more that do not."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    decay, keep = train.parameter_groups(model, 0.05)
+    assert len(decay["params"]) + len(keep["params"]) == len(names)
+    return (
+        {names[id(p)] for p in decay["params"]},
+        {names[id(p)] for p in keep["params"] if p.ndim > 1},
+    )
+
+
+SMALL = dict(image_size=32, patch_size=16, num_classes=4, dim=32, depth=1, heads=2, mlp_dim=32)
+TINY, WINDOWS = dict(img_size=32, embed_dim=32, depth=1, num_heads=2), ([4, 4], 16, [1, 1], [1, 2], [8, 8])
+V2 = dict(block=swin_transformer.SwinTransformerBlockV2, downsample_layer=swin_transformer.PatchMergingV2)
+TIMMS = dict(img_size=56, embed_dim=16, depths=(1, 1), num_heads=(1, 2))
+# how to make a net, and which of its parameters of two sides or more do not decay
+NETS = {
+    "timm ViT with registers": (
+        lambda: timm.create_model("vit_small_patch14_reg4_dinov2", **TINY | {"img_size": 28}),
+        {"cls_token", "reg_token", "pos_embed"},
+    ),
+    "timm SigLIP": (
+        lambda: timm.create_model("vit_base_patch16_siglip_224", **TINY),
+        {"pos_embed", "attn_pool.latent"},
+    ),
+    "timm BEiT": (
+        lambda: timm.create_model("beit_base_patch16_224", **TINY),
+        {"cls_token", "blocks.0.attn.relative_position_bias_table"},
+    ),
+    "timm DeiT": (
+        lambda: timm.create_model("deit_tiny_distilled_patch16_224", **TINY),
+        {"cls_token", "dist_token", "pos_embed"},
+    ),
+    "timm DeiT3": (lambda: timm.create_model("deit3_small_patch16_224", **TINY), {"cls_token", "pos_embed"}),
+    "timm EVA02": (
+        lambda: timm.create_model("eva02_tiny_patch14_224", **TINY | {"img_size": 28}),
+        {"cls_token", "pos_embed"},
+    ),
+    "timm CaiT": (lambda: timm.create_model("cait_xxs24_224", **TINY), {"cls_token", "pos_embed"}),
+    "timm Swin": (
+        lambda: timm.create_model("swin_tiny_patch4_window7_224", **TIMMS),
+        {f"layers.{i}.blocks.0.attn.relative_position_bias_table" for i in (0, 1)},
+    ),
+    "timm ConvNeXt": (lambda: timm.create_model("convnext_atto", depths=(1,) * 4, dims=(8,) * 4), set()),
+    "torchvision ViT": (
+        lambda: models.VisionTransformer(32, 16, 1, 2, 32, 64),
+        {"class_token", "encoder.pos_embedding"},
+    ),
+    "torchvision Swin": (
+        lambda: models.SwinTransformer(*WINDOWS),
+        {f"features.{i}.0.attn.relative_position_bias_table" for i in (1, 3)},
+    ),
+    "torchvision Swin V2": (
+        lambda: models.SwinTransformer(*WINDOWS, **V2),
+        {f"features.{i}.0.attn.logit_scale" for i in (1, 3)},
+    ),
+    "torchvision ConvNeXt": (
+        lambda: models.ConvNeXt([models.convnext.CNBlockConfig(16, 16, 1), models.convnext.CNBlockConfig(16, None, 1)]),
+        {"features.1.0.layer_scale", "features.3.0.layer_scale"},
+    ),
+    "vit-pytorch ViT": (lambda: vit_pytorch.ViT(**SMALL), {"cls_token", "pos_embedding"}),
+    "vit-pytorch SimpleViT": (lambda: vit_pytorch.SimpleViT(**SMALL), set()),
+    "vit-pytorch registers": (lambda: with_registers.SimpleViT(**SMALL), {"register_tokens"}),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_librarys_tokens_positions_tables_and_scales_do_not_decay(name):
+    make, apart = NETS[name]
+    model = make()
+    decay, keep = grouped(model)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.MultiheadAttention)}
+    assert keep == apart
+    own = {f"{n}.{p}" for n, m in layers.items() for p, v in m.named_parameters(recurse=False) if v.ndim > 1}
+    assert decay == own and len(decay) >= 3
+
+
+class HomeMade(nn.Module):
+    """Parameters by every name but the usual ones: their shapes and their owners tell what they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.summary, self.places = nn.Parameter(torch.zeros(1, 4, 8)), nn.Parameter(torch.zeros(5, 8))
+        self.nearness, self.sharpness = nn.Parameter(torch.zeros(9, 2)), nn.Parameter(torch.zeros(2, 1, 1))
+        self.layer, self.one, self.filters = nn.Linear(8, 8), nn.Linear(8, 1), nn.Conv2d(3, 1, 1)
+        self.table, self.norm = nn.Embedding(5, 8), nn.LayerNorm((8, 4, 4))
+        self.root, self.wide = nn.RMSNorm((8, 4)), nn.Conv1d(8, 8, 3)
+        self.attention, self.memory = nn.MultiheadAttention(8, 2, add_bias_kv=True), nn.GRU(8, 8)
+        self.pair, self.own = nn.Bilinear(4, 4, 2), Own((6, 8))
+        self.scale, self.tied = Own((1, 8, 1, 1)), nn.Linear(8, 5, bias=False)
+        self.tied.weight = self.table.weight
+
+
+class Own(nn.Module):
+    """A layer of somebody's own with a `weight`."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+
+def test_shape_and_owner_tell_what_decays():
+    decay, keep = grouped(HomeMade())
+    assert keep == {
+        "summary", "places", "nearness", "sharpness", "table.weight", "norm.weight", "norm.bias", "root.weight",
+        "attention.bias_k", "attention.bias_v", "scale.weight",
+    }  # fmt: skip
+    assert decay == {
+        "layer.weight", "one.weight", "filters.weight", "wide.weight", "attention.in_proj_weight",
+        "attention.out_proj.weight", "memory.weight_ih_l0", "memory.weight_hh_l0", "pair.weight", "own.weight",
+    }  # fmt: skip
+    assert train.parameter_groups(nn.ReLU(), 0.1)[0]["params"] == []
+
+
+@pytest.mark.parametrize("name", ["ViT", "DistilledViT", "stem", "norms", "SmallCNN"])
+def test_the_books_own_nets_have_the_groups_they_were_trained_with(name):
+    config = replace(DIGITS, global_pool="token")
+    make = {
+        "ViT": lambda: ViT(DIGITS),
+        "DistilledViT": lambda: DistilledViT(config),
+        "stem": lambda: ViT(config, ConvStem),
+        "norms": lambda: ViT(config, weights.VitPytorchPatchEmbed),
+        "SmallCNN": lambda: SmallCNN(1, 10, (8, 16)),
+    }
+    model, before = make[name](), ([], [])
+    for full, parameter in model.named_parameters():
+        last = full.rpartition(".")[2]
+        before[parameter.ndim < 2 or "token" in last or "pos_embed" in last].append(parameter)
+    now = [group["params"] for group in train.parameter_groups(model, 0.05)]
+    assert all([*map(id, old)] == [*map(id, new)] for old, new in zip(before, now, strict=True)), "in the same order"
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
@@ -467,7 +606,8 @@ def test_a_recipe_that_cannot_be_meant_is_refused_in_one_line(name):
 
 
 def test_the_ends_of_the_limits_are_allowed():
-    train.Recipe(epochs=1, batch_size=1, warmup=0, label_smoothing=1, mixup=0, weight_decay=0, ema_decay=0, seed=-(2**32))
+    train.Recipe(epochs=1, batch_size=1, warmup=0, label_smoothing=1, mixup=0, weight_decay=0, ema_decay=0)
+    train.Recipe(seed=-(2**32))
     train.Recipe(clip_grad=None, ema_decay=None, warmup=1)
     assert train.Recipe(clip_grad=INF).clip_grad == INF
 

@@ -14,6 +14,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from vitutils import check, weights
+from vitutils.cnn import ConvStem
 from vitutils.vit import (
     MLP,
     Block,
@@ -239,6 +240,41 @@ def test_initialised_as_the_paper_and_timm_do():
     biases = [p for key, p in state.items() if key.endswith("bias")]
     assert len(biases) == 9 and not any(p.any() for p in biases)
     assert not state["cls_token"].any() and not state["head.weight"].any()
+
+
+class Halving(PatchEmbed):
+    """A patch embedding with an initialisation of its own."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.5)
+
+
+@pytest.mark.parametrize("layer", [Halving, partial(Halving), lambda *sizes: Halving(*sizes)])
+def test_an_embed_layer_keeps_its_own_initialisation(layer):
+    torch.manual_seed(0)
+    model = ViT(SMALL, layer)
+    assert all((p == 0.5).all() for p in model.patch_embed.parameters())
+    assert not model.blocks[0].mlp.fc1.bias.any() and model.blocks[1].attn.qkv.weight.std() > 0.01
+
+
+@pytest.mark.parametrize("layer", [PatchEmbed, ConvStem, weights.VitPytorchPatchEmbed])
+def test_the_books_embed_layers_start_as_they_did_in_the_studies(layer):
+    """Drawn in the order that `ViT.apply(init_weights)` has, over all layers."""
+    torch.manual_seed(3)
+    model = ViT(SMALL, layer)
+    torch.manual_seed(3)
+    expected = ViT(SMALL, layer)
+    torch.manual_seed(3)
+    layer(SMALL.patch_size, SMALL.in_chans, SMALL.embed_dim)  # what torch draws when layers are made
+    for _ in range(SMALL.depth):
+        Block(SMALL)
+    nn.Linear(SMALL.embed_dim, SMALL.num_classes)
+    expected.apply(init_weights)
+    nn.init.trunc_normal_(expected.pos_embed, std=0.02)
+    nn.init.zeros_(expected.head.weight)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), expected.parameters(), strict=True))
 
 
 def test_init_weights_leaves_norms_alone():

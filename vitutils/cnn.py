@@ -144,6 +144,8 @@ class ConvStem(nn.Module):
     2021. Raises ValueError unless patch_size is a power of two.
     """
 
+    vit_init = True  # the ViT initialises it with its own layers
+
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
         super().__init__()
         stages = patch_size.bit_length() - 1

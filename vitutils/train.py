@@ -159,15 +159,21 @@ class History:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Split parameters for AdamW: those that decay, those that do not.
 
-    Weight matrices and filters decay. Biases, norms, tokens and positions
-    do not: pulling them towards 0 takes away offsets, not complexity.
+    The weights that a layer multiplies by decay: matrices and filters.
+    Biases, norms, scales, tokens, positions and tables do not: pulling them
+    towards 0 takes away offsets, not complexity.
     """
-    decay, keep = [], []
-    for name, parameter in model.named_parameters():
-        last = name.rpartition(".")[2]
-        apart = "token" in last or "pos_embed" in last
-        group = keep if parameter.ndim < 2 or apart else decay
-        group.append(parameter)
+    decays = {}  # a parameter that two modules share is asked about once
+    for module in model.modules():
+        layer = isinstance(module, nn.Linear | nn.Conv2d)
+        apart = isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False):
+            shape = parameter.shape  # (1, D, 1, 1) is a vector, not a matrix
+            matrix = layer or shape.numel() > max(shape, default=1)
+            multiplies = "weight" in name and parameter.ndim > 1 and matrix
+            decays.setdefault(parameter, multiplies and not apart)
+    decay = [parameter for parameter, yes in decays.items() if yes]
+    keep = [parameter for parameter, yes in decays.items() if not yes]
     return [
         {"params": decay, "weight_decay": weight_decay},
         {"params": keep, "weight_decay": 0.0},

@@ -206,7 +206,8 @@ class ViT(nn.Module):
     """Vision Transformer. images (B, C, H, W) -> logits (B, K).
 
     need_weights=True also returns every map: attn (B, depth, h, T, T). Images
-    of another size are accepted: positions are stretched to their grid.
+    of another size are accepted: positions are stretched to their grid. An
+    embed_layer of your own keeps its weights, unless its `vit_init` is true.
     """
 
     def __init__(self, config: ViTConfig, embed_layer=PatchEmbed):
@@ -221,7 +222,10 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(D, eps=config.norm_eps)
         self.head = nn.Linear(D, config.num_classes)
-        self.apply(init_weights)
+        yours = self.patch_embed if embed_layer is not PatchEmbed else None
+        for layer in self.children():
+            if layer is not yours or getattr(yours, "vit_init", False):
+                layer.apply(init_weights)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.zeros_(self.head.weight)  # so that the first loss is ln K
 

@@ -74,6 +74,8 @@ class VitPytorchPatchEmbed(nn.Module):
     images (B, C, H, W) -> tokens (B, N, D). Not the paper's: use it as `ViT(config, VitPytorchPatchEmbed)`.
     """
 
+    vit_init = True  # the ViT initialises it with its own layers
+
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
         super().__init__()
         self.patch_size = patch_size
