@@ -661,6 +661,18 @@ def test_a_single_last_image_joins_the_batch_before_it(digits):
     assert order == [32, 32, 1], "in order, for evaluation, nothing joins"
 
 
+def test_a_digest_stands_for_every_value_and_not_for_how_it_lies_in_memory():
+    image = torch.rand(2, 3, 4, 4)
+    state = {"a": image, "none": torch.zeros(0, 3), "one": torch.tensor(True), "steps": torch.tensor(3), "extra": [1]}
+    lies = state | {"a": image.to(memory_format=torch.channels_last), "steps": torch.tensor([9, 3])[1]}
+    assert train.digest(state) == train.digest(lies) and len(train.digest(state)) == 16
+    others = [
+        {"a": image.flip(0)}, {"a": image.double()}, {"a": image.reshape(2, 3, 16)}, {"none": torch.zeros(0, 2)},
+        {"one": torch.tensor(False)}, {"steps": torch.tensor(4)}, {"extra": [2]}, {"more": torch.zeros(0)},
+    ]  # fmt: skip
+    assert len({train.digest(state | other) for other in others} | {train.digest(state)}) == 9
+
+
 def changed(dataset, name):
     """The data with one value of one tensor moved by the least there is, or one image fewer."""
     value = getattr(dataset, name).clone()
