@@ -1,11 +1,19 @@
 """Features and what is read off them: heads taken off, a cache that knows its inputs, memory, probes."""
 
+import functools
+import multiprocessing
 import os
+import random
+import sys
+import threading
+import time
 import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 from torchvision.transforms import v2
@@ -178,11 +186,372 @@ def test_another_input_is_another_key(folder):
     assert len(set(seen)) == len(seen)
 
 
-def test_a_transform_that_hides_its_settings_is_refused():
-    net, part = probe.headless(small_vit()), made_set()
-    with pytest.raises(ValueError, match="says nothing of its settings.*cache=False"):
-        probe.extract(net, part, lambda image: image / 255)
-    assert probe.extract(net, part, lambda image: image / 255, cache=False).file is None
+class Scaled(nn.Module):
+    """A net with no weights, one number that nobody declared, and code that reaches for a global."""
+
+    scale = 1.0
+
+    def __init__(self, factor=1.0, step=None):
+        super().__init__()
+        self.flat, self.bag, self.step = nn.Flatten(), {"factor": factor}, step
+        self.register_buffer("shift", torch.zeros(1), persistent=False)
+
+    def forward(self, images):
+        found = self.flat(images)[:, :4] * self.bag["factor"] * self.scale + self.shift
+        found = helper(found)
+        return self.step(found) if self.step else found
+
+
+class Doubled(Scaled):
+    def forward(self, images):
+        return 2 * super().forward(images)
+
+
+FACTOR = 1.0
+
+
+def helper(found):
+    return found * FACTOR
+
+
+def stretched(image, by=1.0):
+    return image / 255 * by
+
+
+class Stretch:
+    """A transform whose repr says nothing of its settings."""
+
+    def __init__(self, by=1.0, values=None):
+        self.by, self.values = by, values
+
+    def __call__(self, image):
+        by = self.by if self.values is None else self.values
+        return image / 255 * by
+
+    def by_list(self, found):
+        return found * self.values[0].item()
+
+    def __repr__(self):
+        return "Stretch()"
+
+
+class Slotted:
+    __slots__ = ("by",)
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, image):
+        return image / 255 * self.by
+
+
+class Secretive(Stretch):
+    def __getstate__(self):
+        return {}
+
+
+def closed(by):
+    def inner(image):
+        return image / 255 * by
+
+    return inner
+
+
+def hooked(make):
+    net = Scaled()
+    make(net)
+    return net
+
+
+def pushed(by):
+    return hooked(lambda net: net.flat.register_forward_hook(lambda module, given, out: out * by))
+
+
+def pulled(by):
+    return hooked(lambda net: net.register_forward_pre_hook(lambda module, given: (given[0] * by,)))
+
+
+def patched_forward(by):
+    net = Scaled()
+    net.forward = lambda images: images.flatten(1)[:, :4] * by
+    return net
+
+
+def shifted(by):
+    net = Scaled()
+    net.shift.fill_(by)
+    return net
+
+
+def written(source):
+    """A function of a source that is in no file, as in a notebook's cell."""
+    space = {}
+    exec(source, space)
+    return space["how"]
+
+
+def bent(by):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    nn.init.ones_(net[1].weight)
+    nn.init.zeros_(net[1].bias)
+    torch.nn.utils.parametrize.register_parametrization(net[1], "weight", Scaled(by).bag_times())
+    return net
+
+
+class Times(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, weight):
+        return weight * self.by
+
+
+Scaled.bag_times = lambda self: Times(self.bag["factor"])
+
+
+def normed(eps):
+    return nn.Sequential(nn.Flatten(), nn.LayerNorm(64, eps=eps))
+
+
+def headed(heads):
+    net = small_vit(num_heads=heads)
+    net.load_state_dict(small_vit().state_dict())
+    return probe.headless(net)
+
+
+def attended(scale):
+    net = timm.models.VisionTransformer(img_size=8, patch_size=4, in_chans=1, embed_dim=8, depth=1, num_heads=2)
+    for p in net.parameters():
+        nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
+    net.blocks[0].attn.fused_attn, net.blocks[0].attn.scale = False, scale
+    return probe.headless(net)
+
+
+def cast(dtype):
+    return probe.headless(small_vit().to(dtype))
+
+
+# name -> two nets, or two transforms, that give other features; each once with 1.0 and once with 2.0
+NETS = {
+    "a number in a dictionary": lambda v: Scaled(v),
+    "a subclass's forward": lambda v: Scaled() if v == 1 else Doubled(),
+    "a buffer that no state dict holds": shifted,
+    "a forward hook": pushed,
+    "a forward pre-hook": pulled,
+    "a forward put on the net": patched_forward,
+    "a function among the settings": lambda v: Scaled(step=lambda x: x * v),
+    "a partial among the settings": lambda v: Scaled(step=functools.partial(torch.mul, other=v)),
+    "a bound method among the settings": lambda v: Scaled(step=Stretch(v).__call__),
+    "a tensor among the settings": lambda v: Scaled(factor=torch.tensor(v)),
+    "an array in a list": lambda v: Scaled(step=Stretch(values=[np.array([v])]).by_list),
+    "eps": lambda v: normed(1e-5 if v == 1 else 1.0),
+    "heads": lambda v: headed(2 if v == 1 else 4),
+    "scale": attended,
+    "dtype": lambda v: cast(torch.float32 if v == 1 else torch.bfloat16),
+    "a parametrisation": bent,
+    "an activation": lambda v: nn.Sequential(nn.Flatten(), nn.ReLU() if v == 1 else nn.GELU()),
+    "a lambda in a layer": lambda v: nn.Sequential(nn.Flatten(), Scaled(step=(lambda x: x) if v == 1 else torch.neg)),
+}
+HOWS = {
+    "a closure": closed,
+    "a lambda": lambda v: lambda image: image / 255 * v,
+    "a lambda's code": lambda v: (lambda image: image / 255) if v == 1 else (lambda image: image / 128),
+    "one or minus one": lambda v: (lambda image: image / 255 * 1) if v == 1 else (lambda image: image / 255 * -1),
+    "a default": lambda v: lambda image, by=v: image / 255 * by,
+    "a keyword default": lambda v: lambda image, *, by=v: image / 255 * by,
+    "a partial": lambda v: functools.partial(stretched, by=v),
+    "a partial in a partial": lambda v: functools.partial(functools.partial(stretched), by=v),
+    "a Lambda in a Compose": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Lambda(lambda x: x * v)]),
+    "a setting that repr hides": Stretch,
+    "slots": Slotted,
+    "a setting that pickle hides": Secretive,
+    "a tensor": lambda v: Stretch(values=torch.full((1, 8, 8), v)),
+    "a long tensor that prints alike": lambda v: Stretch(values=torch.ones(1, 8, 8).index_fill(2, torch.tensor(4), v)),
+    "an array": lambda v: Stretch(values=np.float32(v)),
+    "a bound method": lambda v: Stretch(v).__call__,
+    "a dictionary of functions": lambda v: (lambda table: lambda image: table["f"](image))({"f": closed(v)}),
+    "a function that a function calls": lambda v: (lambda inner: lambda image: inner(image))(closed(v)),
+    "another source": lambda v: written(f"def how(image):\n    return image / 255 * {v}"),
+    "an import inside": lambda v: written(f"def how(image):\n  import math\n  return image / 255 * math.floor({v})"),
+    "a net": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), nn.Conv2d(1, 1, 1), Stretch(v)]),
+    "a class attribute": lambda v: type("Made", (Stretch,), {"__call__": lambda self, image: image / 255 * v})(),
+    "resize": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.GaussianBlur(3, (v, v))]),
+}
+
+
+def never_stale(first, second):
+    """(net, transform), twice: the second's features are its own, whether kept or computed."""
+    part = made_set(6)
+    before = probe.extract(first[0], part, first[1]).x
+    found = probe.extract(second[0], part, second[1])
+    fresh = probe.extract(second[0], part, second[1], cache=False).x
+    assert not torch.equal(before, fresh), "the test itself is wrong: nothing has changed"
+    assert torch.equal(found.x, fresh) and not found.cached
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_that_computes_something_else_is_not_read_from_the_file(name):
+    torch.manual_seed(0)
+    never_stale((NETS[name](1.0), transform()), (NETS[name](2.0), transform()))
+
+
+@pytest.mark.parametrize("name", HOWS)
+def test_a_transform_that_does_something_else_is_not_read_from_the_file(name):
+    nets = []
+    for value in (1.0, 2.0):
+        torch.manual_seed(0)
+        nets.append((nn.Flatten(), HOWS[name](value)))
+    never_stale(*nets)
+
+
+# name -> (what is changed, where, into what): nothing that is handed to `extract` says so
+CHANGES = {
+    "a global": (sys.modules[__name__], "FACTOR", 2.0),
+    "a function": (sys.modules[__name__], "helper", lambda found: 3 * found),
+    "a class attribute": (Scaled, "scale", 2.0),
+    "a method": (Scaled, "forward", lambda self, images: images.flatten(1)[:, 4:8]),
+    "a library's method": (nn.Flatten, "forward", lambda self, images: images.flatten(1) + 1),
+    "a library's function": (F, "relu", lambda found, inplace=False: found - 1),
+    "our own function": (data, "normalise", lambda image, mean, std: image / 7),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_changed_behind_its_back_is_seen(name, monkeypatch):
+    def how(image):
+        return data.normalise(image[None], 0.0, 1.0)[0] * FACTOR
+
+    part, net = made_set(6), nn.Sequential(Scaled(), nn.Flatten(), nn.ReLU())
+    before = probe.extract(net, part, how)
+    assert before.file and probe.extract(net, part, how).cached
+    monkeypatch.setattr(*CHANGES[name])
+    found, fresh = probe.extract(net, part, how), probe.extract(net, part, how, cache=False).x
+    assert torch.equal(found.x, fresh) and not torch.equal(before.x, fresh)
+
+
+def test_autocast_and_number_formats_are_seen():
+    net, part = probe.headless(small_vit()), made_set(6)
+    before = probe.extract(net, part, transform()).x
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = probe.extract(net, part, transform())
+    assert not found.cached and not torch.equal(found.x, before)
+
+
+def test_batches_count_where_a_net_looks_at_its_neighbours():
+    class Centred(nn.Module):
+        def forward(self, images):
+            found = images.flatten(1)
+            return found - found.mean(dim=0)
+
+    part = made_set(6)
+    two = [probe.extract(Centred(), part, stretched, batch_size=size) for size in (6, 2)]
+    assert not two[1].cached and not torch.equal(two[0].x, two[1].x)
+
+
+def noisy(image):
+    return image / 255 + torch.randn(1)
+
+
+def by_python(image):
+    return image / 255 + random.random()
+
+
+def by_numpy(image):
+    return image / 255 + np.random.rand()  # noqa: NPY002 - as a reader's own transform has it
+
+
+def from_a_file(image, path=__file__):
+    return image / 255 + len(open(path).read())
+
+
+def by_the_clock(image):
+    return image / 255 + time.time() % 1
+
+
+class Counting:
+    """Each picture gets another number, by its own generator or by hand."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __call__(self, image):
+        if isinstance(self.state, list):
+            self.state.append(1)
+            return image / 255 + len(self.state)
+        return image / 255 + next(self.state)
+
+
+UNSEEN = {
+    "torch's random numbers": (lambda: noisy, "random numbers"),
+    "Python's random numbers": (lambda: by_python, "random numbers"),
+    "NumPy's random numbers": (lambda: by_numpy, "random numbers"),
+    "a random flip": (lambda: v2.Compose([v2.RandomHorizontalFlip(), transform()]), "random numbers"),
+    "a file": (lambda: from_a_file, "from_a_file uses open"),
+    "the clock": (lambda: by_the_clock, "by_the_clock uses time"),
+    "a generator": (lambda: Counting(i for i in range(99)), "generator"),
+    "a list that grows": (lambda: Counting([]), "changes while it runs"),
+    "a lock": (lambda: Stretch(values=threading.Lock()) and Counting([threading.Lock()]), "lock"),
+    "dropout in forward": (lambda: stretched, "random numbers"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_cannot_be_seen_is_computed_anew_and_said_once(name, folder, capsys):
+    probe._say_once.cache_clear()
+    make, reason = UNSEEN[name]
+    net = Scaled(step=F.dropout) if name == "dropout in forward" else nn.Flatten()
+    for _ in range(2):
+        found = probe.extract(net, made_set(4), make())
+        assert not found.cached and found.file is None
+    told = capsys.readouterr().out
+    assert told.startswith("features are not kept: ") and reason in told and told.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_the_same_code_written_twice_has_one_key():
+    part = made_set(4)
+    made = [
+        (Scaled(step=lambda x: x + 1), v2.Compose([v2.Lambda(closed(2.0)), Stretch(values=torch.ones(1))]))
+        for _ in range(2)
+    ]
+    assert not probe.extract(*made[0][:1], part, made[0][1]).cached
+    assert probe.extract(*made[1][:1], part, made[1][1]).cached
+    net = Scaled().train()
+    probe.extract(net, part, stretched)
+    assert probe.extract(net.eval(), part, stretched).cached  # its mode does not count
+
+
+def test_the_order_of_a_set_and_shared_parts_do_not_count():
+    part, names = made_set(4), [f"name {i}" for i in range(50)]
+    one = Stretch(), Stretch()
+    one[0].names, one[1].names = set(names), set(reversed(names))
+    assert not probe.extract(nn.Flatten(), part, one[0]).cached
+    assert probe.extract(nn.Flatten(), part, one[1]).cached
+
+
+def test_a_file_under_another_name_is_not_believed(folder):
+    part = made_set(6)
+    first, second = (probe.extract(nn.Flatten(), part, closed(v)) for v in (1.0, 2.0))
+    second.file.write_bytes(first.file.read_bytes())
+    with pytest.warns(UserWarning, match="something else"):
+        again = probe.extract(nn.Flatten(), part, closed(2.0))
+    assert torch.equal(again.x, second.x)
+
+
+def test_pictures_read_ahead_need_no_other_process(monkeypatch):
+    """Where processes start anew (macOS, Windows, Python 3.14) nothing of a set's closures could go to one."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        part, how = made_set(23), lambda image: image / 255
+        alone = probe.extract(nn.Flatten(), part, how, batch_size=4, cache=False)
+        ahead = probe.extract(nn.Flatten(), part, how, batch_size=4, workers=2, cache=False)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert torch.equal(alone.x, ahead.x)
+    with pytest.raises(ZeroDivisionError):  # a picture's own error comes through
+        probe.extract(nn.Flatten(), part, lambda image: 1 / 0, workers=2, cache=False)
 
 
 def test_a_damaged_file_is_named_and_written_anew(folder):

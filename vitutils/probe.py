@@ -6,14 +6,16 @@ into memory and keeps the features in a file under a key that knows the net, its
 """
 
 import copy
+import functools
 import hashlib
 import json
 import os
-import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,16 +27,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vitutils import data, train
+from vitutils import _fingerprint, data, train
 from vitutils._progress import show_progress
 from vitutils._sources import data_folders
 from vitutils.modes import eval_mode
 from vitutils.pictures import Pictures
 
-VERSION = 1  # of the cache: raise it when `extract` computes something else
+VERSION = 2  # of the cache: raise it when `extract` computes something else
 HEADS = ("head", "heads", "fc", "classifier", "mlp_head")  # ours and timm's; torchvision's; vit-pytorch's
 
 # --- what the chapter writes out ---
@@ -239,18 +240,30 @@ class Features:
         return self.x[places], self.y[places]
 
 
-class _Transformed(torch.utils.data.Dataset):
-    """Pictures, each through the transform."""
+def _batches(pictures: Pictures, transform: Callable, size: int, workers: int) -> Iterator[Tensor]:
+    """Pictures through the transform, batch by batch; with workers as many threads read ahead, a batch each.
 
-    def __init__(self, pictures: Pictures, transform: Callable):
-        self.pictures, self.transform = pictures, transform
+    Threads, because they need no pickling: the closures of a set and a reader's own functions go to no other process.
+    """
 
-    def __len__(self) -> int:
-        return len(self.pictures)
+    @torch.no_grad()  # of its own: a thread has not the mode of the one that started it
+    def load(start: int) -> Tensor:
+        return _stack([transform(pictures[i][0]) for i in range(start, min(start + size, len(pictures)))])
 
-    def __getitem__(self, index: int) -> Tensor:
-        picture, _ = self.pictures[index]
-        return self.transform(picture)
+    starts = range(0, len(pictures), size)
+    if not workers:
+        yield from map(load, starts)
+        return
+    pool, ahead = ThreadPoolExecutor(workers), deque()
+    try:
+        for start in starts:
+            ahead.append(pool.submit(load, start))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _stack(images: list[Tensor]) -> Tensor:
@@ -264,37 +277,23 @@ def _stack(images: list[Tensor]) -> Tensor:
 
 
 def description(net: nn.Module, pictures: Pictures, transform: Callable, device: torch.device) -> dict[str, str]:
-    """What features depend on: the net's architecture and weights, the transform, the set's own bytes.
+    """What features depend on: the net's code, settings and weights, the transform's, the set's own bytes, versions.
 
-    Raises ValueError for a transform whose repr gives an address instead of its settings: no key could know it.
+    Raises ValueError where a part of it cannot be seen, as a file that a transform reads; the message says which.
     """
-    settings = repr(transform)
-    if re.search(r" at 0x[0-9a-fA-F]+", settings):
-        raise ValueError(
-            f"the transform says nothing of its settings ({settings[:120]}): use torchvision's, write a __repr__, "
-            f"or pass cache=False"
-        )
-    plain = (int, float, bool, str, tuple, type(None))
-    layers = [
-        [name, type(layer).__name__, {k: repr(v) for k, v in vars(layer).items() if isinstance(v, plain)}]
-        for name, layer in net.named_modules()
-    ]
-    for _, _, values in layers:
-        values.pop("training", None)
-    weights = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        weights.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    read = pictures.read
+    ours = (getattr(read, "__module__", None) or "").partition(".")[0] == __package__
     return {
         "version": str(VERSION),
-        "architecture": hashlib.sha256(json.dumps(layers, sort_keys=True).encode()).hexdigest(),
+        "architecture": _fingerprint.code_of(net),
         "net": type(net).__name__,
-        "weights": weights.hexdigest(),
-        "transform": settings,
+        "weights": _fingerprint.weights_of(net),
+        "transform": _fingerprint.Fingerprint().of(transform),
         "set": f"{pictures.name}, {pictures.part}",
         "pictures": pictures.fingerprint(),
+        "reading": "ours" if ours else _fingerprint.Fingerprint(reads=True).of(read),
         "device": device.type,
+        "surroundings": _fingerprint.surroundings(device),
     }
 
 
@@ -313,45 +312,74 @@ def extract(
     net: `headless(model)`, or any module images (B,C,H,W) -> (B,D); it computes in eval mode on
     `device`; mode and device are put back.
     transform: a picture -> float tensor (C,H,W), normalised as the net was trained.
-    workers: 0 reads the pictures in this process, and never holds more than one batch of them; more read ahead.
+    workers: 0 reads the pictures when they are needed, and never holds more than one batch of them; more: as many
+    threads read ahead, a batch each.
     cache: keep the features under `features` in the first folder of `$VITBOOK_DATA`, in a file named by a hash of what
-    they depend on, and read them from there next time. A damaged file is named in a warning and written anew.
+    they depend on, and read them from there next time. Where that cannot be seen whole (random numbers, a file that
+    the transform reads), or the file cannot be written, they are not kept, and a line says so, once for each reason.
+    A damaged file is named in a warning and written anew.
     Raises DataError for a picture that cannot be read; ValueError for features or images of a wrong shape.
     """
-    device, file = torch.device(device), None
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"expected an nn.Module that gives features (B, D), got a {type(net).__name__}")
+    if batch_size < 1 or workers < 0:
+        raise ValueError(f"expected a batch of 1 or more and 0 workers or more, got {batch_size} and {workers}")
+    if not len(pictures):
+        raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to run over")
+    device, file, about = torch.device(device), None, {}
     if cache:
-        about = description(net, pictures, transform, device)
+        try:
+            about = description(net, pictures, transform, device) | {"batch": str(batch_size)}
+        except _fingerprint.Hidden as hidden:
+            _say_once(f"features are not kept: {hidden}")
+    if about:
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         file = data_folders()[0] / "features" / f"{key[:32]}.safetensors"
-        if found := _read(file, pictures):
+        if found := _read(file, pictures, about):
             return found
-    started = time.perf_counter()
+    started, drawn = time.perf_counter(), _fingerprint.draws()
     x = _run(net, pictures, transform, device, batch_size, workers)
     found = Features(x, pictures.labels.clone(), time.perf_counter() - started, False, file)
-    if cache and not _keep(file, found, about):
-        found = Features(found.x, found.y, found.seconds, False, None)
-    return found
+    if not about:
+        return found
+    if drawn != _fingerprint.draws():
+        _say_once("features are not kept: the transform or the net draws random numbers")
+    elif about["transform"] != _fingerprint.Fingerprint().of(transform):
+        _say_once("features are not kept: the transform changes while it runs")
+    elif not _keep(file, found, about):
+        _say_once(f"features are not kept: {file.parent} cannot be written")
+    else:
+        return found
+    return replace(found, file=None)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text)  # stdout: on a page stderr would fail the build
 
 
 @torch.no_grad()  # not inference_mode: a table that a module keeps from here could not be trained with
 def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
-    if not len(pictures):
-        raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to run over")
-    loader = DataLoader(_Transformed(pictures, transform), batch_size, num_workers=workers, collate_fn=_stack)
+    loader = _batches(pictures, transform, batch_size, workers)
     home = next((p.device for p in net.parameters()), device)
+    number = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     x, done = None, 0
     name, hidden = f"{pictures.name}, {pictures.part}", not show_progress()
     try:
         net.to(device)
         with eval_mode(net), tqdm(total=len(pictures), desc=name, unit="image", disable=hidden) as bar:
             for images in loader:
+                if not images.is_floating_point():
+                    raise ValueError(f"the transform must give float images, normalised, got {images.dtype}")
                 with train.autocast(device):
-                    part = net(images.to(device)).float().cpu()
-                if part.ndim != 2 or len(part) != len(images):
+                    part = net(images.to(device, number))
+                if not isinstance(part, Tensor) or part.ndim != 2 or len(part) != len(images):
+                    got = tuple(part.shape) if isinstance(part, Tensor) else f"a {type(part).__name__}"
                     raise ValueError(
-                        f"expected features ({len(images)}, D), got {tuple(part.shape)}: take the head off with "
-                        f"headless(net), or pool the tokens"
+                        f"expected features ({len(images)}, D), got {got}: take the head off with headless(net), pool "
+                        f"the tokens, or wrap the net so that it gives one tensor"
                     )
+                part = part.float().cpu()
                 if x is None:
                     x = torch.empty(len(pictures), part.shape[1])  # once: nothing else grows with the set
                 x[done : done + len(part)] = part
@@ -366,7 +394,7 @@ def _digest(x: Tensor, y: Tensor) -> str:
     return hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()
 
 
-def _read(file: Path, pictures: Pictures) -> Features | None:
+def _read(file: Path, pictures: Pictures, about: dict[str, str]) -> Features | None:
     """The features in a file, checked; None where it is not there, or damaged, which a warning says."""
     try:
         raw = file.read_bytes()
@@ -377,12 +405,14 @@ def _read(file: Path, pictures: Pictures) -> Features | None:
         return None
     try:
         tensors = load(raw)
-        about = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+        told = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
         x, y = tensors["x"], tensors["y"]
-        if about["sha256"] != _digest(x, y) or not torch.equal(y, pictures.labels):
+        if told["sha256"] != _digest(x, y) or not torch.equal(y, pictures.labels):
             raise ValueError("its checksum differs")
-        return Features(x, y, float(about["seconds"]), True, file)
-    except (SafetensorError, KeyError, ValueError, UnicodeDecodeError) as error:
+        if {name: told.get(name) for name in about} != about:
+            raise ValueError("it holds the features of something else")
+        return Features(x, y, float(told["seconds"]), True, file)
+    except Exception as error:  # whatever a damaged file brings about
         warnings.warn(f"{file} is damaged ({error}): computed anew", stacklevel=3)
         return None
 
