@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms import v2
 from vit_pytorch import ViT as LibraryViT
+from vit_pytorch.simple_vit import SimpleViT
 
 from vitutils import data, pictures, probe
 from vitutils.cnn import SmallCNN
+from vitutils.distill import DistilledViT
 from vitutils.vit import ViT, ViTConfig
 
 SMALL = ViTConfig(
@@ -103,6 +106,82 @@ def test_a_probe_can_be_the_new_head():
     assert new.head.out_features == 3 and net.head.out_features == 5
     with pytest.raises(ValueError, match="three classes"):
         probe.with_new_head(net, found.x, found.y % 2)
+
+
+def distilled(**changes):
+    torch.manual_seed(0)
+    net = DistilledViT(replace(SMALL, **changes))
+    for head in (net.head, net.head_dist):
+        nn.init.normal_(head.weight)
+    return net
+
+
+def test_a_distilled_net_gives_the_mean_of_what_its_heads_read():
+    for K in (5, 16):  # 16: as many classes as features, where a head left on goes unnoticed
+        net, images = distilled(num_classes=K), torch.randn(3, 1, 8, 8)
+        bare = probe.headless(net)
+        expected = net.forward_features(images)[:, :2].mean(dim=1)
+        for mode in (True, False):  # in train mode the net itself gives a pair
+            torch.testing.assert_close(bare.train(mode)(images), expected)
+        assert not any("head" in name for name in bare.state_dict()) and net.head_dist.out_features == K
+    theirs = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32).eval()
+    assert probe.headless(theirs)(torch.randn(2, 3, 32, 32)).shape == (2, 192)
+
+
+def test_heads_of_other_names_and_signatures():
+    simple = SimpleViT(
+        image_size=8, patch_size=4, num_classes=4, dim=12, depth=1, heads=2, mlp_dim=12, channels=1
+    ).eval()
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(simple.linear_head(probe.headless(simple)(images)), simple(images))
+
+    class Own(nn.Module):
+        """Has timm's two names, not timm's meaning."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(64, 3)
+
+        def forward_features(self, images):
+            return images.flatten(1)
+
+        def forward_head(self, features):
+            return self.head(features)
+
+        def forward(self, images):
+            return self.forward_head(self.forward_features(images))
+
+    assert torch.equal(probe.headless(Own())(images), images.flatten(1))
+    with pytest.raises(ValueError, match="expected an nn.Module, got a function"):
+        probe.headless(lambda images: images)
+
+
+@pytest.mark.parametrize("make", [small_vit, distilled], ids=["ViT", "DistilledViT"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_new_head_answers_with_the_labels_whatever_they_are(make, dtype):
+    net, part = make().eval(), made_set(90, classes=3)
+    found = probe.extract(probe.headless(net), part, transform())
+    labels = torch.tensor([3, 7, 9])[found.y]
+    net.blocks[1].eval(), net.train(), net.blocks[0].eval()
+    new = probe.with_new_head(net.to(dtype), found.x.to(dtype), labels)
+    assert new.training and not new.blocks[0].training and new.config.num_classes == 10
+    images = torch.stack([transform()(part[i][0]) for i in range(len(part))]).to(dtype)
+    logits = new.eval()(images)
+    assert logits.shape == (90, 10) and logits.dtype == dtype and set(logits.argmax(1).tolist()) <= {3, 7, 9}
+    assert (logits.argmax(dim=1) == labels).float().mean() > 0.9
+    assert F.cross_entropy(logits.float(), labels).isfinite()
+
+
+def test_a_new_head_is_refused_where_it_does_not_fit():
+    x, y = torch.randn(9, 16), torch.arange(9) % 3
+    with pytest.raises(ValueError, match=r"features of 8, got Linear\(in_features=16"):
+        probe.with_new_head(small_vit(), x[:, :8], y)
+    with pytest.raises(ValueError, match="expected heads to be one linear layer"):
+        probe.with_new_head(models.vit_b_32(image_size=32, num_classes=3), x, y)
+    resnet = timm.create_model("resnet10t", num_classes=5)
+    assert probe.with_new_head(resnet, torch.randn(9, 512), y).fc.out_features == 3 and resnet.num_classes == 5
+    with pytest.raises(ValueError, match="labels from 0, got -1: leave out"):
+        probe.with_new_head(small_vit(), x, y - 1)
 
 
 # --- features ---
@@ -590,6 +669,16 @@ def test_what_is_no_feature_or_no_image_is_refused():
         probe.extract(probe.headless(net), part, v2.RandomChoice([v2.Resize(8), v2.Resize(4)]), cache=False)
     with pytest.raises(ValueError, match="no pictures"):
         probe.extract(probe.headless(net), part.at([]), transform(), cache=False)
+    with pytest.raises(ValueError, match="float images, normalised, got torch.uint8"):
+        probe.extract(probe.headless(net), part, lambda image: image, cache=False)
+    with pytest.raises(ValueError, match="expected an nn.Module"):
+        probe.extract(lambda images: images.flatten(1), part, transform())
+    for wrong in ({"batch_size": 0}, {"workers": -1}):
+        with pytest.raises(ValueError, match="expected a batch of 1 or more"):
+            probe.extract(net, part, transform(), **wrong)
+    for give in (lambda x: (x, x), lambda x: {"x": x}, lambda x: None, lambda x: x[:2]):
+        with pytest.raises(ValueError, match=r"expected features \(40, D\), got"):
+            probe.extract(Scaled(step=give), part, transform(), cache=False)
 
 
 def test_fifty_thousand_pictures_do_not_grow_in_memory():
@@ -655,6 +744,57 @@ def test_knn_agrees_with_scikit_learn():
     assert torch.equal(probe.knn_predict(x, y, 100 * new), ours)  # the length of a vector does not count
 
 
+X, Y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+WRONG = {  # name -> (x, y, new_x) and what is said of it
+    "nan": ((X.clone().fill_diagonal_(torch.nan), Y, X), "got nan or inf in 4 of 12 known"),
+    "inf among the new": ((X, Y, X * torch.inf), "of 12 new ones"),
+    "none": ((X[:0], Y[:0], X), r"one or more, got torch.int64 of shape \(0,\)"),
+    "rank": ((X[0], Y, X), r"expected features \(N, D\) for 12 labels"),
+    "tokens": ((X[:, None], Y, X), r"expected features \(N, D\)"),
+    "other widths": ((X, Y, X[:, :3]), r"expected features \(N, D\)"),
+    "no width": ((X[:, :0], Y, X[:, :0]), r"expected features \(N, D\)"),
+    "other counts": ((X, Y[:5], X), r"for 5 labels.*\(12, 4\)"),
+    "labels in a column": ((X, Y[:, None], X), r"labels \(N,\)"),
+    "float labels": ((X, Y.float(), X), "whole numbers, one or more, got torch.float32"),
+    "a label left out": ((X, Y - 1, X), "labels from 0, got -1"),
+    "complex": ((X.to(torch.complex64), Y, X), "real features"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("ask", [probe.knn_predict, probe.linear_probe])
+def test_features_that_do_not_fit_are_refused(ask, name):
+    given, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        ask(*given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_features_of_any_type_are_taken(dtype):
+    x = (10 * X).round().to(dtype)
+    asked = (x.t().contiguous().t(), Y.to(torch.uint8), x[::2])  # not contiguous
+    assert torch.equal(probe.knn_predict(*asked), probe.knn_predict(x.float(), Y, x[::2].float()))
+    assert torch.equal(probe.linear_probe(*asked)[0], probe.linear_probe(x.float(), Y, x[::2].float())[0])
+
+
+def test_no_new_features_one_class_and_a_sharp_temperature():
+    assert probe.knn_predict(X, Y, X[:0]).shape == probe.linear_probe(X, Y, X[:0])[0].shape == (0,)
+    assert probe.knn_predict(X, torch.full((12,), 4), X).tolist() == [4] * 12
+    with pytest.raises(ValueError, match=r"2 classes or more, got 1: \[4\]"):
+        probe.linear_probe(X, torch.full((12,), 4), X)
+    assert torch.equal(probe.knn_predict(X, Y, X, temperature=1e-3), Y)  # exp(1 / 0.001) is no number
+    for wrong in ({"k": 0}, {"k": 2.5}, {"temperature": 0.0}, {"temperature": -1.0}):
+        with pytest.raises(ValueError, match="expected .* got"):
+            probe.knn_predict(X, Y, X, **wrong)
+
+
+@pytest.mark.parametrize("labels", [Y[:0], Y[:, None], Y.float(), Y - 1])
+def test_labels_that_are_none_are_refused(labels):
+    for draw in (lambda: probe.draw_shots(labels, 1, seed=0), lambda: probe.split_shots(labels, seed=0)):
+        with pytest.raises(ValueError, match="expected labels"):
+            draw()
+
+
 def test_the_probe_chooses_its_penalty_without_the_new_images():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(120, 30, generator=generator)
@@ -686,6 +826,42 @@ def test_training_learns_and_the_rate_is_chosen():
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True))
     best = probe.choose_rate(lambda: small_vit(num_classes=2), dataset, (1e-7, 3e-3), steps=40, device="cpu")
     assert best == 3e-3
+
+
+def test_what_cannot_be_trained_with_is_refused():
+    part = made_set(20)
+    dataset = probe.as_dataset(part, part, transform(), (0.5,), (0.5,))
+    none = replace(dataset, train_images=dataset.train_images[:0], train_labels=dataset.train_labels[:0])
+    how = dict(steps=1, lr=1e-3)
+    for net, chosen, changes, message in (
+        (small_vit(), none, {}, "no images to train on"),
+        (small_vit(num_classes=1), dataset, {}, "expected classes from 0 to 0, got 0 to 1"),
+        (distilled(), dataset, {}, "got a tuple: wrap the model"),
+        (probe.Pooled(small_vit()), dataset, {"batch_size": 0}, "batch_size to be a whole number, 1 or more, got 0"),
+        (small_vit(), dataset, {"steps": 0}, "steps to be"),
+        (small_vit(), dataset, {"lr": 0.0}, "rate above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            probe.train_steps(net, chosen, **how | changes)
+    make = functools.partial(small_vit, num_classes=2)
+    with pytest.raises(ValueError, match="no rate"):
+        probe.choose_rate(make, dataset, [], steps=1)
+    with pytest.raises(ValueError, match="no rate of .* led to a finite loss"):
+        probe.choose_rate(make, dataset, [1e30], steps=3)
+    assert probe.choose_rate(make, dataset, [1e30, 1e-9, 1e-12], steps=3) == 1e-12  # of equals the smallest
+
+
+def test_a_set_to_train_on_is_made_or_refused():
+    part, bent = made_set(4), lambda image: v2.functional.normalize(image / 255, [0.5], [0.01])
+    for given, message in (
+        ((part, part.at([]), transform(), (0.5,), (0.5,)), "no pictures"),
+        ((part, part, bent, (0.5,), (0.5,)), "give those that the transform normalises with"),
+        ((part, part, lambda image: image, (0.5,), (0.5,)), "float images, normalised, got torch.uint8"),
+        ((part, part, lambda image: (image, 1), (0.5,), (0.5,)), r"tensors \(C, H, W\)"),
+        ((part, part, transform(), (0.5, 0.5), (0.5,)), "expected 1 or 1 values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            probe.as_dataset(*given)
 
 
 def test_training_takes_as_many_steps_as_asked(monkeypatch):

@@ -8,6 +8,7 @@ into memory and keeps the features in a file under a key that knows the net, its
 import copy
 import functools
 import hashlib
+import inspect
 import json
 import os
 import tempfile
@@ -32,11 +33,13 @@ from tqdm import tqdm
 from vitutils import _fingerprint, data, train
 from vitutils._progress import show_progress
 from vitutils._sources import data_folders
+from vitutils.given import at_least_1, check_training, checked_features, checked_labels, logits_for
 from vitutils.modes import eval_mode
 from vitutils.pictures import Pictures
+from vitutils.vit import ViTConfig
 
 VERSION = 2  # of the cache: raise it when `extract` computes something else
-HEADS = ("head", "heads", "fc", "classifier", "mlp_head")  # ours and timm's; torchvision's; vit-pytorch's
+HEADS = ("head", "heads", "fc", "classifier", "mlp_head", "linear_head")  # ours, timm's; torchvision's; vit-pytorch's
 
 # --- what the chapter writes out ---
 
@@ -46,6 +49,7 @@ def draw_shots(labels: Tensor, shots: int | None, seed: int) -> Tensor:
 
     For one seed a smaller draw is a part of a larger one.
     """
+    labels = checked_labels(labels)
     if shots is not None and shots < 1:
         raise ValueError(f"expected 1 image a class or more, got {shots}")
     generator = torch.Generator().manual_seed(seed)
@@ -60,6 +64,7 @@ def split_shots(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     At least one image of each class chooses, but a class's only image
     fits. Raises ValueError where every class has a single image.
     """
+    labels = checked_labels(labels)
     if labels.bincount().max() < 2:
         raise ValueError("expected a class of 2 images or more, got 1 each")
     fit, choose = [], []
@@ -79,13 +84,19 @@ def knn_predict(
 
     x (N, D), y (N,): known images. new_x (M, D) -> answers (M,). Similarity
     is the cosine; a vote weighs exp(cosine / temperature), as in DINO.
+    Raises ValueError for features or labels that do not fit, or are nan.
     """
+    at_least_1(k=k)
+    if not temperature > 0:
+        raise ValueError(f"expected a temperature above 0, got {temperature}")
+    x, y, new_x = checked_features(x, y, new_x)
     x, new_x, K = F.normalize(x), F.normalize(new_x), int(y.max()) + 1
     answers = []
     for part in new_x.split(1_000):  # never all N x M at once
         cosine, index = (part @ x.T).topk(min(k, len(x)))  # (m, k)
+        weights = ((cosine - cosine[:, :1]) / temperature).exp()  # first: 1
         votes = torch.zeros(len(part), K)
-        votes.scatter_add_(1, y[index], (cosine / temperature).exp())
+        votes.scatter_add_(1, y[index], weights)
         answers.append(votes.argmax(dim=1))
     return torch.cat(answers)
 
@@ -97,35 +108,38 @@ def linear_probe(
 
     C, the inverse of the weight penalty, is chosen on a fifth of the known
     images; then the probe is fitted again on all. With one image a class
-    there is nothing to choose by, and C = 0.1.
+    there is nothing to choose by, and C = 0.1. Raises ValueError as
+    `knn_predict`, and where there is one class only.
     """
 
     def fitted(x, y, C):
         classifier = LogisticRegression(C=C, max_iter=1_000)
         return make_pipeline(StandardScaler(), classifier).fit(x, y)
 
-    x, y, new_x = x.numpy(), y.numpy(), new_x.numpy()
+    x, y, new_x = checked_features(x, y, new_x, classes=2)
     C = 0.1
-    if torch.tensor(y).bincount().max() > 1:
-        fit, choose = split_shots(torch.tensor(y), seed)
+    if y.bincount().max() > 1:
+        fit, choose = split_shots(y, seed)
         scores = {
             C: fitted(x[fit], y[fit], C).score(x[choose], y[choose])
             for C in (1e-3, 1e-2, 1e-1, 1.0)
         }
         C = max(scores, key=scores.get)
+    if not len(new_x):
+        return y[:0], C
     return torch.tensor(fitted(x, y, C).predict(new_x)), C
 
 
 def train_steps(
-    net: nn.Module,
-    dataset: data.Dataset,
-    steps: int,
-    lr: float,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    batch_size: int = 32,
-) -> nn.Module:
-    """Train all weights for `steps` batches: AdamW, warm-up, cosine."""
+    net: nn.Module, dataset: data.Dataset, steps: int, lr: float,
+    seed: int = 0, device: str | torch.device = "cpu", batch_size: int = 32,
+) -> nn.Module:  # fmt: skip
+    """Train all weights for `steps` batches: AdamW, warm-up, cosine.
+
+    Raises ValueError for no images, a rate of 0, or a net that gives more
+    than logits (B, K) for the labels.
+    """
+    check_training(dataset, steps, lr, batch_size)
     net = net.to(device).train()
     optimizer = torch.optim.AdamW(train.parameter_groups(net, 0.05), lr=lr)
     schedule = train.make_schedule(optimizer, steps, warmup=0.1)
@@ -138,7 +152,7 @@ def train_steps(
         ):
             if len(labels) < size or schedule.last_epoch == steps:
                 break  # a last, smaller batch is left out
-            loss = F.cross_entropy(net(images), labels)
+            loss = F.cross_entropy(logits_for(net(images), labels), labels)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -154,19 +168,27 @@ def choose_rate(
     rates: Sequence[float],
     **how,
 ) -> float:
-    """The rate that does best on a fifth of the training images."""
+    """The rate that does best on a fifth of the training images.
+
+    Of equals the smallest. Raises ValueError for no rates, and where with
+    every one of them the loss is not finite.
+    """
     fit, choose = split_shots(dataset.train_labels, seed=0)
     images, labels = dataset.train_images, dataset.train_labels
     part = replace(
         dataset, train_images=images[fit], train_labels=labels[fit]
     )
     scores = {}
-    for lr in rates:
+    for lr in sorted(rates):
         net = train_steps(make(), part, lr=lr, **how)
-        scores[lr] = train.evaluate(
-            net, images[choose], labels[choose], device=how["device"],
-            mean=dataset.mean, std=dataset.std,
-        ).accuracy
+        found = train.evaluate(
+            net, images[choose], labels[choose], mean=dataset.mean,
+            std=dataset.std, device=how.get("device", "cpu"),
+        )
+        if found.logits.isfinite().all():
+            scores[lr] = found.accuracy
+    if not scores:
+        raise ValueError(f"no rate of {[*rates]} led to a finite loss")
     return max(scores, key=scores.get)
 
 
@@ -184,37 +206,79 @@ class Pooled(nn.Module):
         return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
 
 
+class Averaged(nn.Module):
+    """A net with two heads, both taken off: the mean of what they read, as the net takes the mean of their logits."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.net(images)
+        return sum(features) / 2 if isinstance(features, tuple) else features  # a pair in train mode
+
+
+def head_names(net: nn.Module) -> list[str]:
+    """The names of a net's head: of a distilled one two. Raises ValueError for a net that has none of `HEADS`."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"expected an nn.Module, got a {type(net).__name__}")
+    for name in HEADS:
+        if isinstance(getattr(net, name, None), nn.Module):
+            return [name] + [f"{name}_dist"] * isinstance(getattr(net, f"{name}_dist", None), nn.Module)
+    children = ", ".join(name for name, _ in net.named_children())
+    raise ValueError(
+        f"{type(net).__name__} has no {', '.join(HEADS)} to take off (it has: {children}); "
+        f"hand in a module that gives features (B, D)"
+    )
+
+
 def headless(net: nn.Module) -> nn.Module:
     """The net without its head: images (B,C,H,W) -> pooled features (B,D). It shares the net's weights.
 
     timm's nets say themselves what their head reads (`forward_head(..., pre_logits=True)`). Of any other the module
-    named head, heads, fc, classifier or mlp_head is left out, all of it: of a head of two layers the hidden one too.
+    named head, heads, fc, classifier, mlp_head or linear_head is left out, all of it: of a head of two layers the
+    hidden one too. A distilled net, which has a head and a head_dist, gives the mean of what the two read.
     The net that you hand in is not changed. Raises ValueError for one that has none of these.
     """
-    if hasattr(net, "forward_head") and hasattr(net, "forward_features"):
+    own = getattr(net, "forward_head", None)
+    if own is not None and hasattr(net, "forward_features") and "pre_logits" in inspect.signature(own).parameters:
         return Pooled(net)
-    named = [name for name in HEADS if isinstance(getattr(net, name, None), nn.Module)]
-    if not named:
-        children = ", ".join(name for name, _ in net.named_children())
-        raise ValueError(
-            f"{type(net).__name__} has no {', '.join(HEADS)} to take off (it has: {children}); "
-            f"hand in a module that gives features (B, D)"
-        )
+    names = head_names(net)
     bare = copy.copy(net)
-    bare._modules = dict(net._modules) | {named[0]: nn.Identity()}  # a table of its own: the net keeps its head
-    return bare
+    bare._modules = dict(net._modules) | dict.fromkeys(names, nn.Identity())  # its own table: the net keeps its head
+    return bare if len(names) == 1 else Averaged(bare)
 
 
 def with_new_head(net: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-    """A copy of our net whose head is a linear probe: logistic regression on its features x (N,D), labels y (N,)."""
+    """A copy of the net whose head is a linear probe: logistic regression on its features x (N,D), labels y (N,).
+
+    The head has a logit for each number from 0 to the largest label; one that no image has is never the answer. Of a
+    distilled net both heads are the probe. Raises ValueError for features or labels that do not fit, fewer than three
+    classes, or a net whose head is not one linear layer, or none, for features of this width.
+    """
+    x, y, _ = checked_features(x, y, x)
+    if len(y.unique()) < 3:
+        raise ValueError(f"expected three classes or more, got {len(y.unique())}")
+    names = head_names(net)
+    for name in names:
+        old = getattr(net, name)
+        if not isinstance(old, nn.Linear | nn.Identity) or getattr(old, "in_features", x.shape[1]) != x.shape[1]:
+            raise ValueError(f"expected {name} to be one linear layer for features of {x.shape[1]}, got {old}")
     fitted = LogisticRegression(max_iter=1_000).fit(x.numpy(), y.numpy())
-    if len(fitted.classes_) < 3:
-        raise ValueError(f"expected three classes or more, got {len(fitted.classes_)}")
-    net = copy.deepcopy(net)
-    net.head = nn.Linear(x.shape[1], len(fitted.classes_))
-    with torch.no_grad():
-        net.head.weight.copy_(torch.from_numpy(fitted.coef_))
-        net.head.bias.copy_(torch.from_numpy(fitted.intercept_))
+    K, net = int(y.max()) + 1, copy.deepcopy(net)
+    like = next(net.parameters())
+    for name in names:
+        head = nn.Linear(x.shape[1], K)
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.fill_(-1e4)
+            head.weight[fitted.classes_] = torch.from_numpy(fitted.coef_).float()
+            head.bias[fitted.classes_] = torch.from_numpy(fitted.intercept_).float()
+        setattr(net, name, head.to(like.device, like.dtype).train(net.training))
+    if isinstance(getattr(net, "config", None), ViTConfig):
+        net.config = replace(net.config, num_classes=K)
+    elif hasattr(net, "num_classes"):
+        net.num_classes = K
     return net
 
 
@@ -439,20 +503,34 @@ def _keep(file: Path, found: Features, about: dict[str, str]) -> bool:
 # --- images to train on ---
 
 
+def _as_uint8(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """One image (C,H,W) as uint8, its normalisation undone."""
+    if not _stack([image]).is_floating_point():
+        raise ValueError(f"the transform must give float images, normalised, got {image.dtype}")
+    image = image * data._per_channel(std, image) + data._per_channel(mean, image)
+    low, high = image.min().item(), image.max().item()
+    if not -0.25 <= low <= high <= 1.25:  # resizing may overshoot a little
+        raise ValueError(
+            f"expected images within 0..1 once mean {mean} and std {std} are undone, got {low:.2f} to {high:.2f}: give "
+            f"those that the transform normalises with"
+        )
+    return image.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
 def as_dataset(
     train_part: Pictures, test_part: Pictures, transform: Callable, mean: Sequence[float], std: Sequence[float]
 ) -> data.Dataset:
     """Both parts as uint8 images of the size that `transform` gives, in memory, for training.
 
     transform: a picture -> normalised tensor (C,H,W); mean, std: what it normalises with, and what training on this
-    set will normalise with. Undone, the images are rounded to the 256 levels that they had.
+    set will normalise with. Undone, the images are rounded to the 256 levels that they had. Raises ValueError for a
+    part without pictures, images of several sizes, and where undoing does not lead back to about 0..1.
     """
     parts = {}
     for part, pictures in (("train", train_part), ("test", test_part)):
-        images = [
-            data.denormalise(transform(pictures[i][0]), mean, std).mul_(255).round_().to(torch.uint8)
-            for i in range(len(pictures))
-        ]
+        if not len(pictures):
+            raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to make a data set of")
+        images = [_as_uint8(transform(pictures[i][0]), mean, std) for i in range(len(pictures))]
         parts |= {f"{part}_images": _stack(images), f"{part}_labels": pictures.labels.clone()}
     return data.Dataset(
         name=train_part.name,

@@ -1,0 +1,88 @@
+"""What a function was given: as it needs it, or refused with what was expected, what came and what to do.
+
+Used by `vitutils.probe` and `vitutils.lens`, and by the chapters that write out parts of them. All raise ValueError.
+"""
+
+from numbers import Integral
+
+import torch
+from torch import Tensor, nn
+
+
+def at_least_1(**numbers: int) -> None:
+    """Hold that each named number is a whole one and 1 or more."""
+    for name, value in numbers.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"expected {name} to be a whole number, 1 or more, got {value!r}")
+
+
+def checked_labels(labels: Tensor) -> Tensor:
+    """Labels (N,), whole numbers from 0 of any integer type, as int64 in the machine's own memory."""
+    labels = torch.as_tensor(labels)
+    if labels.ndim != 1 or not len(labels) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"expected labels (N,), whole numbers, one or more, got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    labels = labels.detach().cpu().long()
+    if labels.min() < 0:
+        raise ValueError(f"expected labels from 0, got {labels.min().item()}: leave out images without a label")
+    return labels
+
+
+def checked_features(x: Tensor, y: Tensor, new_x: Tensor, classes: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Features x (N, D) and new_x (M, D) as float32, labels y (N,) as int64, all in the machine's own memory.
+
+    Any real type goes, half precision too, and M may be 0. classes: how many different labels there must be.
+    """
+    y, shapes = checked_labels(y), (tuple(x.shape), tuple(new_x.shape))
+    if x.ndim != 2 or new_x.ndim != 2 or x.shape[1] != new_x.shape[1] or not x.shape[1] or len(x) != len(y):
+        raise ValueError(f"expected features (N, D) for {len(y)} labels, and new ones (M, D), got {shapes}")
+    if x.is_complex() or new_x.is_complex():
+        raise ValueError(f"expected real features, got {x.dtype} and {new_x.dtype}")
+    x, new_x = (part.detach().cpu().float() for part in (x, new_x))
+    for name, part in {"known": x, "new": new_x}.items():
+        if not part.isfinite().all():
+            rows = (~part.isfinite()).any(dim=1).sum().item()
+            raise ValueError(f"expected finite features, got nan or inf in {rows} of {len(part)} {name} ones")
+    if (found := len(y.unique())) < classes:
+        raise ValueError(f"expected images of {classes} classes or more, got {found}: {y.unique().tolist()}")
+    return x, y, new_x
+
+
+def check_images(model: nn.Module, images: Tensor) -> None:
+    """Hold that images (B, C, H, W) are what the model can take: finite floats of its own dtype, on its own device."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.numel():
+        got = tuple(images.shape) if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise ValueError(f"expected images (B, C, H, W), one or more, got {got}")
+    if not images.is_floating_point():
+        raise ValueError(f"expected float images, normalised as the model was trained, got {images.dtype}")
+    own = [p for p in model.parameters() if p.is_floating_point()]
+    if own and images.device not in {p.device for p in own}:
+        raise ValueError(f"expected images on {own[0].device}, where the model is, got {images.device}: move them")
+    cast = torch.is_autocast_enabled(images.device.type) if images.device.type != "meta" else True
+    if own and not cast and images.dtype not in {p.dtype for p in own}:
+        raise ValueError(f"expected images as {own[0].dtype}, which the model computes in, got {images.dtype}")
+    if images.device.type != "meta" and not images.isfinite().all():
+        raise ValueError("expected finite images, got nan or inf among the pixels")
+
+
+def logits_for(outputs: Tensor, classes: Tensor) -> Tensor:
+    """A model's output, where it is logits (B, K) that have a place for every one of the classes (B,)."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise ValueError(f"expected logits (B, K), got {got}: wrap the model so that it gives its logits alone")
+    B, K = outputs.shape
+    if classes.shape != (B,) or classes.dtype != torch.int64:
+        raise ValueError(f"expected {B} classes, int64 (B,), got {classes.dtype} of shape {tuple(classes.shape)}")
+    if B and not 0 <= classes.min() <= classes.max() < K:
+        raise ValueError(f"expected classes from 0 to {K - 1}, got {classes.min().item()} to {classes.max().item()}")
+    return outputs
+
+
+def check_training(dataset, steps: int, lr: float, batch_size: int) -> None:
+    """Hold that there is a set to train on, and that steps, rate and batch are numbers to train with."""
+    at_least_1(steps=steps, batch_size=batch_size)
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"expected a learning rate above 0, got {lr}")
+    if not len(dataset.train_labels):
+        raise ValueError(f"{dataset.name}: no images to train on")
