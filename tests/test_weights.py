@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vitutils import check, data, train, weights
+from vitutils import check, data, probe, train, weights
 from vitutils.vit import ViT, ViTConfig
 
 NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -114,6 +114,87 @@ def test_weights_the_hub_does_not_hold(hub):
         weights.find_file("nonesuch", "timm/nonesuch")
 
 
+# --- checkpoints without a head, and architectures that are not ours ---
+
+SIZES = dict(img_size=16, patch_size=8, num_classes=5, embed_dim=24, depth=2, num_heads=3)
+BEYOND = {  # what timm's VisionTransformer can be told -> what the error says of it
+    "layer scale": (dict(init_values=1e-4), "LayerScale as ls1, LayerScale as ls2"),
+    "registers": (dict(reg_tokens=2), "registers"),
+    "DeiT III": (dict(no_embed_class=True), "a class token without position"),
+    "qk_norm": (dict(qk_norm=True), "LayerNorm as attn.k_norm"),
+    "SwiGLU": (dict(mlp_layer=timm.layers.SwiGLU), "SwiGLU as mlp"),
+    "CLIP": (dict(pre_norm=True, act_layer="quick_gelu"), "LayerNorm as norm_pre, QuickGELU as mlp.act"),
+    "GELU by tanh": (dict(act_layer="gelu_tanh"), "GELUTanh as mlp.act"),
+    "fc_norm": (dict(class_token=False, global_pool="avg"), "LayerNorm as fc_norm"),
+    "both": (dict(global_pool="avg", fc_norm=False), "a class token beside mean pooling"),
+    "max": (dict(global_pool="max", fc_norm=False), "pooling 'max'"),
+    "map": (dict(global_pool="map"), "AttentionPoolLatent as attn_pool"),
+    "no pooling": (dict(global_pool=""), "pooling ''"),
+    "no positions": (dict(pos_embed="none"), "no positions"),
+    "RMS": (dict(norm_layer=timm.layers.RmsNorm), "RmsNorm as norm"),
+    "no last norm": (dict(final_norm=False), "Identity as norm"),
+    "no bias": (dict(proj_bias=False), "blocks.0.attn.proj.bias"),
+    "oblong": (dict(patch_size=(8, 4)), "patches that are not square"),
+    "parallel": (dict(block_fn=timm.models.vision_transformer.ParallelThingsBlock), "ParallelThingsBlock as block$"),
+    "no blocks": (dict(depth=0), "no blocks"),
+}
+WITHIN = {
+    "no head": dict(num_classes=0),
+    "mean": dict(class_token=False, global_pool="avg", fc_norm=False),
+    "any size": dict(dynamic_img_size=True),
+    "a width that rounds down": dict(mlp_ratio=4304 / 1152, embed_dim=48),
+    "grey, oblong, no qkv bias": dict(in_chans=1, img_size=(16, 24), qkv_bias=False),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_what_our_vit_cannot_stand_for_is_named(name):
+    changes, message = BEYOND[name]
+    with pytest.raises(ValueError, match=f"expected a plain ViT.* has .*{message}"):
+        weights.config_of(timm.models.VisionTransformer(**SIZES | changes))
+
+
+@pytest.mark.parametrize("name", WITHIN)
+@pytest.mark.filterwarnings("error")
+def test_what_our_vit_can_stand_for_computes_the_same(name):
+    theirs = timm.models.VisionTransformer(**SIZES | WITHIN[name]).eval()
+    for p in theirs.parameters():
+        nn.init.normal_(p, std=0.2)
+    config = weights.config_of(theirs)
+    ours = weights.load_into(ViT(config), theirs.state_dict()).eval()
+    images = torch.randn(2, config.in_chans, *config.image_shape)
+    assert torch.allclose(ours(images), theirs(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224"])
+def test_the_configuration_of_another_class_is_refused(name):
+    with torch.device("meta"):
+        net = timm.create_model(name)
+    with pytest.raises(ValueError, match=f"plain VisionTransformer, got a {type(net).__name__}"):
+        weights.config_of(net)
+
+
+def test_a_checkpoint_without_a_head_gives_features(folder):
+    name = "vit_small_patch16_224.dino"
+    theirs = timm.create_model(name, pretrained=False).eval()
+    assert theirs.num_classes == 0
+    save_file(theirs.state_dict(), folder / f"{name}.safetensors")
+    found = weights.load(name)
+    assert found.classes == () and found.model.config.num_classes == 0 and isinstance(found.model.head, nn.Identity)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        features = found.model(images)
+        assert features.shape == (1, 384) and torch.allclose(features, theirs(images), atol=1e-4)
+        assert torch.equal(probe.headless(found.model)(images), features)
+    x, y = torch.randn(9, 384), torch.arange(9) % 3
+    assert probe.with_new_head(found.model, x, y)(images).shape == (1, 3)
+
+
+def test_an_architecture_of_other_parts_is_refused_before_anything_is_fetched(folder):
+    with pytest.raises(ValueError, match="this VisionTransformer has LayerScale as ls1"):
+        weights.load("vit_small_patch14_dinov2.lvd142m")
+
+
 # --- load_into: all or nothing ---
 
 
@@ -204,6 +285,12 @@ def test_what_the_other_library_cannot_hold_is_refused():
             weights.to_vit_pytorch(state)
     with pytest.raises(ValueError, match="to_out.0"):
         weights.from_vit_pytorch({"cls_token": torch.zeros(1, 24)})
+    with pytest.raises(ValueError, match="always has pos_embedding and cls_token"):
+        weights.from_vit_pytorch({"transformer.layers.0.0.to_out.0.weight": torch.zeros(24, 24)})
+    with pytest.raises(ValueError, match="no pos_embed"):
+        weights.to_vit_pytorch({"patch_embed.norm_in.weight": torch.zeros(24)})
+    with pytest.raises(ValueError, match="patch_size 8 does not divide 12 x 16"):
+        weights.VitPytorchPatchEmbed(8, 3, 24)(torch.zeros(1, 3, 12, 16))
 
 
 # --- files ---

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitutils.given import at_least_1, check_images, logits_for
+
 # projection to q, k, v; number of heads; what the heads' results go through next
 NAMES = (("qkv", "num_heads", "proj"), ("to_qkv", "heads", "to_out"))
 
@@ -52,21 +54,24 @@ def recorded(model: nn.Module) -> Iterator[list]:
 
     Yields a list to which each call of a layer adds [layer, qkv, mixed]: what
     its projection puts out (B, T, 3*h*Dh), and its heads' results side by
-    side (B, T, h*Dh). The hooks only read; after the block they are gone.
+    side (B, T, h*Dh). qkv is None where a layer does not call its projection
+    (BEiT). The hooks only read; after the block they are gone.
     """
-    calls, hooks = [], []
+    calls, hooks, waiting = [], [], {}
 
     def keep_qkv(layer):
-        return lambda _, args, out: calls.append([layer, out])
+        return lambda _, args, out: waiting.update({layer: out})
 
-    def keep_mixed(_, args):
-        calls[-1].append(args[0])
+    def keep_mixed(layer):
+        return lambda _, args: calls.append(
+            [layer, waiting.pop(layer, None), args[0]]
+        )
 
     try:
         for layer in attention_layers(model):
             qkv, _, out = attention_parts(layer)
             hooks.append(qkv.register_forward_hook(keep_qkv(layer)))
-            hooks.append(out.register_forward_pre_hook(keep_mixed))
+            hooks.append(out.register_forward_pre_hook(keep_mixed(layer)))
         yield calls
     finally:
         for hook in hooks:
@@ -77,12 +82,36 @@ def split_heads(layer: nn.Module, qkv: Tensor) -> Tensor:
     """Cut (B, T, 3*h*Dh) into q, k, v: (3, B, h, T, Dh).
 
     q and k are normalised where the layer does so (timm's qk_norm).
+    Raises ValueError for another layout.
     """
     h = attention_parts(layer)[1]
+    if qkv is None or qkv.ndim != 3 or qkv.shape[-1] % (3 * h):
+        got = None if qkv is None else tuple(qkv.shape)
+        name = type(layer).__name__
+        raise ValueError(f"expected qkv (B, T, 3*{h}*Dh), got {got}: {name}")
     q, k, v = qkv.unflatten(-1, (3, h, -1)).permute(2, 0, 3, 1, 4)
     if hasattr(layer, "q_norm"):
         q, k = layer.q_norm(q), layer.k_norm(k)
     return torch.stack([q, k, v])
+
+
+def gap(got: Tensor, expected: Tensor) -> float:
+    """The largest difference of two tensors, by the largest number of the second; inf where their shapes differ."""
+    if got.shape != expected.shape:
+        return float("inf")
+    largest = expected.abs().amax().clamp_min(torch.finfo(expected.dtype).tiny)
+    return ((got - expected).abs().amax() / largest).item()
+
+
+def check_attention(maps: Tensor, grid: tuple[int, int] | None = None) -> None:
+    """Hold that maps are (B, depth, h, T, T), T tokens for at least the patches of `grid`. Raises ValueError."""
+    shape = tuple(maps.shape)
+    if maps.ndim != 5 or shape[-1] != shape[-2] or 0 in shape[1:] or not maps.is_floating_point():
+        raise ValueError(f"expected maps (B, depth, h, T, T), got {maps.dtype} of shape {shape}")
+    if grid is not None:
+        at_least_1(rows=grid[0], columns=grid[1])
+        if grid[0] * grid[1] > shape[-1]:
+            raise ValueError(f"expected maps of {grid[0]} x {grid[1]} patches or more tokens, got {shape[-1]}")
 
 
 @torch.no_grad()
@@ -93,6 +122,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
     rotary positions, or dropout in train mode, and where layers differ in
     shape: such a model cannot be read this way.
     """
+    check_images(model, images)
     with recorded(model) as calls:
         model(images)
     maps = []
@@ -101,15 +131,15 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
         scale = getattr(layer, "scale", q.shape[-1] ** -0.5)
         attn = (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)
         again = (attn @ v).transpose(1, 2).flatten(2)  # (B, T, h*Dh)
-        off = (again - mixed).abs().max() / mixed.abs().max()
-        if off > 3 * torch.finfo(off.dtype).eps ** 0.5:
+        off = gap(again, mixed)
+        if not off < 3 * torch.finfo(again.dtype).eps ** 0.5:  # nor if nan
             name = type(layer).__name__
             raise ValueError(
                 f"expected a plain softmax of q k, got a {name} whose result "
                 f"differs by {off:.1%}: masks, positions in q k, dropout?"
             )
         maps.append(attn)
-    if len(shapes := {attn.shape for attn in maps}) > 1:
+    if len(shapes := {tuple(attn.shape) for attn in maps}) != 1:
         raise ValueError(f"expected maps of one shape, got {sorted(shapes)}")
     return torch.stack(maps, dim=1)
 
@@ -121,6 +151,7 @@ def rollout(maps: Tensor) -> Tensor:
     took half of its input as it is and half by the mean of its heads; values
     and MLPs are ignored. Rows sum to 1. Source: Abnar and Zuidema 2020.
     """
+    check_attention(maps)
     itself = torch.eye(maps.shape[-1]).to(maps)  # the residual connection
     steps = (maps.mean(dim=2) + itself) / 2  # (B, depth, T, T)
     flow, *later = steps.unbind(dim=1)
@@ -136,8 +167,9 @@ def attention_distance(maps: Tensor, grid: tuple, patch_size: int) -> Tensor:
     mean over the asking patches. grid: rows, columns. Tokens before the
     patches are left out. Source: Dosovitskiy et al. 2021, figure 7.
     """
+    check_attention(maps, grid)
     rows, columns = grid
-    N = rows * columns
+    N, maps = rows * columns, maps.float()
     attn = maps[..., -N:, -N:]
     attn = attn / attn.sum(dim=-1, keepdim=True)
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
@@ -151,7 +183,9 @@ def patch_side(model: nn.Module) -> int:
     if (embed := getattr(model, "patch_embed", None)) is not None:  # ours, timm's
         size = getattr(embed, "patch_size", None)
     else:  # vit-pytorch's first step is einops' Rearrange
-        lengths = getattr(next(iter(getattr(model, "to_patch_embedding", ())), None), "axes_lengths", {})
+        steps = getattr(model, "to_patch_embedding", ())
+        first = next(iter(steps), None) if isinstance(steps, nn.Sequential) else None
+        lengths = getattr(first, "axes_lengths", {})
         size = lengths.get("p1"), lengths.get("p2")
     sides = {size} if isinstance(size, int) else set(size or [None])
     if len(sides) != 1 or None in sides:
@@ -161,6 +195,8 @@ def patch_side(model: nn.Module) -> int:
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
     """Return rows and columns of patches for images (B, C, H, W). Raises ValueError where P does not divide H and W."""
+    if images.ndim < 2:
+        raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}")
     P, (H, W) = patch_side(model), images.shape[-2:]
     if H % P or W % P:
         raise ValueError(f"expected sides in multiples of {P}, got {H} x {W}")
@@ -168,19 +204,26 @@ def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
 
 def filters(model: nn.Module) -> Tensor:
-    """Return the patch projection as pictures: (D, C, P, P)."""
+    """Return the patch projection as pictures: (D, C, P, P). Raises ValueError where it is not one layer."""
     P = patch_side(model)
     found = getattr(model, "patch_embed", getattr(model, "to_patch_embedding", None))
-    layer = next(m for m in found.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-    weight = layer.weight.detach()
-    return weight if weight.ndim == 4 else weight.unflatten(1, (P, P, -1)).permute(0, 3, 1, 2)
+    weight = next((m.weight.detach() for m in found.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if weight is not None and weight.ndim == 2 and weight.shape[1] % P**2 == 0:
+        weight = weight.unflatten(1, (P, P, -1)).permute(0, 3, 1, 2)
+    if weight is None or tuple(weight.shape[2:]) != (P, P):
+        got = None if weight is None else tuple(weight.shape)
+        raise ValueError(f"expected one projection of patches of {P} x {P}, got {got} in a {type(found).__name__}")
+    return weight
 
 
 def principal_filters(weight: Tensor, count: int) -> Tensor:
     """Return the first principal components of filters (D, C, P, P): (count, C, P, P), each of length 1.
 
-    Source: Dosovitskiy et al. 2021, figure 7, left.
+    Source: Dosovitskiy et al. 2021, figure 7, left. Raises ValueError for more components than there are.
     """
+    at_least_1(count=count)
+    if weight.ndim != 4 or not weight.isfinite().all() or count > min(len(weight), weight[0].numel()):
+        raise ValueError(f"expected finite filters (D, C, P, P) for {count} components, got {tuple(weight.shape)}")
     flat = weight.flatten(1).cpu().double()  # (D, C*P*P)
     components = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False).Vh
     return components[:count].unflatten(1, weight.shape[1:]).to(weight)
@@ -198,9 +241,13 @@ def position_similarity(model: nn.Module, grid: tuple[int, int]) -> Tensor:
     Source: Dosovitskiy et al. 2021, figure 7, centre. Raises ValueError for a model without such vectors.
     """
     positions = getattr(model, "pos_embed", getattr(model, "pos_embedding", None))
-    N = grid[0] * grid[1]
-    if positions is None or positions.shape[-2] < N:
-        got = None if positions is None else tuple(positions.shape)
+    at_least_1(rows=grid[0], columns=grid[1])
+    N, embed = grid[0] * grid[1], getattr(model, "patch_embed", None)
+    own = getattr(getattr(model, "config", None), "grid", getattr(embed, "grid_size", None))
+    if own is not None and tuple(own) != tuple(grid):
+        raise ValueError(f"expected the model's own grid, {tuple(own)}, got {tuple(grid)}")
+    if not isinstance(positions, Tensor) or positions.ndim not in (2, 3) or positions.shape[-2] < N:
+        got = tuple(positions.shape) if isinstance(positions, Tensor) else positions
         raise ValueError(f"expected pos_embed or pos_embedding for {N} patches, got {got} in {type(model).__name__}")
     patches = positions.detach().reshape(-1, positions.shape[-1])[-N:]
     return similarity(patches).unflatten(1, grid)
@@ -210,28 +257,61 @@ def position_similarity(model: nn.Module, grid: tuple[int, int]) -> Tensor:
 def token_states(model: nn.Module, images: Tensor) -> Tensor:
     """Return the tokens before each block, and after the last: (B, depth + 1, T, D), before the final norm.
 
-    Their length, `.norm(dim=-1)`, shows outliers (Darcet et al. 2024). Raises ValueError for a model without blocks.
+    Their length, `.norm(dim=-1)`, shows outliers (Darcet et al. 2024). Raises ValueError for a model without blocks, or
+    whose blocks hand on tensors of several shapes.
     """
+    check_images(model, images)
     inner = getattr(model, "transformer", model)
-    stack = getattr(inner, "blocks", None) or [pair[0] for pair in getattr(inner, "layers", ())]
-    if not len(stack) or not isinstance(getattr(inner, "norm", None), nn.Module):
+    pairs = [layer for layer in getattr(inner, "layers", ()) if isinstance(layer, nn.ModuleList) and len(layer)]
+    stack = getattr(inner, "blocks", None) or [pair[0] for pair in pairs]
+    several = isinstance(stack, nn.Sequential | nn.ModuleList | list) and len(stack) > 0
+    if not several or not isinstance(getattr(inner, "norm", None), nn.Module):
         raise ValueError(f"expected blocks or transformer.layers, and a norm after them, got a {type(model).__name__}")
     states, hooks = [], []
     try:
         for module in (*stack, inner.norm):
-            hooks.append(module.register_forward_pre_hook(lambda _, args: states.append(args[0])))
+            hooks.append(module.register_forward_pre_hook(lambda _, args: states.append(args[0] if args else None)))
         model(images)
     finally:
         for hook in hooks:
             hook.remove()
+    shapes = {tuple(state.shape) if isinstance(state, Tensor) else None for state in states}
+    if len(states) != len(stack) + 1 or len(shapes) > 1 or None in shapes or len(min(shapes)) != 3:
+        raise ValueError(f"expected {len(stack) + 1} states (B, T, D), got {len(states)} of shapes {shapes}")
     return torch.stack(states, dim=1)
+
+
+def check_maps(maps: Tensor, images: Tensor) -> None:
+    """Hold that maps (B, rows, columns) cut each of the images (B, C, H, W) into squares. Raises ValueError."""
+    H, W = images.shape[-2:]
+    if maps.ndim != 3 or len(maps) != len(images) or 0 in maps.shape or maps.is_complex():
+        raise ValueError(f"expected a map (rows, columns) for each of {len(images)} images, got {tuple(maps.shape)}")
+    rows, columns = maps.shape[1:]
+    side = max(1, W // columns)
+    if (rows * side, columns * side) != (H, W):
+        squares = (H // side) * (W // side)
+        raise ValueError(f"expected {squares} squares of {side} pixels in {H} x {W}, got maps of {rows} x {columns}")
+    if maps.isnan().any():
+        raise ValueError("expected maps without nan: which squares are the highest cannot be told")
+
+
+def cover(fill: float | Tensor, images: Tensor) -> Tensor:
+    """What covers a square, as the images' own kind of number: one for all, or one a channel (C, 1, 1)."""
+    fill = torch.as_tensor(fill).to(images)
+    if fill.numel() != 1 and tuple(fill.shape[-3:]) != (images.shape[1], 1, 1):
+        raise ValueError(f"expected a fill that is one number or ({images.shape[1]}, 1, 1), got {tuple(fill.shape)}")
+    return fill
 
 
 def log_probability(
     model: nn.Module, images: Tensor, classes: Tensor
 ) -> Tensor:
-    """The log of the probability of one class an image: (B,)."""
-    every = model(images).log_softmax(dim=-1)  # (B, K)
+    """The log of the probability of one class an image: (B,).
+
+    Raises ValueError for what does not fit, and a model without logits.
+    """
+    check_images(model, images)
+    every = logits_for(model(images), classes).log_softmax(dim=-1)  # (B, K)
     return every.gather(1, classes[:, None])[:, 0]
 
 
@@ -250,8 +330,14 @@ def input_gradients(
 
 
 def per_square(values: Tensor, side: int) -> Tensor:
-    """Sum over squares: (..., H, W) -> (..., H/side, W/side)."""
+    """Sum over squares: (..., H, W) -> (..., H/side, W/side).
+
+    Raises ValueError if the side does not divide H and W.
+    """
+    at_least_1(side=side)
     H, W = values.shape[-2:]
+    if H % side or W % side:
+        raise ValueError(f"expected a side that divides {H} x {W}, got {side}")
     cut = values.unflatten(-1, (W // side, side))
     return cut.unflatten(-3, (H // side, side)).sum(dim=(-3, -1))
 
@@ -261,6 +347,7 @@ def covers(images: Tensor, side: int) -> Tensor:
 
     Raises ValueError if the side does not divide H and W.
     """
+    at_least_1(side=side)
     H, W = images.shape[-2:]
     if H % side or W % side:
         raise ValueError(f"expected a side that divides {H} x {W}, got {side}")
@@ -281,8 +368,9 @@ def occlusion(
     Returns (B, H/side, W/side). fill: what covers, in the images' own units.
     size: images a forward pass. Source: Zeiler and Fergus 2014.
     """
-    B, masks = len(images), covers(images, side)
-    fill = torch.as_tensor(fill).to(images)
+    check_images(model, images)
+    at_least_1(size=size)
+    B, masks, fill = len(images), covers(images, side), cover(fill, images)
     pairs = torch.cartesian_prod(torch.arange(B), torch.arange(len(masks)))
     covered = []
     for pair in pairs.to(images.device).split(size):
@@ -305,10 +393,11 @@ def deletion(
     i, the share i / steps is covered. The mean over columns is the area.
     Raises ValueError if cells are not squares. Source: Petsiuk et al. 2018.
     """
+    check_images(model, images)
+    check_maps(maps, images)
+    at_least_1(steps=steps)
     masks = covers(images, images.shape[-1] // maps.shape[-1])
-    S, fill = len(masks), torch.as_tensor(fill).to(images)
-    if S != maps[0].numel():
-        raise ValueError(f"expected {S} squares, got {tuple(maps.shape)}")
+    S, fill, maps = len(masks), cover(fill, images), maps.to(images.device)
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     curve = []
     for step in range(steps + 1):

@@ -206,7 +206,8 @@ class ViT(nn.Module):
     """Vision Transformer. images (B, C, H, W) -> logits (B, K).
 
     need_weights=True also returns every map: attn (B, depth, h, T, T). Images
-    of another size are accepted: positions are stretched to their grid. An
+    of another size are accepted: positions are stretched to their grid. With
+    num_classes 0 there is no head: features (B, D) come out, as in timm. An
     embed_layer of your own keeps its weights, unless its `vit_init` is true.
     """
 
@@ -221,13 +222,15 @@ class ViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, T, D))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(D, eps=config.norm_eps)
-        self.head = nn.Linear(D, config.num_classes)
+        K = config.num_classes
+        self.head = nn.Linear(D, K) if K else nn.Identity()
         yours = self.patch_embed if embed_layer is not PatchEmbed else None
         for layer in self.children():
             if layer is not yours or getattr(yours, "vit_init", False):
                 layer.apply(init_weights)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.zeros_(self.head.weight)  # so that the first loss is ln K
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)  # so that the first loss is ln K
 
     def embed(self, images: Tensor) -> Tensor:
         """Patches, class token, positions: (B, T, D) for the first block."""

@@ -86,6 +86,8 @@ class VitPytorchPatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         B, C, H, W = images.shape
         P = self.patch_size
+        if H % P or W % P:
+            raise ValueError(f"patch_size {P} does not divide {H} x {W}")
         cut = images.reshape(B, C, H // P, P, W // P, P)
         patches = cut.permute(0, 2, 4, 3, 5, 1).reshape(B, -1, P * P * C)  # (B, N, P*P*C), channel last
         return self.norm_out(self.proj(self.norm_in(patches)))
@@ -149,6 +151,8 @@ def from_vit_pytorch(state: State) -> State:
     """
     if not any(key.endswith("to_out.0.weight") for key in state):
         raise ValueError("no weights named to_out.0: one head as wide as the model has no output projection, ours has")
+    if absent := [name for name in ("pos_embedding", "cls_token") if name not in state]:
+        raise ValueError(f"vit-pytorch's ViT always has {' and '.join(absent)}, these weights do not")
     ours = rename(state, {theirs: ours for ours, theirs in VIT_PYTORCH.items()})
     ours["pos_embed"] = ours["pos_embed"][None]  # theirs is (T, D)
     ours["cls_token"] = ours["cls_token"][None]  # theirs is (1, D), and (0, D) with mean pooling
@@ -163,6 +167,8 @@ def to_vit_pytorch(state: State) -> State:
     biased = [key for key in theirs if key.endswith("to_qkv.bias")]
     if biased or "patch_embed.norm_in.weight" not in state:
         raise ValueError("vit-pytorch's ViT has no qkv bias, and a LayerNorm before its patch projection")
+    if "pos_embed" not in state:
+        raise ValueError("vit-pytorch's ViT always has positions, these weights have no pos_embed")
     theirs["pos_embedding"] = theirs["pos_embedding"][0]
     D = theirs["pos_embedding"].shape[-1]
     theirs["cls_token"] = theirs["cls_token"][0] if "cls_token" in theirs else torch.zeros(0, D)
@@ -197,7 +203,7 @@ class Pretrained:
     model: our ViT, in eval mode.  mean, std: per channel, of images scaled to 0..1 (the checkpoint's own).
     transform: the checkpoint's own evaluation transform for one PIL image or (C,H,W) uint8 tensor; a PIL image is taken
     as a person sees it (`decoding.as_seen`), whatever its mode.
-    source: where it came from.  classes: K names.
+    source: where it came from.  classes: K names; none where the checkpoint has no head, and the model gives features.
     """
 
     name: str
@@ -215,21 +221,87 @@ def folders() -> list[Path]:
 
 
 def config_of(timm_model: nn.Module) -> ViTConfig:
-    """Read our configuration off timm's VisionTransformer."""
-    first = timm_model.blocks[0]
-    return ViTConfig(
-        img_size=tuple(timm_model.patch_embed.img_size),
-        patch_size=timm_model.patch_embed.patch_size[0],
-        in_chans=timm_model.patch_embed.proj.in_channels,
-        num_classes=timm_model.num_classes,
-        embed_dim=timm_model.embed_dim,
-        depth=len(timm_model.blocks),
-        num_heads=first.attn.num_heads,
-        mlp_ratio=first.mlp.fc1.out_features / timm_model.embed_dim,
-        qkv_bias=first.attn.qkv.bias is not None,
-        global_pool=timm_model.global_pool,
-        norm_eps=first.norm1.eps,
-    )
+    """Read our configuration off timm's VisionTransformer.
+
+    Raises ValueError, which lists what it has, for one that our ViT cannot stand for: another class, layer scale,
+    registers, normalised queries, gated MLPs, other activations, poolings or positions.
+    """
+    import timm
+
+    kind = type(timm_model)
+    if kind is not timm.models.VisionTransformer:
+        raise ValueError(f"expected timm's plain VisionTransformer, got a {kind.__name__}")
+    patch, D = timm_model.patch_embed, timm_model.embed_dim
+    has = _beyond_ours(timm_model)
+    if not has:
+        first = timm_model.blocks[0]
+        hidden = first.mlp.fc1.out_features
+        config = ViTConfig(
+            img_size=tuple(patch.img_size),
+            patch_size=patch.patch_size[0],
+            in_chans=patch.proj.in_channels,
+            num_classes=timm_model.num_classes,
+            embed_dim=D,
+            depth=len(timm_model.blocks),
+            num_heads=first.attn.num_heads,
+            mlp_ratio=hidden / D if int(D * (hidden / D)) == hidden else (hidden + 0.5) / D,
+            qkv_bias=first.attn.qkv.bias is not None,
+            global_pool=timm_model.global_pool,
+            norm_eps=first.norm1.eps,
+        )
+        with torch.device("meta"):  # shapes without numbers
+            ours = ViT(config).state_dict()
+        ours = {(name, tensor.shape) for name, tensor in ours.items()}
+        theirs = {(name, tensor.shape) for name, tensor in timm_model.state_dict().items()}
+        has = [f"another shape or number of {name}" for name, _ in ours ^ theirs]
+    if has:
+        raise ValueError(f"expected a plain ViT, as in the paper; this VisionTransformer has {some(sorted({*has}))}")
+    return config
+
+
+PLAIN = {  # what stands at each place of timm's ViT and its blocks where it computes as ours does
+    "block": ("Block",),
+    "attn": ("Attention",),
+    "mlp": ("Mlp",),
+    "mlp.act": ("GELU",),
+    "norm1": ("LayerNorm",),
+    "norm2": ("LayerNorm",),
+}
+PLAIN |= dict.fromkeys(("ls1", "ls2", "attn.q_norm", "attn.k_norm", "attn.norm", "mlp.norm"), ("Identity", "NoneType"))
+PLAIN_NET = {"norm": ("LayerNorm",), "patch_embed.proj": ("Conv2d",), "attn_pool": ("NoneType",)}
+PLAIN_NET |= dict.fromkeys(("norm_pre", "fc_norm", "patch_embed.norm"), ("Identity", "NoneType"))
+
+
+def _beyond_ours(net: nn.Module) -> list[str]:
+    """What timm's VisionTransformer has that our ViT lacks, in words."""
+    layers = {(name, type(_inside(net, name)).__name__): kinds for name, kinds in PLAIN_NET.items()}
+    for block in net.blocks:
+        own = {name: type(block if name == "block" else _inside(block, name)).__name__ for name in PLAIN}
+        layers |= {(name, kind): PLAIN[name] for name, kind in own.items()}
+    found = [f"{kind} as {name}" for (name, kind), kinds in layers.items() if kind not in kinds]
+    found = [told for told in found if told.endswith(" as block")] or found  # another block has other parts
+    if found or not len(net.blocks):
+        return found or ["no blocks"]
+    numbers = {(b.attn.num_heads, b.norm1.eps, b.norm2.eps, b.mlp.act.approximate) for b in net.blocks}
+    before = getattr(net, "num_prefix_tokens", 0)
+    told = {
+        "blocks or norms that differ in heads or eps": len(numbers) > 1 or len({net.norm.eps, *min(numbers)[1:3]}) > 1,
+        "an approximate GELU": min(numbers)[3] != "none",
+        f"pooling {net.global_pool!r}": net.global_pool not in ("token", "avg"),
+        "a class token beside mean pooling": net.global_pool == "avg" and before > 0,
+        "registers": getattr(net, "num_reg_tokens", 0) > 0,
+        "a class token without position": getattr(net, "no_embed_class", False) and before > 0,
+        "no positions": net.pos_embed is None,
+        "patches that are not square": len(set(net.patch_embed.patch_size)) != 1,
+    }
+    return [name for name, there in told.items() if there]
+
+
+def _inside(module: nn.Module, path: str) -> nn.Module | None:
+    """The submodule at a dotted path, or None."""
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module
 
 
 def hub_reachable() -> bool:
@@ -292,6 +364,7 @@ def load(name: str) -> Pretrained:
 
     Looks for NAME.safetensors in the `weights` folders of `$VITBOOK_DATA`, then asks the Hugging Face hub. "pocket" is
     the book's own small ViT and comes with this package: grey images of 28 x 28 pixels, ten classes of Fashion-MNIST.
+    A checkpoint without a head (`vit_small_patch16_224.dino`) gives features (B, D) in place of logits.
     Raises ValueError for a name timm does not know, a damaged file, or an architecture that is not a plain ViT;
     FileNotFoundError, naming all that was tried, where the weights can be had from neither.
     """
@@ -307,9 +380,10 @@ def load(name: str) -> Pretrained:
     reference = timm.create_model(name, pretrained=False)
     if type(reference) is not timm.models.VisionTransformer:
         raise ValueError(f"{name} is a {type(reference).__name__}; expected a plain VisionTransformer")
+    config = config_of(reference)  # before anything is downloaded
     path = find_file(name, repo=f"timm/{name}")
     state, _ = read_file(path)
-    model = load_into(ViT(config_of(reference)), from_timm(state), origin=str(path))
+    model = load_into(ViT(config), from_timm(state), origin=str(path))
     recipe = resolve_model_data_config(reference)
     transform = create_transform(**recipe, is_training=False)
     transform.transforms.insert(0, AsSeen())
