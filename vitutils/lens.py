@@ -86,9 +86,9 @@ def split_heads(layer: nn.Module, qkv: Tensor) -> Tensor:
     """
     h = attention_parts(layer)[1]
     if qkv is None or qkv.ndim != 3 or qkv.shape[-1] % (3 * h):
-        got = None if qkv is None else tuple(qkv.shape)
-        name = type(layer).__name__
-        raise ValueError(f"expected qkv (B, T, 3*{h}*Dh), got {got}: {name}")
+        got = "no call" if qkv is None else tuple(qkv.shape)
+        name = f"{type(layer).__name__}'s projection"
+        raise ValueError(f"expected {name} (B, T, 3*{h}*Dh), got {got}")
     q, k, v = qkv.unflatten(-1, (3, h, -1)).permute(2, 0, 3, 1, 4)
     if hasattr(layer, "q_norm"):
         q, k = layer.q_norm(q), layer.k_norm(k)
@@ -231,6 +231,9 @@ def principal_filters(weight: Tensor, count: int) -> Tensor:
 
 def similarity(vectors: Tensor) -> Tensor:
     """The cosine of every pair: (..., N, D) -> (..., N, N)."""
+    if vectors.ndim < 2 or not vectors.is_floating_point():
+        got = f"{vectors.dtype} of shape {tuple(vectors.shape)}"
+        raise ValueError(f"expected float vectors (..., N, D), got {got}")
     unit = F.normalize(vectors, dim=-1)
     return unit @ unit.transpose(-2, -1)
 
@@ -320,9 +323,9 @@ def input_gradients(
 ) -> Tensor:
     """How the class's log-probability changes with each pixel: (B, C, H, W).
 
-    The parameters' own gradients stay as they are.
-    Source: Simonyan et al. 2014.
+    The parameters' gradients stay as they are. Source: Simonyan et al. 2014.
     """
+    check_images(model, images)
     with torch.inference_mode(False), torch.enable_grad():
         pixels = images.detach().clone().requires_grad_()
         total = log_probability(model, pixels, classes.clone()).sum()
@@ -372,12 +375,11 @@ def occlusion(
     at_least_1(size=size)
     B, masks, fill = len(images), covers(images, side), cover(fill, images)
     pairs = torch.cartesian_prod(torch.arange(B), torch.arange(len(masks)))
-    covered = []
+    whole, covered = log_probability(model, images, classes), []
     for pair in pairs.to(images.device).split(size):
         b, s = pair.unbind(1)
         hidden = torch.where(masks[s], fill, images[b])
         covered.append(log_probability(model, hidden, classes[b]))
-    whole = log_probability(model, images, classes)
     drop = whole[:, None] - torch.cat(covered).unflatten(0, (B, -1))
     return drop.unflatten(1, (images.shape[-2] // side, -1))
 
