@@ -69,6 +69,30 @@ def test_check_rows_sum_to_one_knows_the_axis():
         check.check_rows_sum_to_one(scores.softmax(-2))
 
 
+def test_checks_say_what_came_whatever_came():
+    nothing, one = torch.zeros(0, 3), torch.ones(2, 3)
+    for wrong, message in (
+        (lambda: check.check_shape((one, one), (2, 3)), r"expected shape \(2, 3\), got a tuple, not a tensor"),
+        (lambda: check.check_shape(None, (2, 3)), "got a NoneType"),
+        (lambda: check.check_close(nothing, nothing), "nothing to compare"),
+        (lambda: check.check_close(one, [1.0]), "to compare with, got a list"),
+        (lambda: check.check_close(one, one + 1j), "largest difference 1.00e"),
+        (lambda: check.check_close(one * torch.inf, -one * torch.inf), "largest difference inf"),
+        (lambda: check.check_close(one * torch.nan, one * torch.nan), "largest difference nan"),
+        (lambda: check.check_rows_sum_to_one(nothing.T), r"got the shape \(3, 0\)"),
+        (lambda: check.check_rows_sum_to_one((one / 3, one)), "got a tuple"),
+        (lambda: check.check_rows_sum_to_one(one * torch.nan), "over the keys"),
+        (lambda: check.check_rows_sum_to_one(torch.tensor([[2.0, -1.0]])), "weights of 0 or more, got -1.0e.00"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            wrong()
+    assert check.check_close(one * torch.inf, one * torch.inf) == 0
+    assert check.check_close(one.bool(), one.int()) == 0
+    for kind in (torch.float16, torch.bfloat16):
+        check.check_rows_sum_to_one(torch.randn(2, 3, 50, 50, dtype=kind).softmax(-1))
+    check.check_rows_sum_to_one(torch.eye(3).long())
+
+
 def test_count_parameters_counts_what_trains():
     layer = torch.nn.Linear(3, 4)
     layer.bias.requires_grad_(False)

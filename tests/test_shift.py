@@ -272,6 +272,24 @@ def test_blobs_are_in_balance_and_reproducible():
     assert (brightness[0] / brightness[1] - 1).abs().max() < 0.1  # no colour gives the answer away
 
 
+def test_blobs_fill_their_room_and_no_more():
+    images, _, apart = two_blobs(400, [1, 31], seed=0)
+    lit = images.amax(dim=1) > 0
+    assert (lit.sum((1, 2)) == 18).all() and set(apart.tolist()) == {1, 31}
+    for wrong, message in (
+        ((10, [32], 0), "whole distances from 1 to 31, got 6 x 36, .32."),
+        ((10, [2, 0], 0), "got 6 x 36, .0."),
+        ((10, [-3], 0), "whole distances"),
+        ((10, [2.5], 0), "whole distances"),
+        ((10, [2], 0, (2, 36)), "H of 3 or more"),
+        ((10, [2], 0, (6, 6)), "from 1 to 1, got 6 x 6"),
+        ((10, [], 0), "one distance or more"),
+        ((0, [2], 0), "one image or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            two_blobs(*wrong)
+
+
 def test_beyond_its_reach_a_stack_adds_up_what_it_sees_of_each_blob():
     """The argument of chapter 1: with a linear head on the mean, the two blobs' parts add."""
     torch.manual_seed(0)

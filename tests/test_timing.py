@@ -31,6 +31,26 @@ def test_a_race_of_nothing_is_refused(candidates, repeats):
         timing.race(candidates, repeats)
 
 
+def test_what_cannot_be_timed_is_refused():
+    for given, message in (
+        (dict(candidates={"a": lambda: None}, warmup=-1), "0 warm-ups or more"),
+        (dict(candidates={"a": lambda: None}, repeats=2.5), "at least one candidate and one repeat"),
+        (dict(candidates={"a": 3, "b": lambda: None}), "got a result already: a"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            timing.race(**given)
+    with pytest.raises(ValueError, match="got a Tensor: lambda"):
+        timing.kept_bytes(torch.ones(3))
+
+
+def test_kept_bytes_counts_what_has_no_numbers_and_what_is_sparse():
+    x = torch.empty(10, 4, device="meta", requires_grad=True)
+    assert timing.kept_bytes(lambda: (x.exp() * x).sum()) == 2 * x.nbytes
+    few = torch.eye(4).to_sparse()
+    kept = timing.kept_bytes(lambda: torch.sparse.mm(few, torch.ones(4, 3, requires_grad=True)))
+    assert kept == 4 * 4 + 2 * 4 * 8  # four values and where they stand
+
+
 def test_kept_bytes_counts_each_storage_once():
     x = torch.randn(10, 4, requires_grad=True)
     assert timing.kept_bytes(lambda: x * x) == x.nbytes  # both factors are x

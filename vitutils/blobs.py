@@ -4,6 +4,16 @@ import torch
 from torch import Tensor
 
 
+def check_room(n: int, distances: list, size: tuple) -> None:
+    """Hold that two blobs at these distances, whole numbers, fit into images of this size. Raises ValueError."""
+    H, W = size
+    if n < 1 or not len(distances):
+        raise ValueError(f"expected one image or more and one distance or more, got {n} and {list(distances)}")
+    wrong = [d for d in distances if d != int(d) or not 1 <= d <= W - 5]
+    if H < 3 or wrong:
+        raise ValueError(f"expected H of 3 or more and whole distances from 1 to {W - 5}, got {H} x {W}, {wrong}")
+
+
 def two_blobs(
     n: int, distances: list, seed: int, size: tuple = (6, 36)
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -12,7 +22,10 @@ def two_blobs(
     distances: steps from the last column of one blob to the first of the
     other; they and the labels take turns, so that all are in balance.
     Returns uint8 images (n, 3, H, W), labels (n,), each distance (n,).
+    Raises ValueError where there is no room: H is 3 or more, a distance from
+    1 to W - 5.
     """
+    check_room(n, distances, size)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(upto):  # one whole number an image, from 0 to upto - 1

@@ -9,23 +9,40 @@ from torch import Tensor
 
 def check_shape(tensor: Tensor, expected: tuple[int, ...], meaning: str = "") -> None:
     """Hold that `tensor` has exactly the shape `expected`; `meaning` names the axes, as in "B T D"."""
-    got = tuple(tensor.shape)
     names = f" ({meaning})" if meaning else ""
-    assert got == tuple(expected), f"expected shape {tuple(expected)}{names}, got {got}"
+    wanted = f"expected shape {tuple(expected)}{names}"
+    assert isinstance(tensor, Tensor), f"{wanted}, got a {type(tensor).__name__}, not a tensor"
+    assert tuple(tensor.shape) == tuple(expected), f"{wanted}, got {tuple(tensor.shape)}"
 
 
 def check_close(got: Tensor, expected: Tensor, tol: float = 1e-5) -> float:
-    """Hold that two tensors of one shape differ nowhere by more than `tol`; return the largest difference."""
+    """Hold that two tensors of one shape differ nowhere by more than `tol`; return the largest difference.
+
+    Two infinities of one sign do not differ; nan differs from everything.
+    """
+    assert isinstance(expected, Tensor), f"expected a tensor to compare with, got a {type(expected).__name__}"
     check_shape(got, tuple(expected.shape))
-    difference = (got.detach().double() - expected.detach().double()).abs().max().item()
+    assert got.numel(), f"nothing to compare: both are empty, {tuple(got.shape)}"
+    wide = torch.complex128 if got.is_complex() or expected.is_complex() else torch.float64
+    got, expected = (part.detach().cpu().to(wide) for part in (got, expected))
+    difference = (got - expected).abs().masked_fill(got == expected, 0.0).max().item()
     assert difference <= tol, f"largest difference {difference:.2e}, allowed {tol:.0e}: the two do not compute the same"
     return difference
 
 
 def check_rows_sum_to_one(attn: Tensor, tol: float = 1e-5) -> None:
-    """Hold that attention weights sum to 1 over the last axis, the keys."""
-    off = (attn.detach().sum(dim=-1) - 1).abs().max().item()
+    """Hold that attention weights are 0 or more and sum to 1 over the last axis, the keys.
+
+    Half precision rounds more coarsely: there the sum may be off by one step of the type, if that is more than `tol`.
+    """
+    assert isinstance(attn, Tensor), f"expected attention weights, got a {type(attn).__name__}, not a tensor"
+    assert attn.ndim and attn.numel(), f"expected attention weights (..., T, T), got the shape {tuple(attn.shape)}"
+    attn = attn.detach()
+    step = torch.finfo(attn.dtype).eps if attn.is_floating_point() else 0.0
+    tol, attn = max(tol, step), attn.double()
+    off = (attn.sum(dim=-1) - 1).abs().max().item()
     assert off <= tol, f"rows sum to 1 within {off:.1e}, not {tol:.0e}: the softmax must run over the keys, dim=-1"
+    assert attn.min() >= 0, f"expected weights of 0 or more, got {attn.min().item():.1e}: was the softmax left out?"
 
 
 def count_parameters(module: torch.nn.Module) -> int:

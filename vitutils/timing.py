@@ -22,11 +22,15 @@ def race(candidates: Mapping[str, Callable[[], object]], repeats: int = 7, warmu
 
     Each is first run `warmup` times uncounted. The order turns by one each time, so that none always follows the same
     neighbour. The clock waits for an accelerator to finish. Compare medians and ratios.
-    Raises ValueError for no candidates or fewer than one repeat.
+    Raises ValueError for no candidates, one that cannot be called, or fewer than one repeat.
     """
     names = list(candidates)
-    if not names or repeats < 1:
-        raise ValueError(f"expected at least one candidate and one repeat, got {names} and {repeats}")
+    if not names or repeats != int(repeats) or repeats < 1 or warmup != int(warmup) or warmup < 0:
+        got = f"{names}, {repeats} and {warmup}"
+        raise ValueError(f"expected at least one candidate and one repeat, and 0 warm-ups or more, got {got}")
+    if wrong := [name for name in names if not callable(candidates[name])]:
+        raise ValueError(f"expected functions without arguments, got a result already: {', '.join(map(str, wrong))}")
+    repeats, warmup = int(repeats), int(warmup)
     for name in names * warmup:
         candidates[name]()
     seconds = {name: [] for name in names}
@@ -39,19 +43,29 @@ def race(candidates: Mapping[str, Callable[[], object]], repeats: int = 7, warmu
     return seconds
 
 
+def _storages(tensor: Tensor) -> list[torch.UntypedStorage]:
+    """Where a tensor's numbers lie: a sparse one has them in several places; on "meta" there are none, but a size."""
+    if tensor.layout == torch.sparse_coo:
+        return [part.untyped_storage() for part in (tensor._indices(), tensor._values())]
+    if tensor.layout != torch.strided:
+        raise ValueError(f"expected dense or sparse_coo tensors, got {tensor.layout}")
+    return [tensor.untyped_storage()]
+
+
 def kept_bytes(forward: Callable[[], object], without: Iterable[Tensor] = ()) -> int:
     """Return the bytes that autograd keeps for the backward pass of `forward()`, each storage counted once.
 
     This is what makes training need more memory than inference; it depends on the kernels, not on the machine's state.
-    without: tensors that are there anyway and are left out, as `model.parameters()`.
+    without: tensors that are there anyway and are left out, as `model.parameters()`. Raises ValueError for a forward
+    that is no function, and for a compressed sparse tensor.
     """
-    there = {tensor.untyped_storage().data_ptr() for tensor in without}
+    if not callable(forward):
+        raise ValueError(f"expected a function without arguments, got a {type(forward).__name__}: lambda: net(images)")
+    there = {storage._cdata for tensor in without for storage in _storages(tensor)}
     kept = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in there:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept.update({s._cdata: s.nbytes() for s in _storages(tensor) if s._cdata not in there})
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
