@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ENV = @command -v "$(PYTHON)" >/dev/null || { \
 	echo "No $(PYTHON) here. Name a Python 3.10 to 3.13: make $@ PYTHON=python3.12" >&2; exit 2; }; \
-	"$(PYTHON)" scripts/env.py --for $@
+	"$(PYTHON)" -E scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
 .PHONY: help book test pages pdf lint lab results clean adopt links

@@ -16,6 +16,7 @@ What plain `jupyter-book build` does not do, and this does:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -28,6 +29,10 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
+
+sys.path.insert(0, str(Path(__file__).parent))
+import env
+import running
 
 # Everything whose version may change what a cell prints or draws.
 PACKAGES = [
@@ -43,13 +48,15 @@ PACKAGES = [
 PACKAGES += ["matplotlib", "pillow", "safetensors", "ipykernel"]
 # What `make pages` and `make pdf` bring with them: it looks at finished pages and changes none.
 ONLOOKERS = {"playwright", "greenlet", "pyee", "axe-playwright-python", "pypdf"}
-SYSTEM_DATA = Path("/usr/share/datasets")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WARNING = re.compile(r"^(?:(?P<where>.*?): )?(?P<kind>WARNING|ERROR|CRITICAL|SEVERE): (?P<what>.*)$")
 EXECUTED = re.compile(r"^(?P<path>.*\.(?:ipynb|md)): (?P<what>Executing|Executed|Using cached) notebook(?P<rest>.*)")
 NOISE = re.compile(r"\[IPKernelApp\] WARNING")
+ERROR = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Warning|Interrupt|Exit|Kernel|Timeout)\b(:|$)|^\w+ error:$")
+PAGE = re.compile(r"^(?:reading sources|writing output)\.\.\. \[ *\d+%\] (?P<page>\S+)")
 # A notebook's warning stands at line 10000 * (cell number) + line.
 CELL_LINE = 10_000
+UNFINISHED = "a build that did not come to its end"  # in place of the cache's state, while a build is at work
 
 
 # --- What an output depends on --------------------------------------------------------------------
@@ -59,8 +66,15 @@ def digest_files(root: Path, paths: list[Path]) -> str:
     key = hashlib.sha256()
     for path in sorted(paths):
         key.update(path.relative_to(root).as_posix().encode() + b"\0")
-        key.update(hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).digest())  # an editor's line ends
+        key.update(hashlib.sha256(content(path).replace(b"\r\n", b"\n")).digest())  # an editor's line ends
     return key.hexdigest()
+
+
+def content(path: Path) -> bytes:
+    """A file's bytes. A link that leads nowhere is where it leads; a pipe would be waited for, and never read."""
+    if path.is_file():
+        return path.read_bytes()
+    return os.fsencode(os.readlink(path)) if path.is_symlink() else b""
 
 
 def files_under(root: Path, *names: str) -> list[Path]:
@@ -89,13 +103,14 @@ def resolved_scale() -> str:
 
 def data_at_hand() -> list:
     """Which data sets and weights could be read from disk: names only, and where."""
-    folders = os.environ.get("VITBOOK_DATA") or str(Path("~/.cache/vitbook").expanduser())
     seen = []
-    for folder in [*map(Path, filter(None, folders.split(os.pathsep))), SYSTEM_DATA]:
+    for folder in map(Path.resolve, [*running.data_folders(), running.system_folder()]):
         names = []
         for part in (folder, folder / "images", folder / "weights"):
             if part.is_dir():
-                names += sorted(f"{part.name}/{p.name}" for p in part.iterdir() if not p.name.startswith("."))
+                # the features that chapters keep for themselves, under a key of all they depend on, are no data
+                found = (p.name for p in part.iterdir() if not p.name.startswith(".") and p.name != "features")
+                names += sorted(f"{part.name}/{name}" for name in found)
         seen.append([str(folder), names])
     return seen
 
@@ -146,57 +161,74 @@ def site_key(html: Path) -> str:
 
 def read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
 def write_json(path: Path, value) -> None:
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(value, indent=1))
+    new.write_text(json.dumps(value, indent=1), encoding="utf-8")
     new.replace(path)
 
 
 # --- Building and reading what the build says -----------------------------------------------------
 
 
-def build(root: Path, log: Path) -> tuple[int, list[str]]:
+# Ends when this script does, however that ends; the kernels see to it themselves. It reads what `build` never writes.
+JUPYTER_BOOK = """
+import os, threading
+
+def wait():
+    os.read(0, 1)
+    os._exit(1)
+
+threading.Thread(target=wait, daemon=True).start()
+from jupyter_book.cli.main import main
+
+main()
+"""
+
+
+def build(root: Path, log: Path, scale: str = "cpu") -> tuple[int, list[str]]:
     """Run jupyter-book; keep all it says in `log`, show what a waiting reader wants to know."""
-    command = [
-        sys.executable,
-        "-c",
-        "from jupyter_book.cli.main import main; main()",
-        "build",
-        str(root),
-    ]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(root)]
     command += ["--all", "-W", "--keep-going", "-n", "--path-output", str(root)]
+    limits = {running.LIMIT: str(running.cell_limit(scale))}
     lines = []
-    with log.open("w", encoding="utf-8") as file:
+    with log.open("w", encoding="utf-8") as file, running.kernels_environment() as environment:
         process = subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
             cwd=root,
+            env=environment | limits,
             text=True,
             encoding="utf-8",
             errors="replace",
+            start_new_session=True,  # Ctrl-C comes to this script alone, which ends the rest
         )
-        for line in process.stdout:
-            line = ANSI.sub("", line.rstrip("\n"))
-            if NOISE.match(line):
-                continue
-            lines.append(line)
-            file.write(line + "\n")
-            if seen := EXECUTED.match(line):
-                name = Path(seen["path"]).name
-                if seen["what"] == "Executing":
-                    print(f"  {name}: executing", flush=True)
-                elif seconds := re.search(r"in ([\d.]+) seconds", seen["rest"]):
-                    print(f"  {name}: {float(seconds[1]):.0f} s", flush=True)
-                else:
-                    print(f"  {name}: unchanged, outputs from the cache", flush=True)
-        return process.wait(), lines
+        try:
+            for line in process.stdout:
+                line = ANSI.sub("", line.rstrip("\n"))
+                if NOISE.match(line):
+                    continue
+                lines.append(line)
+                file.write(line + "\n")
+                if seen := EXECUTED.match(line):
+                    name = Path(seen["path"]).name
+                    if seen["what"] == "Executing":
+                        print(f"  {name}: executing", flush=True)
+                    elif seconds := re.search(r"in ([\d.]+) seconds", seen["rest"]):
+                        print(f"  {name}: {float(seconds[1]):.0f} s", flush=True)
+                    else:
+                        print(f"  {name}: unchanged, outputs from the cache", flush=True)
+            return process.wait(), lines
+        finally:
+            running.end(process)
+            process.stdin.close()
+            process.stdout.close()
 
 
 def cell_name(root: Path, where: str) -> str:
@@ -216,36 +248,21 @@ def cell_name(root: Path, where: str) -> str:
     return f"{short}, cell {number} (`{cells[number - 1].get('id', '')}`)"
 
 
-def failed_cell(root: Path, notebook: str, lines: list[str]) -> list[str]:
-    """Why a notebook did not run to its end: which cell, which line, which error."""
-    short = cell_name(root, notebook)
-    start = next(
-        (i for i, line in enumerate(lines) if "occurred while executing the following cell" in line),
-        None,
-    )
+def crash(lines: list[str]) -> str:
+    """The error that ended Sphinx, and the page it was at; empty where none did, or where runner.py has said it."""
+    start = next((i for i, line in enumerate(lines) if line.startswith("Exception occurred:")), None)
     if start is None:
-        errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Timeout)\w*: ", line)]
-        return [f"{short}: {errors[0] if errors else 'did not run to its end'}"]
-    rule = re.compile(r"^-{18}$")
-    fences = [i for i, line in enumerate(lines[start:], start) if rule.match(line)]
-    source = "\n".join(lines[fences[0] + 1 : fences[1]]) if len(fences) > 1 else ""
-    cells = read_json(Path(notebook)).get("cells", [])
-    for number, cell in enumerate(cells, 1):
-        text = "".join(cell["source"])
-        if cell["cell_type"] == "code" and text.strip() == source.strip():
-            short = f"{short}, cell {number} (`{cell.get('id', '')}`)"
-            break
-    rest = lines[fences[1] + 1 :] if len(fences) > 1 else lines[start:]
-    end = next((i for i, line in enumerate(rest) if line.startswith("The above exception")), len(rest))
-    rest = [line for line in rest[:end] if line.strip()]
-    arrows = [line for line in rest if re.match(r"^-+> ?\d+", line)]
-    errors = [
-        line for line in rest if re.match(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Warning|Exit)\b.*?:", line)
-    ]
-    return [
-        f"{short}: {(errors or rest or ['failed'])[-1]}",
-        *(f"    {line}" for line in arrows[-1:]),
-    ]
+        errors = [line for line in lines if ERROR.match(line)]
+        return errors[-1] if errors else ""
+    until = next((i for i, line in enumerate(lines[start:], start) if line.startswith("The full traceback")), None)
+    errors = [line for line in lines[start + 1 : until] if ERROR.match(line)] or lines[start + 1 : until]
+    what = errors[-1].strip() if errors else "it stopped without a word"
+    if what.startswith("myst_nb.core.execute.base.ExecutionError"):
+        return ""
+    pages = [found["page"] for line in lines[:start] if (found := PAGE.match(line))]
+    if env.DISK.search(what):
+        what = f"Disk full ({what}). Free some space, or let _build be a link to another disk"
+    return f"{pages[-1]}: {what}" if pages else what
 
 
 def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
@@ -255,18 +272,19 @@ def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
         match = WARNING.match(line)
         if not match:
             continue
-        where, what = match["where"] or "", match["what"]
-        if "Executing notebook failed" in what:
-            item = "\n  ".join(failed_cell(root, where, lines))
-        elif "Notebook exception traceback saved" in what:
-            continue
-        else:
-            item = f"{cell_name(root, where)}: {what}" if where else what
+        where, what = match["where"] or "", match["what"].removesuffix(" [mystnb.exec]")
+        if "Executing notebook failed" in what or "Notebook exception traceback saved" in what:
+            continue  # book/_ext/runner.py has said why, and in which cell
+        item = f"{cell_name(root, where)}: {what}" if where else what
         if item not in found:
             found.append(item)
+    if code and (ended := crash(lines)):
+        found.append(ended)
     if code and not found:
         reasons = [line for line in lines if re.search(r"\b(error|exception)\b", line, re.I)]
-        found = [line.strip() for line in (reasons or lines)[:5] if line.strip()] or ["it stopped without a word"]
+        found = [line.strip() for line in (reasons or lines)[-5:] if line.strip()] or ["it stopped without a word"]
+    if code < 0:
+        found.append(f"jupyter-book itself was ended by signal {-code}, as by a system that runs out of memory")
     return found
 
 
@@ -320,6 +338,7 @@ class Page(HTMLParser):
 
 def look_at_pages(html: Path) -> list[str]:
     """Broken links, other hosts, tracebacks: what is wrong with the rendered site."""
+    html = html.resolve()  # _build may be a link to another disk
     files = [path for path in sorted(html.rglob("*.html")) if path.parts[len(html.parts)] != "_static"]
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in files}
     found = []
@@ -339,7 +358,7 @@ def look_at_pages(html: Path) -> list[str]:
             elif anchor and target in pages and unquote(anchor) not in pages[target].ids:
                 found.append(f"{name}: broken link {url} (no such place on that page)")
     for path in sorted(html.rglob("*.css")):
-        for url in CSS_LOADS.findall(path.read_text(errors="replace")):
+        for url in CSS_LOADS.findall(path.read_text(encoding="utf-8", errors="replace")):
             found.append(f"{path.relative_to(html).as_posix()}: loads {url}; {OFFLINE}")
     return list(dict.fromkeys(found))
 
@@ -358,14 +377,45 @@ def main(arguments: list[str] | None = None) -> int:
     here = Path(__file__).parent.parent
     parser.add_argument("--root", type=Path, default=here, help="the book's folder")
     root = parser.parse_args(arguments).root.resolve()
+    if hasattr(os, "umask"):
+        os.umask(os.umask(0o022) & 0o077)  # what is written here has to be read again
+    os.environ["HOME"] = env.surroundings(os.environ).get("HOME", "")
+    try:
+        with running.stoppable(), running.alone(root, "make book"):
+            return make(root)
+    except running.Busy as busy:
+        print(busy, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"\nThe book was not built.\n\n  {running.in_words(error, root)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("\nStopped. The notebooks that ran to their end are kept.", file=sys.stderr)
+        return getattr(stop, "status", 130)
+
+
+def changes(noted: dict, key: dict, cache: Path) -> list[str]:
+    """What is not as it was when the cache was written, in words; nothing where there is no cache."""
+    if not cache.exists():
+        return []
+    old = noted.get("key", {})
+    changed = [name for name in key if old.get(name) != key[name]]
+    if not changed and noted.get("cache") != cache_state(cache):
+        changed = [UNFINISHED if noted.get("cache") == UNFINISHED else "the cache, by another command"]
+    return changed
+
+
+def make(root: Path) -> int:
+    """Build what is not built already. The exit status: 0, 1 for faults of the book, 2 for what is asked wrongly."""
     target = root / "_build"
     html, cache, log = target / "html", target / ".jupyter_cache", target / "book.log"
     key_file, stamp_file = target / "execution-key.json", target / "book-stamp.json"
-    target.mkdir(exist_ok=True)
     begun = time.monotonic()
 
     try:
         key = execution_key(root)
+        running.cell_limit(key["VITBOOK_SCALE"])
     except ValueError as error:
         print(error)
         return 2
@@ -376,23 +426,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
     stamp_file.unlink(missing_ok=True)
-    noted = read_json(key_file)
-    if noted != {"key": key, "cache": cache_state(cache)}:
-        old = noted.get("key", {})
-        changed = [name for name in key if old.get(name) != key[name]] or ["the cache, by another command"]
-        if cache.exists():
-            print(f"Changed: {', '.join(changed)}. All notebooks are executed anew.")
-            shutil.rmtree(cache)
+    if changed := changes(read_json(key_file), key, cache):
+        word = "Left" if changed == [UNFINISHED] else "Changed"
+        print(f"{word}: {', '.join(changed)}. All notebooks are executed anew.")
+        shutil.rmtree(cache)
     # A page that left the table of contents must not stay behind.
     for folder in (html, target / "jupyter_execute", target / ".doctrees"):
         shutil.rmtree(folder, ignore_errors=True)
 
     print(f"Building the book at scale {key['VITBOOK_SCALE']} (log: {log})", flush=True)
+    write_json(key_file, {"key": key, "cache": UNFINISHED})
     try:
-        code, lines = build(root, log)
-    except KeyboardInterrupt:
-        print("\nStopped. The notebooks that ran to their end are kept.", file=sys.stderr)
-        return 130
+        code, lines = build(root, log, key["VITBOOK_SCALE"])
     finally:
         # A notebook may have fetched data: what it fetched belongs to what it was executed with.
         key["data"] = data_at_hand()
@@ -416,4 +461,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal may know less than a path or an error says
     sys.exit(main())

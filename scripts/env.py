@@ -47,8 +47,83 @@ NO_VENV = re.compile(r"ensurepip is not available|No module named '?(venv|ensure
 DOWNLOADS = re.compile(r"^\s*Downloading .*\(\d{2,}\.\d MB\)|^Installing collected")
 
 
+# What may reach a command from the reader's shell, and what may not: see `surroundings`.
+KEPT_PYTHON = "DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED|UNBUFFERED|FAULTHANDLER|PATH"
+KEPT_PIP = (
+    "CONFIG_FILE|(EXTRA_)?INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|KEYRING_PROVIDER"
+    "|(DEFAULT_)?TIMEOUT|RETRIES|RESUME_RETRIES|CACHE_DIR|NO_CACHE_DIR|CONSTRAINT|BUILD_CONSTRAINT|PREFER_BINARY"
+    "|USE_FEATURE|USE_DEPRECATED"
+)
+DROPPED = re.compile(
+    # Python's own, pip's: all but those
+    r"PYTHON(?!({0})$)|PIP_(?!({1})$)"
+    # Jupyter, IPython and matplotlib as this reader has set them up, or as this shell was started by them
+    r"|JUPYTER_|IPYTHON|JPY_|VSCODE_PID$|MPLBACKEND$|MATPLOTLIBRC$"
+    # tools that are run: their options come from the command
+    r"|PYTEST_|RUFF_|SPHINXOPTS$|SPHINXBUILD$|NBVAL_"
+    # another repository's, as in a git hook
+    r"|GIT_(DIR|WORK_TREE|IMPLICIT_WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|COMMON_DIR"
+    r"|PREFIX|NAMESPACE|SHALLOW_FILE|GRAFT_FILE|EXTERNAL_DIFF|(NO)?GLOB_PATHSPECS|LITERAL_PATHSPECS)$".format(
+        KEPT_PYTHON, KEPT_PIP
+    )
+)
+OWN_IN_LAB = re.compile(r"JUPYTER_(?!PATH$)|IPYTHON")  # whoever works in JupyterLab keeps their own key bindings
+
+
 class Problem(Exception):
     """Something the reader can mend; the message says how."""
+
+
+def writable(folder):
+    """Can something be put into this folder, made where need be?"""
+    while not os.path.exists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def surroundings(environ, goal="book", root=ROOT):
+    """The environment of every process that a command starts: the reader's, without what would change the book.
+
+    The one place for it, used by this script, book.py, test.py and notebooks.py. What a reader has set for other work
+    (start-up files, other folders to import or install from, a matplotlibrc, `python -O` that drops every assert)
+    must not reach a chapter. Kept: what says where packages, data and devices are.
+    """
+    found = {}
+    for name, value in environ.items():
+        if not DROPPED.match(name) or (goal == "lab" and OWN_IN_LAB.match(name)):
+            found[name] = value
+    inside = [os.path.realpath(part) for part in found.pop("PYTHONPATH", "").split(os.pathsep) if part]
+    inside = [part for part in inside if (part + os.sep).startswith(os.path.realpath(root) + os.sep)]
+    if inside:
+        found["PYTHONPATH"] = os.pathsep.join(inside)
+    found["PYTHONNOUSERSITE"] = "1"
+    found["PYTHONUTF8"] = "1"  # whatever the locale: LANG=C would write and print ASCII
+    found["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel installed for the user would run the notebooks
+    found["MATPLOTLIBRC"] = os.devnull  # matplotlib's own defaults
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"):
+        if name in found and not writable(found[name]):
+            del found[name]
+    return with_home(found, root)
+
+
+def with_home(environ, root):
+    """A home folder that can be written: a user without one (in a container, say) gets a folder of the book."""
+    if os.name == "nt":
+        return environ
+    home = environ.get("HOME") or os.path.expanduser("~")
+    if os.path.isabs(home) and os.path.isdir(home) and writable(home):
+        environ["HOME"] = home
+        return environ
+    own = os.path.join(root, ".cache", "home")
+    print("The home folder ({0}) is not there or cannot be written: using {1}".format(home, own))
+    sys.stdout.flush()
+    if not os.path.isdir(own):
+        os.makedirs(own)
+    old = os.path.join(home, ".cache", "vitbook")
+    if "VITBOOK_DATA" not in environ and os.path.isdir(old):
+        environ["VITBOOK_DATA"] = os.pathsep.join([os.path.join(own, ".cache", "vitbook"), old])
+    environ["HOME"] = own
+    return environ
 
 
 def dotted(version):
@@ -259,6 +334,11 @@ def install(folder, goal, name=BASE):
         "--no-input",
         "--progress-bar",
         "off",
+        # Over a pip.conf of the reader's, whose index and proxy hold: installed into this environment and nowhere else.
+        "--no-user",
+        "--target=",
+        "--prefix=",
+        "--root=",
         "-r",
         os.path.join(ROOT, name),
     ]
@@ -312,6 +392,10 @@ def main(arguments):
     if arguments[:1] == ["--for"]:
         goal, arguments = arguments[1], arguments[2:]
     try:
+        check_version(sys.version_info, goal)
+        environment = surroundings(os.environ, goal)
+        os.environ.clear()
+        os.environ.update(environment)
         python = ensure(ROOT, goal)
     except Problem as problem:
         print("\n{0}".format(problem), file=sys.stderr)
@@ -332,13 +416,9 @@ def main(arguments):
         return 130
     if not arguments:
         return 0
-    environment = dict(os.environ)
     folder = os.path.dirname(python)
     environment["VIRTUAL_ENV"] = os.path.dirname(folder)
     environment["PATH"] = folder + os.pathsep + environment.get("PATH", "")
-    environment["PYTHONNOUSERSITE"] = "1"
-    environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel installed for the user would run the notebooks
-    environment.pop("PYTHONHOME", None)
     command = [python] + arguments
     sys.stdout.flush()
     if os.name == "nt":

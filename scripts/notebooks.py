@@ -24,30 +24,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import nbformat
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 sys.path.insert(0, str(Path(__file__).parent))
 import chapter_times
+import env
 import notebook_rules as rules
+import runner
+import running
 
 RECORD = rules.ROOT / "book" / "times.csv"
-SECONDS = 1800  # for one cell
-
-
-class OnePython(KernelSpecManager):
-    """Every kernel is this Python, whatever kernels are installed on the machine."""
-
-    def __init__(self, python: str | Path):
-        super().__init__()
-        self.python = str(python)
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        argv = [self.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name=kernel_name, language="python")
 
 
 def execute(
@@ -58,30 +45,26 @@ def execute(
 ) -> nbformat.NotebookNode:
     """Run the notebook in its folder; its cells' times land in their metadata.
 
-    The kernel is `python`, its environment this process's unless `environment` is given.
-    Raises CellExecutionError where a cell fails, and what nbclient raises where the kernel dies or a cell does not end;
-    the error's `cell` is the cell's name.
+    The kernel is `python`, its environment what `env.surroundings` leaves of this process's, unless `environment` is
+    given. Raises CellExecutionError where a cell fails, its `cell` being the cell's name, and RuntimeError, which names
+    the cell, where one takes too long or the kernel dies.
     """
-    notebook, began = nbformat.from_dict(with_ids(path)), []
-    client = NotebookClient(
-        notebook,
-        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=OnePython(python)),
-        timeout=SECONDS,
-        on_cell_execute=lambda cell, cell_index: began.append(rules.name(cell)),
-        record_timing=True,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    with tempfile.TemporaryDirectory() as profile:  # no start-up files of the user's IPython
-        settings = {"VITBOOK_SCALE": scale, "IPYTHONDIR": profile}
+    notebook = nbformat.from_dict(with_ids(path))
+    client = runner.Run(notebook, path.parent, running.cell_limit(scale), python, record_timing=True)
+    with running.kernels_environment() as settings:
+        if environment is not None:
+            settings = environment | {"IPYTHONDIR": settings["IPYTHONDIR"]}
         try:
-            client.execute(
-                cleanup_kc=True,  # it is our manager, so nbclient would leave the kernel running
-                env=dict(os.environ if environment is None else environment) | settings,
-                stderr=subprocess.DEVNULL,  # the kernel's own notices; the cells' go another way
-            )
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            error.cell = began[-1] if began else "the start"
+            # stderr: the kernel's own notices; the cells' go another way
+            client.finish(env=settings | {"VITBOOK_SCALE": scale}, stderr=subprocess.DEVNULL)
+        except ValueError:
             raise
+        except Exception as error:
+            where = "the start" if client.cell is None else rules.name(notebook.cells[client.cell])
+            if isinstance(error, CellExecutionError):
+                error.cell = where
+                raise
+            raise RuntimeError(f"{where}: {client.words(error)}") from error
     return notebook
 
 
@@ -206,7 +189,7 @@ def check(path: Path) -> int:
 def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundled: bool = False) -> int:
     before, start = with_ids(path), time.perf_counter()
     with tempfile.TemporaryDirectory() as empty:
-        environment = dict(os.environ)
+        environment = env.surroundings(os.environ)
         if bundled:
             environment |= {"VITBOOK_DATA": empty, "VITBOOK_SYSTEM_DATA": empty}
             environment |= {"VITBOOK_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": empty}
@@ -238,9 +221,7 @@ def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
 
 def data_held(environment: dict[str, str]) -> str:
     """What the machine holds that a chapter would otherwise download, or go without."""
-    folders = environment.get("VITBOOK_DATA") or str(Path("~/.cache/vitbook").expanduser())
-    folders = [Path(folder) for folder in folders.split(os.pathsep) if folder]
-    system = Path(environment.get("VITBOOK_SYSTEM_DATA") or "/usr/share/datasets")
+    folders, system = running.data_folders(environment), running.system_folder(environment)
     places = {
         "Fashion-MNIST": [system / "fashion-mnist", *(f / "fashion_mnist.safetensors" for f in folders)],
         "ImageNet weights": [p for f in folders for p in f.glob("weights/*.safetensors")],
@@ -249,14 +230,11 @@ def data_held(environment: dict[str, str]) -> str:
     return " + ".join(name for name, paths in places.items() if any(p.exists() for p in paths)) or "none"
 
 
-def why(error: Exception) -> str:
+def why(error: CellExecutionError) -> str:
     """One line that says which cell, and what; then the cell's traceback."""
     where = getattr(error, "cell", "a cell")
-    if isinstance(error, CellTimeoutError):
-        return f"{where} takes longer than {SECONDS:,} s"
-    if isinstance(error, DeadKernelError):
-        return f"{where}: the kernel is gone; often the memory was full"
-    return f"{where} fails: {error.ename}: {str(error.evalue).partition(chr(10))[0]}\n{error}"
+    return f"{where} fails: {error.ename}: {str(error.evalue).partition(chr(10))[0]}
+{error}"
 
 
 def report(path: Path, wrong: list[str]) -> int:
@@ -301,9 +279,9 @@ def main(arguments: list[str] | None = None) -> int:
         except rules.Unreadable as error:  # its name is in it
             print(error, file=sys.stderr)
             failed = 1
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        except CellExecutionError as error:
             failed |= report(path, [why(error)])
-        except (OSError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             failed |= report(path, [str(error)])
     return failed
 

@@ -8,17 +8,20 @@ two torch processes of two threads each would stand in each other's way on two c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import env
 import notebook_rules as rules
+import running
 
 ROOT = Path(__file__).resolve().parent.parent
 # Every cell must run; what a marked cell prints must be what it stores. The kernel is this Python.
-NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300")
+NBVAL = ("--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={running.LIMITS['smoke']}")
 SMALL = {"VITBOOK_SCALE": "smoke", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -31,7 +34,7 @@ def lint() -> int:
     for name in [".venv-*", ".cache", *sorted(f"notebooks/{path.name}" for path in scratch)]:
         command += ["--extend-exclude", name]
     command.append(".")
-    return subprocess.call(command, cwd=ROOT)
+    return subprocess.call(command, cwd=ROOT, env=env.surroundings(os.environ))
 
 
 def cores() -> int:
@@ -41,6 +44,22 @@ def cores() -> int:
     return os.cpu_count() or 2
 
 
+def call(command: list[str]) -> int:
+    """Run pytest, and leave nothing of it behind when this is stopped."""
+    with running.kernels_environment() as environment:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment | SMALL)
+        try:
+            return process.wait()
+        except running.Stopped:
+            raise
+        except KeyboardInterrupt:  # pytest has had it as well, and says how far it came
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            raise
+        finally:
+            running.end(process)
+
+
 def main(arguments: list[str]) -> int:
     if code := lint():
         print("\nFaults above. Many are mended by: .venv/bin/python -m ruff check --fix .")
@@ -48,14 +67,30 @@ def main(arguments: list[str]) -> int:
     if "--lint" in arguments:
         print("All clean.")
         return 0
+    try:
+        limit = running.cell_limit("smoke")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     # The notebooks first: they take longest, and a long file that starts last is waited for.
     notebooks = [str(path.relative_to(ROOT)) for path in rules.notebook_paths(ROOT)]
     workers = max(2, min(4, cores()))
-    command = [sys.executable, "-m", "pytest", "-p", "scripts.where_time_went"]
-    command += [*NBVAL, "-n", str(workers), "--dist", "loadfile", *notebooks, "tests", *arguments]
+    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "scripts.where_time_went"]
+    command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers), "--dist", "loadfile"]
+    command += [*notebooks, "tests", *arguments]
     print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time")
     sys.stdout.flush()
-    return subprocess.call(command, cwd=ROOT, env=os.environ | SMALL)
+    try:
+        with running.stoppable(), running.alone(ROOT, "make test"):
+            return call(command)
+    except running.Busy as busy:
+        print(busy, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(running.in_words(error, ROOT), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        return getattr(stop, "status", 130)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class Reader:
 
     def run(self, notebook: nbformat.NotebookNode, kill=None) -> nbformat.NotebookNode:
         """Run all cells; `kill(cell id, function)` is told of each one that starts, and what ends the kernel."""
-        manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=command.OnePython(sys.executable))
+        manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=command.runner.OnePython())
 
         def tell(cell, cell_index):
             if kill:

@@ -23,7 +23,12 @@ DIAGRAMS = (HERE.parent / "book" / "_static", HERE / "_diagrams")  # in a clone;
 
 
 def use_style() -> None:
-    """Set the book's matplotlib style: legible at column width, white ground, figures sharp on dense screens."""
+    """Set the book's matplotlib style: legible at column width, white ground, figures sharp on dense screens.
+
+    It starts from matplotlib's own defaults, not from a matplotlibrc, whose LaTeX, dark style or white text would
+    reach the figures.
+    """
+    plt.rcdefaults()
     plt.rcParams.update(
         {
             "figure.dpi": 100,
