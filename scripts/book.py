@@ -252,8 +252,7 @@ def crash(lines: list[str]) -> str:
     """The error that ended Sphinx, and the page it was at; empty where none did, or where runner.py has said it."""
     start = next((i for i, line in enumerate(lines) if line.startswith("Exception occurred:")), None)
     if start is None:
-        errors = [line for line in lines if ERROR.match(line)]
-        return errors[-1] if errors else ""
+        return ""
     until = next((i for i, line in enumerate(lines[start:], start) if line.startswith("The full traceback")), None)
     errors = [line for line in lines[start + 1 : until] if ERROR.match(line)] or lines[start + 1 : until]
     what = errors[-1].strip() if errors else "it stopped without a word"
@@ -281,7 +280,8 @@ def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
     if code and (ended := crash(lines)):
         found.append(ended)
     if code and not found:
-        reasons = [line for line in lines if re.search(r"\b(error|exception)\b", line, re.I)]
+        errors = [line for line in lines if ERROR.match(line)][-1:]
+        reasons = errors or [line for line in lines if re.search(r"\b(error|exception)\b", line, re.I)]
         found = [line.strip() for line in (reasons or lines)[-5:] if line.strip()] or ["it stopped without a word"]
     if code < 0:
         found.append(f"jupyter-book itself was ended by signal {-code}, as by a system that runs out of memory")

@@ -6,15 +6,20 @@ The book is made on the spot, with the real _config.yml, its one notebook counts
 import importlib.util
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import env
 import links
+import running
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "book.py"
@@ -41,6 +46,7 @@ class SmallBook:
         self.environment = os.environ | {
             "VITBOOK_SCALE": "cpu",
             "VITBOOK_DATA": str(root / ".data"),
+            "VITBOOK_SYSTEM_DATA": str(root / ".none"),
         }
         for folder in ("_static", "_ext"):
             shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
@@ -61,7 +67,9 @@ class SmallBook:
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         (self.root / name).write_text(text)
 
-    def notebook(self, prose: str = "It counts.", code: str = COUNT, tags: tuple = ()) -> None:
+    def notebook(
+        self, prose: str = "It counts.", code: str = COUNT, tags: tuple = (), name: str = "01_count", **metadata
+    ) -> None:
         cells = [
             {
                 "cell_type": "markdown",
@@ -79,13 +87,15 @@ class SmallBook:
             },
         ]
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-        content = {"cells": cells, "metadata": {"kernelspec": kernel}}
+        content = {"cells": cells, "metadata": {"kernelspec": kernel} | metadata}
         content |= {"nbformat": 4, "nbformat_minor": 5}
-        self.write("notebooks/01_count.ipynb", json.dumps(content))
+        self.write(f"notebooks/{name}.ipynb", json.dumps(content))
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(SCRIPT), "--root", str(self.root)]
 
     def build(self) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(SCRIPT), "--root", str(self.root)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=1800)
+        return subprocess.run(self.command(), env=self.environment, capture_output=True, text=True, timeout=1800)
 
     def executions(self) -> int:
         file = self.root / ".executions"
@@ -258,11 +268,13 @@ def test_mended_it_builds_again_and_what_left_the_book_is_gone(book):
         ("book/_static/block.svg", "drawings"),
         ("requirements.txt", "requirements.txt"),
         (".data/images/cifar10", "data"),
+        (".system/fashion-mnist", "data"),
     ],
 )
 def test_the_execution_key_sees(tmp_path, monkeypatch, name, part):
     monkeypatch.setenv("VITBOOK_SCALE", "cpu")
     monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / ".data"))
+    monkeypatch.setenv("VITBOOK_SYSTEM_DATA", str(tmp_path / ".system"))
     before = book_script.execution_key(tmp_path)
     assert before == book_script.execution_key(tmp_path)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -301,8 +313,313 @@ def test_an_unset_scale_is_what_the_notebooks_find(tmp_path, monkeypatch, capsys
 def test_notebooks_and_caches_are_not_in_the_key(tmp_path, monkeypatch):
     """jupyter-cache sees a notebook's own edits; the rest comes and goes by itself."""
     monkeypatch.setenv("VITBOOK_SCALE", "cpu")
+    monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / ".data"))
+    (tmp_path / ".data").mkdir()
     before = book_script.execution_key(tmp_path)
-    for name in ("notebooks/a.ipynb", "vitutils/__pycache__/a.pyc", "vitutils/.hidden"):
+    names = ("notebooks/a.ipynb", "vitutils/__pycache__/a.pyc", "vitutils/.hidden", ".data/features/1.safetensors")
+    for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert book_script.execution_key(tmp_path) == before
+    # The same folder in other words.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for same in (f"{tmp_path}/notebooks/../.data", "~/.data"):
+        monkeypatch.setenv("VITBOOK_DATA", same)
+        assert book_script.execution_key(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and links of Unix")
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    names = ["vitutils/pipe", "vitutils/link", "vitutils/loop"]
+    (tmp_path / "vitutils").mkdir()
+    os.mkfifo(tmp_path / names[0])
+    for name, place in zip(names[1:], ("nowhere", "loop"), strict=True):
+        (tmp_path / name).symlink_to(place)
+    paths = [tmp_path / name for name in names]
+    assert sorted(book_script.files_under(tmp_path, "vitutils")) == sorted(paths)
+    before = book_script.digest_files(tmp_path, paths)
+    paths[1].unlink()
+    paths[1].symlink_to("elsewhere")
+    assert book_script.digest_files(tmp_path, paths) != before
+
+
+def test_changed_is_said_of_what_changed(tmp_path):
+    """Never of a first build, never of what is the same; a build that was cut off is not another command's."""
+    key, cache = {"vitutils": "1", "data": []}, tmp_path / "cache"
+    assert book_script.changes({}, key, cache) == []
+    cache.mkdir()
+    (cache / "global.db").write_text("")
+    state = book_script.cache_state(cache)
+    assert book_script.changes({"key": key, "cache": state}, key, cache) == []
+    assert book_script.changes({"key": key | {"data": [1]}, "cache": state}, key, cache) == ["data"]
+    assert book_script.changes({"key": key, "cache": state - 1}, key, cache) == ["the cache, by another command"]
+    assert book_script.changes({"key": key, "cache": book_script.UNFINISHED}, key, cache) == [book_script.UNFINISHED]
+
+
+# --- What goes wrong, and what a reader has set ---------------------------------------------------
+
+LOOK = """\
+import os, sys, tempfile
+import matplotlib
+import matplotlib.pyplot as plt
+
+os.write(1, b"bytes \\xff\\xfe\\n")
+print("len", len("abcdef"), "optimize", sys.flags.optimize, "encoding", sys.stdout.encoding)
+print("usetex", plt.rcParams["text.usetex"], plt.rcParams["text.color"], "inline" in matplotlib.get_backend())
+print("left", sorted(set(os.environ) & set("JPY_SESSION_NAME PYTEST_ADDOPTS GIT_DIR PYTHONPATH".split())))
+print("home", os.path.expanduser("~"), os.access(os.path.expanduser("~"), os.W_OK))
+open("../.umlaut", "w").write("ü")"""
+
+
+@pytest.fixture(scope="module")
+def rough(tmp_path_factory) -> SmallBook:
+    """Five chapters, four of which fail each in its way, built once, in surroundings that would spoil any of them."""
+    small = SmallBook(tmp_path_factory.mktemp("rough"))
+    root = small.root
+    # All five in one build: the real book stops at the first that fails.
+    config = (root / "_config.yml").read_text()
+    assert "raise_on_error: true" in config
+    small.write("_config.yml", config.replace("raise_on_error: true", "raise_on_error: false"))
+    with (root / "_toc.yml").open("a") as toc:
+        toc.write("".join(f"- file: notebooks/{name}\n" for name in ("02_killed", "03_slow", "04_exit", "05_r")))
+    far = {"display_name": "Python (my-env)", "language": "python", "name": "my-conda-env"}
+    small.notebook(code=LOOK, kernelspec=far)
+    small.notebook(name="02_killed", code="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    small.notebook(name="03_slow", code="import time\ntime.sleep(300)")
+    small.notebook(name="04_exit", code="import os\nos._exit(3)")
+    small.notebook(name="05_r", kernelspec={"display_name": "R", "language": "R", "name": "ir"})
+
+    os.mkfifo(root / "vitutils" / "pipe")
+    (root / "vitutils" / "gone").symlink_to("nowhere")
+    (root.parent / "disk").mkdir()
+    (root / "_build").symlink_to(root.parent / "disk")
+    small.write(".own/nbclient.py", "1 / 0")
+    small.write(".own/start.py", "1 / 0")
+    small.write(".own/kernels/python3/kernel.json", json.dumps({"argv": ["false"], "display_name": "no"}))
+    small.write(".own/profile_default/startup/00.py", "len = lambda text: 1\nprint('started')")
+    small.write(".own/profile_default/ipython_kernel_config.py", "c.IPKernelApp.exec_lines = ['len = lambda text: 2']")
+    small.write(".own/matplotlibrc", "text.usetex: True\ntext.color: white\nnonsense: 1\n")
+    own = str(root / ".own")
+    small.environment |= {
+        **dict.fromkeys(["PYTHONPATH", "JUPYTER_PATH", "IPYTHONDIR", "MATPLOTLIBRC"], own),
+        **dict.fromkeys(["PYTHONOPTIMIZE", "PYTHONSAFEPATH", "CI", "GITHUB_ACTIONS", "FORCE_COLOR"], "1"),
+        **dict.fromkeys(["LANG", "LC_ALL"], "C"),
+        "PYTHONSTARTUP": f"{own}/start.py",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+        "MPLBACKEND": "TkAgg",
+        "SPHINXOPTS": "--nonsense",
+        "PYTEST_ADDOPTS": "--nonsense",
+        "GIT_DIR": "/nowhere",
+        "TZ": "Nowhere/Nowhere",
+        "JPY_SESSION_NAME": "a notebook with a terminal",
+        "HOME": "/proc/nowhere",
+        running.LIMIT: "4",
+    }
+    command = f"umask 0777; exec {' '.join(map(str, small.command()))}"
+    small.done = subprocess.run(["sh", "-c", command], env=small.environment, capture_output=True, text=True, timeout=300)
+    small.said = small.done.stdout
+    return small
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("notebooks/02_killed.ipynb, cell 2 (`count`): ", "the kernel was killed (SIGKILL)"),
+        ("notebooks/03_slow.ipynb, cell 2 (`count`): ", "ran longer than the 4 seconds"),
+        ("notebooks/03_slow.ipynb, cell 2 (`count`): ", "VITBOOK_CELL_TIMEOUT=8 make book"),
+        ("notebooks/04_exit.ipynb, cell 2 (`count`): ", "the kernel ended by itself (exit status 3)"),
+        ("notebooks/05_r.ipynb: ", "is a notebook in R (kernel 'ir'); expected one in Python"),
+    ],
+)
+def test_a_chapter_that_fails_is_named_by_cell_and_cause(rough, where, what):
+    assert rough.done.returncode == 1, rough.said + rough.done.stderr
+    lines = [line.strip() for line in rough.said.splitlines()]
+    assert any(line.startswith(where) and what in line for line in lines), rough.said
+    assert ": 4 problems." in rough.said, rough.said
+    assert "ZMQError" not in rough.said and "Traceback" not in rough.said + rough.done.stderr
+
+
+def test_what_a_reader_has_set_does_not_reach_a_chapter(rough):
+    """Nor does a kernel's name of another machine, a byte that is no UTF-8, a user without a home."""
+    page = re.sub(r"<[^>]+>", "", rough.page("notebooks/01_count.html"))
+    for line in (
+        "bytes \ufffd\ufffd",
+        "len 6 optimize 0 encoding UTF-8",
+        "usetex False black True",
+        "left []",
+        f"home {ROOT / '.cache' / 'home'} True",
+    ):
+        assert line in page, (line, page[-3000:])
+    assert (rough.root / ".umlaut").read_text(encoding="utf-8") == "ü"
+    assert "started" not in page and "The home folder (/proc/nowhere)" in rough.said
+
+
+def test_build_may_be_a_link_to_another_disk(rough):
+    assert (rough.root / "_build").is_symlink() and (rough.root.parent / "disk" / "html" / "index.html").is_file()
+    assert not [fault for fault in book_script.look_at_pages(rough.root / "_build" / "html") if "link" in fault]
+
+
+def test_a_page_that_sphinx_cannot_read_is_named(book):
+    """Not its own last words, which are always the same. The log is a real one's, of a notebook with merge marks."""
+    log = (
+        "reading sources... [ 67%] book/preface\nreading sources... [100%] notebooks/01_count\n\n"
+        "Exception occurred:\n  File \"/x/nbformat/reader.py\", line 25, in parse_json\n"
+        "    raise NotJSONError(message) from e\n"
+        "nbformat.reader.NotJSONError: Notebook does not appear to be JSON: '<<<<<<< HEAD\\n{\"cells\"...\n"
+        "The full traceback has been saved in /tmp/sphinx-err-eqnhv1hq.log, if you want to report the issue.\n"
+        "Please also report this if it was a user error, so that a better error message can be provided next time.\n"
+        "Traceback (most recent call last):\nRuntimeError: \n====\nThere was an error in building your book.\n"
+    ).splitlines()
+    (found,) = book_script.problems_in(book.root, 1, log)
+    assert found.startswith("notebooks/01_count: nbformat.reader.NotJSONError: Notebook does not appear to be JSON")
+    full = [line.replace("nbformat.reader.NotJSONError: Note", "OSError: [Errno 28] No space left on device") for line in log]
+    assert "notebooks/01_count: Disk full" in book_script.problems_in(book.root, 1, full)[0]
+    early = ["Traceback (most recent call last):", '  File "<string>", line 1', "ModuleNotFoundError: No module named 'x'"]
+    assert book_script.problems_in(book.root, 1, early) == ["ModuleNotFoundError: No module named 'x'"]
+    assert "signal 9" in book_script.problems_in(book.root, -9, ["Running Jupyter-Book"])[-1]
+
+
+# --- One at a time, and an end that leaves nothing behind -----------------------------------------
+
+SLEEP = """\
+import os, time
+from pathlib import Path
+
+Path("../.kernel.new").write_text(str(os.getpid()))
+os.replace("../.kernel.new", "../.kernel")
+time.sleep(600)"""
+
+
+def begun(small: SmallBook) -> tuple[subprocess.Popen, int]:
+    """A build that has come to the cell that sleeps, and its kernel's process."""
+    note = small.root / ".kernel"
+    note.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        small.command(), env=small.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not note.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return process, int(note.read_text())
+
+
+def gone(pid: int) -> bool:
+    """The process ends, or is a zombie that nobody waits for, within a minute."""
+    for _ in range(600):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="ends by a signal")
+def test_a_build_that_is_stopped_leaves_no_kernel_and_keeps_what_was_finished(tmp_path):
+    small = SmallBook(tmp_path)
+    with (tmp_path / "_toc.yml").open("a") as toc:
+        toc.write("- file: notebooks/02_sleep\n")
+    small.notebook(name="02_sleep", code=SLEEP)
+    first, kernel = begun(small)
+    try:
+        second = small.build()  # meanwhile
+        assert second.returncode == 2 and "Traceback" not in second.stderr
+        assert f"`make book` (process {first.pid}, since " in second.stderr
+        first.send_signal(signal.SIGTERM)
+        out, err = first.communicate(timeout=120)
+    finally:
+        first.kill()
+    assert first.returncode == 128 + signal.SIGTERM and "Stopped" in err, (out, err)
+    assert gone(kernel)
+
+    # Killed without a chance to say so, it leaves no kernel either, and its lock holds nobody up.
+    again, kernel = begun(small)
+    again.kill()
+    out, _ = again.communicate(timeout=120)
+    assert "Changed" not in out and "01_count.ipynb: unchanged" in out and small.executions() == 1
+    assert gone(kernel)
+    small.notebook(name="02_sleep", code="print('awake')")
+    done = small.build()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Left: {book_script.UNFINISHED}" in done.stdout and "Changed" not in done.stdout
+    assert small.executions() == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_the_block_once(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as seen, running.stoppable():
+        try:
+            signal.raise_signal(number)
+        finally:
+            if name != "SIGINT":
+                signal.raise_signal(number)  # while it is cleaned up
+    assert getattr(seen.value, "status", 130) == 128 + number
+    assert signal.getsignal(number) == before
+    signal.signal(number, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with running.stoppable():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, before)
+
+
+def test_ending_a_process_ends_what_it_started():
+    """Groups of their own as kernels have, and a child of a child."""
+    code = "import subprocess, sys, time\n"
+    code += "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+    code += "print(p.pid, flush=True)\ntime.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    running.end(process)
+    process.stdout.close()
+    assert process.poll() is not None and gone(child)
+    running.end(process)  # nothing to do
+
+
+def test_one_command_at_a_time(tmp_path):
+    with running.alone(tmp_path, "make book"):
+        with pytest.raises(running.Busy, match=rf"`make book` \(process {os.getpid()}, since \d\d:\d\d\) is at work"):
+            with running.alone(tmp_path, "make test"):
+                pass
+    with running.alone(tmp_path, "make test"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_build_that_is_no_folder(tmp_path, capsys, kind):
+    where = tmp_path / "_build"
+    where.write_text("x") if kind == "file" else where.symlink_to("/nowhere/disk")
+    assert book_script.main(["--root", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "_build" in said and ("/nowhere/disk, which is not there" if kind == "link" else "File exists") in said
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(28, "Disk full while writing _build/x"), (122, "Disk full"), (30, "_build/x: Read-only"), (13, "Permission denied")],
+)
+def test_a_file_that_cannot_be_written(tmp_path, number, words):
+    assert words in running.in_words(OSError(number, os.strerror(number), str(tmp_path / "_build" / "x")), tmp_path)
+
+
+# --- Limits ---------------------------------------------------------------------------------------
+
+
+def test_how_long_a_cell_may_run():
+    """At least four times the slowest whole notebook there has been at that scale (seconds)."""
+    for scale, slowest in {"smoke": 20, "cpu": 220, "gpu": 360}.items():
+        assert running.cell_limit(scale, {}) >= 4 * slowest
+        assert running.cell_limit(scale, {running.LIMIT: " 7200 "}) == 7200
+    for wrong in ("abc", "0", "-1", "nan", "inf", "1h"):
+        with pytest.raises(ValueError, match=f"{running.LIMIT} is '{wrong}'; expected the seconds"):
+            running.cell_limit("cpu", {running.LIMIT: wrong})
+
+
+def test_a_limit_that_is_none_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VITBOOK_SCALE", "cpu")
+    monkeypatch.setenv(running.LIMIT, "soon")
+    assert book_script.main(["--root", str(tmp_path)]) == 2
+    assert running.LIMIT in capsys.readouterr().out
