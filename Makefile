@@ -39,7 +39,8 @@ links:  ## ask other sites whether the pages that the book links to are still th
 	$(ENV) scripts/links.py
 
 clean:  ## remove what was built (ALL=1: the environments too)
-	rm -rf _build build .pytest_cache .ruff_cache
+	@if [ -L _build ]; then find _build/ -mindepth 1 -delete; else rm -rf _build; fi  # a link to another disk stays
+	rm -rf build .pytest_cache .ruff_cache
 	find vitutils tests scripts notebooks book studies \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d \
 		-prune -exec rm -rf {} + 2>/dev/null || true
 	$(if $(ALL),rm -rf .venv .venv-3.* vitutils.egg-info)

@@ -15,6 +15,7 @@ has to get far enough to say so in words.
 
 from __future__ import print_function
 
+import ast
 import hashlib
 import os
 import re
@@ -256,7 +257,20 @@ def explain(output, log, goal, doing):
     return "Failed while {0}:\n    {1}{2}".format(doing, "\n    ".join(lines[-5:]), kept)
 
 
-def run_logged(command, log, show=None):
+def pip_environment(python):
+    """The environment for pip. A reader's pip.conf says where packages come from, not where they go."""
+    environment = dict(os.environ)
+    _, listed = run_logged([python, "-m", "pip", "config", "list"], None)
+    for section in ("install", "global"):
+        for key, value in re.findall(r"^{0}\.([\w-]+)=(['\"].*['\"])$".format(section), listed, re.M):
+            name = "PIP_" + key.upper().replace("-", "_")
+            if not DROPPED.match(name):
+                environment.setdefault(name, " ".join(ast.literal_eval(value).split()))
+    environment["PIP_CONFIG_FILE"] = os.devnull
+    return environment
+
+
+def run_logged(command, log, show=None, environment=None):
     """Run; keep all output in `log`, show lines that `show` matches. Returns (code, output)."""
     kept = []
     try:
@@ -269,6 +283,7 @@ def run_logged(command, log, show=None):
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         cwd=ROOT,
+        env=environment,
         universal_newlines=True,
         errors="replace",
     )
@@ -334,15 +349,10 @@ def install(folder, goal, name=BASE):
         "--no-input",
         "--progress-bar",
         "off",
-        # Over a pip.conf of the reader's, whose index and proxy hold: installed into this environment and nowhere else.
-        "--no-user",
-        "--target=",
-        "--prefix=",
-        "--root=",
         "-r",
         os.path.join(ROOT, name),
     ]
-    code, output = run_logged(command, log, show=DOWNLOADS)
+    code, output = run_logged(command, log, show=DOWNLOADS, environment=pip_environment(python_in(folder)))
     if code:
         raise Problem(explain(output, log, goal, "installing " + name))
 

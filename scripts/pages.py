@@ -12,6 +12,7 @@ site: does the search find. A table of the figures, then every fault; exit statu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gzip
 import http.server
@@ -25,6 +26,9 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+sys.path.insert(0, str(Path(__file__).parent))
+import running
 
 ROOT = Path(__file__).resolve().parent.parent
 BARE, WHOLE = 1_200_000, 2_500_000  # bytes of a page without and with its figures, before any compression
@@ -433,6 +437,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="only pages with this in their name")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args(arguments)
+    where = options.site.absolute().parent
+    try:
+        with running.alone(where.parent, "make pages") if where.name == "_build" else contextlib.nullcontext():
+            return look(options)
+    except running.Busy as busy:
+        print(busy, file=sys.stderr)
+        return 2
+
+
+def look(options: argparse.Namespace) -> int:
+    """Open the pages and say what is wrong with them. The exit status: 1 for faults, 2 where nothing can be opened."""
     site = options.site.resolve()
     if not (site / "index.html").is_file():
         print(f"No built pages in {site}: run `make book` first.", file=sys.stderr)

@@ -40,6 +40,7 @@ from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).parent))
 import pages as browser_pages
+import running
 
 import book
 
@@ -780,7 +781,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root = options.root.resolve()
     try:
-        make(root, root / "_build" / "html", options.paper)
+        with running.alone(root, "make pdf"):
+            make(root, root / "_build" / "html", options.paper)
+    except running.Busy as busy:
+        print(busy, file=sys.stderr)
+        return 2
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -145,4 +146,6 @@ def in_words(error: OSError, root: Path) -> str:
     path = os.path.relpath(path, root) if os.path.isabs(path) else path
     if env.DISK.search(f"Errno {error.errno} {error.strerror}"):
         return f"Disk full while writing {path or '_build'}. Free some space, or let _build be a link to another disk."
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{path or '_build'} cannot be read or written ({error.strerror})."
     return f"{path or type(error).__name__}: {error.strerror or error}"

@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-import env
 import links
 import running
 
@@ -418,7 +417,8 @@ def rough(tmp_path_factory) -> SmallBook:
         running.LIMIT: "4",
     }
     command = f"umask 0777; exec {' '.join(map(str, small.command()))}"
-    small.done = subprocess.run(["sh", "-c", command], env=small.environment, capture_output=True, text=True, timeout=300)
+    shell = ["sh", "-c", command]
+    small.done = subprocess.run(shell, env=small.environment, capture_output=True, text=True, timeout=300)
     small.said = small.done.stdout
     return small
 
@@ -461,7 +461,7 @@ def test_build_may_be_a_link_to_another_disk(rough):
     assert not [fault for fault in book_script.look_at_pages(rough.root / "_build" / "html") if "link" in fault]
 
 
-def test_a_page_that_sphinx_cannot_read_is_named(book):
+def test_a_page_that_sphinx_cannot_read_is_named(tmp_path):
     """Not its own last words, which are always the same. The log is a real one's, of a notebook with merge marks."""
     log = (
         "reading sources... [ 67%] book/preface\nreading sources... [100%] notebooks/01_count\n\n"
@@ -472,13 +472,14 @@ def test_a_page_that_sphinx_cannot_read_is_named(book):
         "Please also report this if it was a user error, so that a better error message can be provided next time.\n"
         "Traceback (most recent call last):\nRuntimeError: \n====\nThere was an error in building your book.\n"
     ).splitlines()
-    (found,) = book_script.problems_in(book.root, 1, log)
+    (found,) = book_script.problems_in(tmp_path, 1, log)
     assert found.startswith("notebooks/01_count: nbformat.reader.NotJSONError: Notebook does not appear to be JSON")
-    full = [line.replace("nbformat.reader.NotJSONError: Note", "OSError: [Errno 28] No space left on device") for line in log]
-    assert "notebooks/01_count: Disk full" in book_script.problems_in(book.root, 1, full)[0]
-    early = ["Traceback (most recent call last):", '  File "<string>", line 1', "ModuleNotFoundError: No module named 'x'"]
-    assert book_script.problems_in(book.root, 1, early) == ["ModuleNotFoundError: No module named 'x'"]
-    assert "signal 9" in book_script.problems_in(book.root, -9, ["Running Jupyter-Book"])[-1]
+    no_space = "OSError: [Errno 28] No space left on device"
+    full = [line.replace("nbformat.reader.NotJSONError: Note", no_space) for line in log]
+    assert "notebooks/01_count: Disk full" in book_script.problems_in(tmp_path, 1, full)[0]
+    early = ["Traceback (most recent call last):", '  File "x", line 1', "ModuleNotFoundError: No module named 'x'"]
+    assert book_script.problems_in(tmp_path, 1, early) == ["ModuleNotFoundError: No module named 'x'"]
+    assert "signal 9" in book_script.problems_in(tmp_path, -9, ["Running Jupyter-Book"])[-1]
 
 
 # --- One at a time, and an end that leaves nothing behind -----------------------------------------
@@ -599,7 +600,13 @@ def test_build_that_is_no_folder(tmp_path, capsys, kind):
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(28, "Disk full while writing _build/x"), (122, "Disk full"), (30, "_build/x: Read-only"), (13, "Permission denied")],
+    [
+        (28, "Disk full while writing _build/x"),
+        (122, "Disk full"),
+        (30, "_build/x cannot be read or written (Read-only"),
+        (13, "(Permission denied"),
+        (5, "_build/x: "),
+    ],
 )
 def test_a_file_that_cannot_be_written(tmp_path, number, words):
     assert words in running.in_words(OSError(number, os.strerror(number), str(tmp_path / "_build" / "x")), tmp_path)

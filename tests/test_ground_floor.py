@@ -171,6 +171,17 @@ def test_every_figure_draws_on_a_white_ground_and_is_closed(name):
     figure.canvas.draw()
 
 
+def test_the_style_starts_from_matplotlib_s_defaults():
+    """A reader's matplotlibrc may want LaTeX, white text, a dark ground, another image."""
+    with matplotlib.rc_context():
+        plot.use_style()
+        ours = dict(matplotlib.rcParams)
+        own = {"text.usetex": True, "text.color": "white", "axes.labelcolor": "white", "axes.facecolor": "black"}
+        matplotlib.rcParams.update(own | {"image.origin": "lower", "lines.linewidth": 9})
+        plot.use_style()
+        assert dict(matplotlib.rcParams) == ours
+
+
 def test_neighbouring_categories_differ_in_more_than_colour():
     looks = [plot.look(n) for n in range(len(plot.COLOURS))]
     for key in ("color", "marker", "linestyle"):

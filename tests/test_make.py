@@ -77,6 +77,10 @@ def test_clean_keeps_the_environment_and_clean_all_does_not(tmp_path):
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"Makefile", ".venv", ".venv-3.13", "vitutils", "book"}
     assert not (tmp_path / "vitutils/__pycache__").exists()
+    (tmp_path / "vitutils" / "disk" / "html").mkdir(parents=True)
+    (tmp_path / "_build").symlink_to("vitutils/disk")
+    assert make("clean", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "_build").is_symlink() and not list((tmp_path / "vitutils" / "disk").iterdir())
     assert make("clean", "ALL=1", cwd=tmp_path).returncode == 0
     assert not list(tmp_path.glob(".venv*"))
 
@@ -248,6 +252,55 @@ def test_pages_and_pdf_install_more_and_the_others_do_not(story):
     assert re.findall(r"Installing (\S+)", done.stdout) == ["requirements.txt", "requirements-pages.txt"]
 
 
+def small_wheel(path: Path, **files: str | bytes) -> Path:
+    """A wheel of one package, `small` 1.0."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            file.writestr(f"small/{name}", content)
+        file.writestr("small-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n")
+        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        file.writestr("small-1.0.dist-info/WHEEL", tags)
+        file.writestr("small-1.0.dist-info/RECORD", "")
+    return path
+
+
+@pytest.mark.parametrize("how", ["variables", "pip.conf"])
+def test_what_is_installed_lands_in_the_environment(story, tmp_path, how):
+    """Wherever the reader has other packages put. Their index, which may be the only one within reach, is kept."""
+    wheel = small_wheel(tmp_path / "small-1.0-py3-none-any.whl", **{"__init__.py": f"how = {how!r}"})
+    (story / "requirements.txt").write_text(f"{wheel}\n")
+    where = str(tmp_path / "elsewhere")
+    settings = DEAD | {"PIP_NO_DEPS": "0"}
+    if how == "variables":
+        settings |= {f"PIP_{name}": where for name in ("PREFIX", "TARGET", "ROOT", "SRC")}
+        settings |= {f"PIP_{name}": "1" for name in ("USER", "DRY_RUN", "REQUIRE_VIRTUALENV", "REQUIRE_HASHES")}
+    else:
+        lines = "[global]\nrequire-virtualenv = true\nindex-url = http://127.0.0.1:9/of-pip-conf\n"
+        lines += f"[install]\nuser = true\ntarget = {where}\nprefix = {where}\n"
+        (tmp_path / "pip.conf").write_text(lines)
+        settings = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}
+    for old in (story / ".venv").glob("lib*/python*/site-packages/small*"):
+        shutil.rmtree(old)
+    done = prepare(story, "-c", "import small; print(small.how)", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == how
+    assert not (tmp_path / "elsewhere").exists()
+    if how == "pip.conf":
+        (story / "requirements.txt").write_text("a-package-that-is-not-there\n")
+        assert "No network" in prepare(story, **settings).stderr
+        assert "/of-pip-conf" in (story / ".venv" / env.LOG).read_text()
+
+
+def test_a_reader_s_python_settings_do_not_keep_make_from_starting(story):
+    (story / "requirements.txt").write_text("# nothing\n")
+    shutil.copy(ROOT / "Makefile", story)
+    (story / "scripts" / "test.py").write_text("import sys; print('optimize', sys.flags.optimize)")
+    settings = {"PYTHONHOME": "/nowhere", "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "PYTHONPATH": "/nowhere"}
+    done = make("lint", f"PYTHON={sys.executable}", cwd=story, **settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "optimize 0"
+
+
 def test_a_half_made_environment_is_made_again(story):
     (story / ".venv" / env.STAMP).unlink()
     for pip in (story / ".venv").glob("lib*/python*/site-packages/pip"):
@@ -293,6 +346,73 @@ def test_the_stamp_knows_its_place(tmp_path):
     assert env.stamp_key(str(tmp_path / "one"), (3, 13)) not in keys
 
 
+# --- The reader's surroundings --------------------------------------------------
+
+
+OUT = """PYTHONHOME PYTHONSTARTUP PYTHONSAFEPATH PYTHONOPTIMIZE PYTHONWARNINGS PYTHONINSPECT PYTHONUSERBASE PYTHONPATH
+PYTHONIOENCODING PYTHONVERBOSE PYTHONPROFILEIMPORTTIME PYTHONDEVMODE PYTHON_GIL PIP_USER PIP_PREFIX PIP_TARGET PIP_ROOT
+PIP_REQUIRE_VIRTUALENV PIP_DRY_RUN PIP_NO_DEPS PIP_PYTHON PIP_NO_BINARY PIP_REQUIREMENT JUPYTER_PATH JUPYTER_CONFIG_DIR
+JUPYTER_CONFIG_PATH JUPYTER_DATA_DIR IPYTHONDIR IPYTHON_DIR JPY_SESSION_NAME JPY_PARENT_PID VSCODE_PID MPLBACKEND
+SPHINXOPTS PYTEST_ADDOPTS PYTEST_PLUGINS PYTEST_DISABLE_PLUGIN_AUTOLOAD RUFF_OUTPUT_FILE RUFF_CONFIG GIT_DIR
+GIT_WORK_TREE GIT_INDEX_FILE GIT_PREFIX""".split()
+IN = """PATH LANG LC_ALL TZ CI GITHUB_ACTIONS TMPDIR HTTPS_PROXY CHROME CUDA_VISIBLE_DEVICES OMP_NUM_THREADS HF_HOME
+VITBOOK_DATA VITBOOK_SCALE VITBOOK_CELL_TIMEOUT PYTHONHASHSEED PYTHONDONTWRITEBYTECODE PIP_CONFIG_FILE PIP_INDEX_URL
+PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_CERT PIP_PROXY PIP_TRUSTED_HOST PIP_CONSTRAINT PIP_NO_CACHE_DIR
+PIP_TIMEOUT GIT_CONFIG_COUNT GIT_SSL_CAINFO SOURCE_DATE_EPOCH""".split()
+
+
+def test_what_of_the_reader_s_settings_reaches_a_command(tmp_path):
+    home = {"HOME": str(tmp_path)}
+    found = env.surroundings(home | dict.fromkeys(OUT + IN, "x") | {"PYTHONPATH": "/nowhere"})
+    ours = {"PYTHONNOUSERSITE": "1", "PYTHONUTF8": "1", "JUPYTER_PREFER_ENV_PATH": "1", "MATPLOTLIBRC": os.devnull}
+    assert found == home | dict.fromkeys(IN, "x") | ours
+    assert env.surroundings(found) == found
+    # In JupyterLab a reader's own key bindings and start-up files are theirs.
+    lab = env.surroundings(home | dict.fromkeys(OUT, "x") | {"PYTHONPATH": "/nowhere"}, "lab")
+    kept = ["JUPYTER_CONFIG_DIR", "JUPYTER_CONFIG_PATH", "JUPYTER_DATA_DIR", "IPYTHONDIR", "IPYTHON_DIR"]
+    assert lab == home | ours | dict.fromkeys(kept, "x")
+
+
+def test_only_the_book_s_own_folders_are_imported_from(tmp_path):
+    parts = [str(tmp_path / "vitutils"), str(tmp_path), f"{tmp_path}-other", "/nowhere", ""]
+    found = env.surroundings({"PYTHONPATH": os.pathsep.join(parts)}, root=str(tmp_path))
+    assert found["PYTHONPATH"].split(os.pathsep) == parts[:2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a Unix user's home")
+def test_a_user_without_a_home_gets_one(tmp_path, capsys):
+    own = tmp_path / "book" / ".cache" / "home"
+    (tmp_path / "file").write_text("")
+    for home in (str(tmp_path / "file"), str(tmp_path / "not-there"), "/proc/nowhere", "relative"):
+        closed = {"HOME": home, "XDG_CACHE_HOME": str(tmp_path / "file" / "x")}
+        found = env.surroundings(closed, root=str(tmp_path / "book"))
+        assert found["HOME"] == str(own) and own.is_dir() and "XDG_CACHE_HOME" not in found
+        assert f"({home}) is not there" in capsys.readouterr().out
+    assert env.surroundings({"HOME": str(own)})["HOME"] == str(own)
+    assert os.path.isdir(env.surroundings({}, root=str(tmp_path / "book"))["HOME"])  # unset: the system knows one
+    assert not capsys.readouterr().out or os.environ.get("HOME") is None
+
+
+@pytest.mark.parametrize("goal", ["test", "pages", "pdf"])
+def test_no_two_commands_work_on_one_build(tmp_path, monkeypatch, capsys, goal):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import running
+
+    specification = importlib.util.spec_from_file_location(f"{goal}_script", ROOT / "scripts" / f"{goal}.py")
+    script = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, specification.name, script)
+    specification.loader.exec_module(script)
+    (tmp_path / "_build" / "html").mkdir(parents=True)
+    (tmp_path / "_build" / "html" / "index.html").write_text("")
+    arguments = {"test": [], "pages": ["--site", str(tmp_path / "_build" / "html")], "pdf": ["--root", str(tmp_path)]}
+    if goal == "test":
+        monkeypatch.setattr(script, "ROOT", tmp_path)
+        monkeypatch.setattr(script, "lint", lambda: 0)
+    with running.alone(tmp_path, "make book"):
+        assert script.main(arguments[goal]) == 2
+    assert "`make book` (process" in capsys.readouterr().err
+
+
 # --- What can go wrong --------------------------------------------------
 
 
@@ -306,11 +426,11 @@ package using the following command.
 
 
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])
-def test_no_venv_module(project, tmp_path, module):
+def test_no_venv_module(project, module):
     """An empty module in its place: Python then says that it has none (Debian lacks ensurepip)."""
-    (tmp_path / "shadow" / module).mkdir(parents=True)
-    (tmp_path / "shadow" / module / "__init__.py").write_text("")
-    done = prepare(project, PYTHONPATH=str(tmp_path / "shadow"))
+    (project / "shadow" / module).mkdir(parents=True)
+    (project / "shadow" / module / "__init__.py").write_text("")
+    done = prepare(project, PYTHONPATH=str(project / "shadow"))
     assert done.returncode == 2
     assert "has no venv module" in done.stderr and "sudo apt install python3-venv" in done.stderr
     assert "make test" in done.stderr and "Traceback" not in done.stderr
