@@ -418,7 +418,7 @@ def rough(tmp_path_factory) -> SmallBook:
     }
     command = f"umask 0777; exec {' '.join(map(str, small.command()))}"
     shell = ["sh", "-c", command]
-    small.done = subprocess.run(shell, env=small.environment, capture_output=True, text=True, timeout=300)
+    small.done = subprocess.run(shell, env=small.environment, capture_output=True, text=True, timeout=1800)
     small.said = small.done.stdout
     return small
 
@@ -527,7 +527,7 @@ def test_a_build_that_is_stopped_leaves_no_kernel_and_keeps_what_was_finished(tm
         assert second.returncode == 2 and "Traceback" not in second.stderr
         assert f"`make book` (process {first.pid}, since " in second.stderr
         first.send_signal(signal.SIGTERM)
-        out, err = first.communicate(timeout=120)
+        out, err = first.communicate(timeout=1800)
     finally:
         first.kill()
     assert first.returncode == 128 + signal.SIGTERM and "Stopped" in err, (out, err)
@@ -536,7 +536,7 @@ def test_a_build_that_is_stopped_leaves_no_kernel_and_keeps_what_was_finished(tm
     # Killed without a chance to say so, it leaves no kernel either, and its lock holds nobody up.
     again, kernel = begun(small)
     again.kill()
-    out, _ = again.communicate(timeout=120)
+    out, _ = again.communicate(timeout=1800)
     assert "Changed" not in out and "01_count.ipynb: unchanged" in out and small.executions() == 1
     assert gone(kernel)
     small.notebook(name="02_sleep", code="print('awake')")
