@@ -233,8 +233,7 @@ def data_held(environment: dict[str, str]) -> str:
 def why(error: CellExecutionError) -> str:
     """One line that says which cell, and what; then the cell's traceback."""
     where = getattr(error, "cell", "a cell")
-    return f"{where} fails: {error.ename}: {str(error.evalue).partition(chr(10))[0]}
-{error}"
+    return f"{where} fails: {error.ename}: {str(error.evalue).partition(chr(10))[0]}\n{error}"
 
 
 def report(path: Path, wrong: list[str]) -> int:
