@@ -314,10 +314,8 @@ def test_a_run_that_broke_in_the_middle_says_so_and_can_be_finished(copy, monkey
 # --- in a clone ---
 
 LONG = ("A-University-With-A-Long-Name-In-Letters", "vision-transformers-in-pytorch-a-course-in-one-term.2027")
-QUICK = ["tests/test_links.py", "tests/test_pages.py", "tests/test_notebooks.py"]
-HERE_TOO = ("there_is_one_address", "a_branch_that_was_written_into_the_configuration_goes_everywhere")
-QUICK += [f"tests/test_adopt.py::test_{name}" for name in HERE_TOO]
-LEFT_OUT = "refresh or nbval or answer or question or network or busy or (chapter_keeps and not setup_cell)"
+QUICK = ["tests/test_adopt.py", "tests/test_links.py", "tests/test_pages.py", "tests/test_notebooks.py"]
+WHICH = "one_address or configuration_goes or own_files or exception or setup_cell or (test_rule and not links_resolve)"
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +340,7 @@ def test_a_clone_that_was_adopted_passes_the_quick_tests(clone):
     assert done.returncode == 0, done.stderr
     assert wrong(clone, LONG, "trunk") == []
     there = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *QUICK, "-k", f"not ({LEFT_OUT})"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *QUICK, "-k", WHICH],
         cwd=clone, capture_output=True, text=True, env=os.environ | {"VITBOOK_SCALE": "smoke"},
     )  # fmt: skip
     assert there.returncode == 0, there.stdout[-3000:] + there.stderr[-1000:]
