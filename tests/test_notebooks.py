@@ -585,6 +585,33 @@ def test_refresh_refuses_noise_and_pictures_without_words(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
+def test_a_notebook_without_ids_can_be_run(tmp_path, capsys):
+    path = stored(tmp_path / "04_x.ipynb", code("", "1 / 0"))
+    notebook = json.loads(path.read_text(encoding="utf-8")) | {"nbformat_minor": 0}
+    del notebook["cells"][0]["id"]
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    assert command.main(["run", str(path), "--scale", "smoke"]) == 1
+    assert capsys.readouterr().err.startswith("04_x.ipynb: cell 'cell-1' fails: ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (command.DeadKernelError, "cell 'a': the kernel is gone; often the memory was full"),
+        (command.CellTimeoutError, "cell 'a' takes longer than 1,800 s"),
+    ],
+)
+def test_a_run_that_ends_otherwise_is_one_line_too(tmp_path, monkeypatch, capsys, kind, told):
+    def end(*args, **kwargs):
+        error = kind("gone")
+        error.cell = "cell 'a'"
+        raise error
+
+    monkeypatch.setattr(command, "execute", end)
+    assert command.main(["refresh", str(stored(tmp_path / "04_x.ipynb", *RUN))]) == 1
+    assert capsys.readouterr().err == f"04_x.ipynb: {told}\n"
+
+
 def test_strip_takes_out_what_an_editor_leaves(tmp_path):
     path = stored(tmp_path / "04_x.ipynb", *RUN)
     notebook = json.loads(path.read_text(encoding="utf-8"))
