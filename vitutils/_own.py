@@ -284,8 +284,8 @@ def _classes(found: list[Entry], tops: list[str], known: list[str], place: Path,
         return _tree(found, place)
     if len(like := {part: name for name in tops for part in _parts_in(name)}) > 1 and "train" in like:
         raise DataError(
-            f"{place} has {', '.join(tops)}: if {' and '.join(sorted(like.values()))} are parts, call them by the "
-            f"names {KNOWN}; if they are classes, call them otherwise"
+            f"{place} has {', '.join(tops)}: if {' and '.join(sorted(like.values()))} are parts, call them "
+            f"{KNOWN}; if they are classes, call them otherwise"
         )
     common = set.intersection(*(folders[name] for name in tops))
     if len(common) > 1:

@@ -180,7 +180,7 @@ def _middle(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image) -> np.ndarray:
     """Greys of more than eight bits as uint8 (H, W)."""
     tags, stored = getattr(image, "tag_v2", {}), np.asarray(image)
-    if tags and stored.dtype == np.int32 and tags.get(339, (1,)) == (1,):  # a TIFF without signs, unknown to Pillow
+    if tags and stored.dtype == np.int32 and tags.get(339, (1,)) == (1,):  # a TIFF's numbers without signs
         stored = stored.view(np.uint32)
     values = stored.astype(np.float64)
     numbers = values[np.isfinite(values)]
