@@ -605,5 +605,5 @@ def test_a_part_travels_to_processes_that_are_started_anew(home):
     for name in ("loose", "packed", "digits"):
         part = pictures.load(name).test
         again = pickle.loads(pickle.dumps(part))
-        assert np.array_equal(np.array(again[1][0]), np.array(part[1][0])), name
+        assert np.array_equal(np.asarray(again[1][0]), np.asarray(part[1][0])), name
         assert again.fingerprint() == part.fingerprint()
