@@ -725,6 +725,8 @@ def test_a_split_keeps_every_class_on_both_sides():
     assert sorted(fit.tolist()) in ([0, 2], [1, 2]) and len(choose) == 1
     with pytest.raises(ValueError, match="class of 2 images or more, got 1 each"):
         probe.split_shots(torch.tensor([0, 1, 3]), seed=0)
+    x, y = torch.eye(4), torch.tensor([0, 0, 1, 2])  # a single image chooses
+    assert probe.linear_probe(x, y, x)[0].shape == (4,)
 
 
 def test_knn_agrees_with_scikit_learn():

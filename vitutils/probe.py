@@ -38,6 +38,9 @@ from vitutils.modes import eval_mode
 from vitutils.pictures import Pictures
 from vitutils.vit import ViTConfig
 
+# One image of each of many classes is what is meant here; scikit-learn's warning would stand on the page.
+warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
+
 VERSION = 2  # of the cache: raise it when `extract` computes something else
 HEADS = ("head", "heads", "fc", "classifier", "mlp_head", "linear_head")  # ours, timm's; torchvision's; vit-pytorch's
 
