@@ -4,9 +4,11 @@ import functools
 import multiprocessing
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 from dataclasses import replace
 
@@ -329,6 +331,13 @@ class Secretive(Stretch):
         return {}
 
 
+class SecretSlots(Slotted):
+    __slots__ = ()
+
+    def __getstate__(self):
+        return ()
+
+
 def closed(by):
     def inner(image):
         return image / 255 * by
@@ -444,6 +453,7 @@ HOWS = {
     "a Lambda in a Compose": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Lambda(lambda x: x * v)]),
     "a setting that repr hides": Stretch,
     "slots": Slotted,
+    "slots that pickle hides": SecretSlots,
     "a setting that pickle hides": Secretive,
     "a tensor": lambda v: Stretch(values=torch.full((1, 8, 8), v)),
     "a long tensor that prints alike": lambda v: Stretch(values=torch.ones(1, 8, 8).index_fill(2, torch.tensor(4), v)),
@@ -509,6 +519,14 @@ def test_what_is_changed_behind_its_back_is_seen(name, monkeypatch):
     assert torch.equal(found.x, fresh) and not torch.equal(before.x, fresh)
 
 
+def test_a_readers_own_module_is_seen(monkeypatch):
+    part = made_set(6)
+    before = probe.extract(nn.Flatten(), part, by_module)
+    monkeypatch.setattr(own, "FACTOR", 2.0)
+    found = probe.extract(nn.Flatten(), part, by_module)
+    assert before.file and not found.cached and torch.equal(found.x, 2 * before.x)
+
+
 def test_autocast_and_number_formats_are_seen():
     net, part = probe.headless(small_vit()), made_set(6)
     before = probe.extract(net, part, transform()).x
@@ -548,6 +566,27 @@ def by_the_clock(image):
     return image / 255 + time.time() % 1
 
 
+own = types.ModuleType("own")  # a module of the reader's
+own.FACTOR = 1.0
+sys.modules["own"] = own
+
+
+def by_sys_modules(image):
+    return image / 255 * sys.modules["own"].FACTOR
+
+
+def by_getattr(image):
+    return image / 255 * getattr(own, "FACTOR")  # noqa: B009 - this is what is tried
+
+
+def by_process(image):
+    return image / 255 * int(subprocess.run(["true"]).returncode + 1)
+
+
+def by_module(image):
+    return image / 255 * own.FACTOR
+
+
 class Counting:
     """Each picture gets another number, by its own generator or by hand."""
 
@@ -570,6 +609,9 @@ UNSEEN = {
     "the clock": (lambda: by_the_clock, "by_the_clock uses time"),
     "a generator": (lambda: Counting(i for i in range(99)), "generator"),
     "a list that grows": (lambda: Counting([]), "changes while it runs"),
+    "sys.modules": (lambda: by_sys_modules, "by_sys_modules uses sys.modules"),
+    "getattr of a module": (lambda: by_getattr, "asked for by getattr"),
+    "another process": (lambda: by_process, "the module subprocess"),
     "a lock": (lambda: Stretch(values=threading.Lock()) and Counting([threading.Lock()]), "lock"),
     "dropout in forward": (lambda: stretched, "random numbers"),
 }

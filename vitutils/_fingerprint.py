@@ -5,6 +5,7 @@ and the caller computes anew. What an installed library wrote goes by name, vers
 or put into a library from outside, goes by its code: constants, defaults, closures, and the globals it uses.
 """
 
+import copyreg
 import dis
 import functools
 import hashlib
@@ -29,6 +30,11 @@ OUTSIDE = frozenset(
     "load loadtxt genfromtxt fromfile memmap read_text read_bytes read_image imread decode_image read_file "
     "time time_ns perf_counter monotonic now today urandom uuid4 token_bytes SystemRandom Random default_rng "
     "RandomState fork_rng get_rng_state getstate get_state ops".split()
+)
+# Modules of which any use does so.
+OUTSIDE_MODULES = frozenset(
+    "subprocess socket urllib http requests ftplib sqlite3 shelve dbm ctypes gc inspect importlib secrets uuid "
+    "tempfile threading multiprocessing mmap".split()
 )
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented), range, slice)
 NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
@@ -241,7 +247,10 @@ class Fingerprint:
     def _function(self, function: types.FunctionType) -> bytes:
         """Code, defaults, closure, and what it uses of its module. Raises Hidden where it reaches outside."""
         code, used = function.__code__, list(_names(function.__code__))
-        if (outside := sorted({name for _, name in used} & OUTSIDE)) and not self.reads:
+        outside = sorted({name for _, name in used} & OUTSIDE)
+        if {"sys", "modules"} <= {name for _, name in used}:
+            outside.append("sys.modules")
+        if outside and not self.reads:
             raise Hidden(f"{function.__qualname__} uses {', '.join(outside)}, whose result no key can know")
         attributes = [name for _, name in used]
         parts = [code, function.__defaults__, function.__kwdefaults__, function.__closure__, vars(function)]
@@ -259,6 +268,8 @@ class Fingerprint:
     def _module(self, module: types.ModuleType, used: Iterable[str]) -> bytes:
         """A module: of a library its version, file, and what was put into it; of the reader's own what is used."""
         name = module.__name__
+        if used and not self.reads and name.partition(".")[0] in OUTSIDE_MODULES:
+            raise Hidden(f"a function uses the module {name}, whose results no key can know")
         if not _library(name):
             if "getattr" in used:
                 raise Hidden(f"an attribute of {name} is asked for by getattr, and which one no key can know")
@@ -321,7 +332,8 @@ class Fingerprint:
             return self._join(type(thing).__name__, thing.dtype, thing.shape, np.ascontiguousarray(thing).tobytes())
         kind = type(thing)
         try:
-            kept = thing.__reduce_ex__(4)
+            reduce = copyreg.dispatch_table.get(kind)
+            kept = reduce(thing) if reduce else thing.__reduce_ex__(4)
         except Exception as error:
             raise Hidden(f"a {kind.__name__} cannot be seen through ({error})") from None
         if isinstance(kept, str):
@@ -332,9 +344,15 @@ class Fingerprint:
         make, arguments, *state = kept
         items = [list(part) if inspect.isgenerator(part) or hasattr(part, "__next__") else part for part in state]
         shown = [kind, make, arguments, items]
-        if not _of_library(kind) and hasattr(thing, "__dict__"):
-            shown.append(vars(thing))
+        if not _of_library(kind):
+            slots = [name for base in kind.__mro__ for name in _slots(base) if hasattr(thing, name)]
+            shown += [getattr(thing, "__dict__", None), {name: getattr(thing, name) for name in slots}]
         return self._each("object", shown)
+
+
+def _slots(kind: type) -> list[str]:
+    """The names of a class's own slots."""
+    return [name for name, value in vars(kind).items() if isinstance(value, types.MemberDescriptorType)]
 
 
 def weights_of(net: nn.Module) -> str:
