@@ -95,7 +95,7 @@ def split_heads(layer: nn.Module, qkv: Tensor) -> Tensor:
     return torch.stack([q, k, v])
 
 
-def gap(got: Tensor, expected: Tensor) -> float:
+def relative_gap(got: Tensor, expected: Tensor) -> float:
     """The largest difference of two tensors, by the largest number of the second; inf where their shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
@@ -131,7 +131,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
         scale = getattr(layer, "scale", q.shape[-1] ** -0.5)
         attn = (q @ k.transpose(-2, -1) * scale).softmax(dim=-1)
         again = (attn @ v).transpose(1, 2).flatten(2)  # (B, T, h*Dh)
-        off = gap(again, mixed)
+        off = relative_gap(again, mixed)
         if not off < 3 * torch.finfo(again.dtype).eps ** 0.5:  # nor if nan
             name = type(layer).__name__
             raise ValueError(
