@@ -56,6 +56,7 @@ ERROR = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Warning|Interrupt|Exit|Ker
 PAGE = re.compile(r"^(?:reading sources|writing output)\.\.\. \[ *\d+%\] (?P<page>\S+)")
 # A notebook's warning stands at line 10000 * (cell number) + line.
 CELL_LINE = 10_000
+LONGEST = 500  # characters of one problem: an undecodable notebook is all of it a line
 UNFINISHED = "a build that did not come to its end"  # in place of the cache's state, while a build is at work
 
 
@@ -274,6 +275,7 @@ def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
         where, what = match["where"] or "", match["what"].removesuffix(" [mystnb.exec]")
         if "Executing notebook failed" in what or "Notebook exception traceback saved" in what:
             continue  # book/_ext/runner.py has said why, and in which cell
+        what = what if len(what) <= LONGEST else what[:LONGEST] + " …"
         item = f"{cell_name(root, where)}: {what}" if where else what
         if item not in found:
             found.append(item)
@@ -379,7 +381,7 @@ def main(arguments: list[str] | None = None) -> int:
     root = parser.parse_args(arguments).root.resolve()
     if hasattr(os, "umask"):
         os.umask(os.umask(0o022) & 0o077)  # what is written here has to be read again
-    os.environ["HOME"] = env.surroundings(os.environ).get("HOME", "")
+    os.environ.update(env.with_home(dict(os.environ), env.ROOT))
     try:
         with running.stoppable(), running.alone(root, "make book"):
             return make(root)

@@ -14,11 +14,17 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from nbclient.exceptions import CellTimeoutError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 import links
+import runner
 import running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -481,6 +487,43 @@ def test_a_page_that_sphinx_cannot_read_is_named(tmp_path):
     early = ["Traceback (most recent call last):", '  File "x", line 1', "ModuleNotFoundError: No module named 'x'"]
     assert book_script.problems_in(tmp_path, 1, early) == ["ModuleNotFoundError: No module named 'x'"]
     assert "signal 9" in book_script.problems_in(tmp_path, -9, ["Running Jupyter-Book"])[-1]
+
+
+def test_a_problem_is_a_line_not_a_notebook(tmp_path):
+    log = [f"/x/01.ipynb: WARNING: undecodable source characters, replacing with '?': {'y' * 100_000}"]
+    (found,) = book_script.problems_in(tmp_path, 1, log)
+    assert "undecodable" in found and len(found) < 600
+
+
+def test_the_cause_is_said_not_what_came_of_it(tmp_path):
+    """After a timeout the kernel's socket may be closed already: a ZMQError came out of it, on a busy machine."""
+    attempt = runner.Run(nbformat.v4.new_notebook(), tmp_path, limit=3600)
+    try:
+        try:
+            raise CellTimeoutError("A cell timed out")
+        except CellTimeoutError:
+            raise OSError("Socket operation on non-socket")  # noqa: B904 - as it happens there
+    except OSError as error:
+        said = attempt.words(error)
+    assert "longer than the 3600 seconds" in said and "VITBOOK_CELL_TIMEOUT=7200" in said and "ocket" not in said
+    assert "did not start" in attempt.words(RuntimeError("Kernel died before replying to kernel_info"))
+    assert attempt.words(ValueError("a\n  b")) == "ValueError: a b"
+
+
+@pytest.mark.parametrize("left", ["nothing", "half"])
+def test_a_notebook_half_put_into_the_cache_is_executed_again(tmp_path, left):
+    """A build may be killed between the record and the end of its file."""
+    store = get_cache(str(tmp_path))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    store.cache_notebook_bundle(CacheBundleIn(notebook, "01.ipynb"), check_validity=False)
+    runner.forget_half_kept(store, notebook)
+    assert len(store.list_cache_records()) == 1
+    (kept,) = tmp_path.rglob("base.ipynb")
+    kept.unlink() if left == "nothing" else kept.write_text(kept.read_text()[:50])
+    runner.forget_half_kept(store, notebook)
+    assert store.list_cache_records() == []
+    runner.forget_half_kept(store, notebook)
+    store.cache_notebook_bundle(CacheBundleIn(notebook, "01.ipynb"), check_validity=False, overwrite=True)
 
 
 # --- One at a time, and an end that leaves nothing behind -----------------------------------------

@@ -81,7 +81,9 @@ class Run(NotebookClient):
 
     def end(self) -> str:
         """How the kernel's process ended."""
-        code = self.process.poll() if self.process else None
+        if self.process is None:
+            return "did not start. What it said of it stands in the log of the build"
+        code = self.process.poll()
         if code == -getattr(signal, "SIGKILL", 9):
             return (
                 "was killed (SIGKILL), as a system does that runs out of memory. Close other programs, "
