@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -143,6 +144,7 @@ def forget_half_kept(store, notebook) -> None:
     try:
         store.get_cache_bundle(record.pk)
     except (KeyError, ValueError):  # no file; no JSON, or not the form of a notebook
+        shutil.rmtree(Path(store.path, "executed", record.hashkey), ignore_errors=True)
         NbCacheRecord.remove_record(record.pk, store.db)
 
 
