@@ -111,10 +111,51 @@ class SmallBook:
         return (self.root / "_build" / "html" / name).read_text()
 
 
+LOOK = """\
+import os, sys
+import matplotlib
+import matplotlib.pyplot as plt
+
+print("len", len("abcdef"), "optimize", sys.flags.optimize, "encoding", sys.stdout.encoding)
+print("usetex", plt.rcParams["text.usetex"], plt.rcParams["text.color"], "inline" in matplotlib.get_backend())
+print("left", sorted(set(os.environ) & set("JPY_SESSION_NAME PYTEST_ADDOPTS GIT_DIR PYTHONPATH".split())))
+print("home", os.path.expanduser("~"), os.access(os.path.expanduser("~"), os.W_OK))
+open("../.umlaut", "w").write("ü")"""
+
+
+def spoil(small: SmallBook) -> None:
+    """Surroundings in which a chapter would fail, or print something else."""
+    small.write(".own/nbclient.py", "1 / 0")
+    small.write(".own/start.py", "1 / 0")
+    small.write(".own/kernels/python3/kernel.json", json.dumps({"argv": ["false"], "display_name": "no"}))
+    small.write(".own/profile_default/startup/00.py", "len = lambda text: 1\nprint('started')")
+    small.write(".own/profile_default/ipython_kernel_config.py", "c.IPKernelApp.exec_lines = ['len = lambda text: 2']")
+    small.write(".own/matplotlibrc", "text.usetex: True\ntext.color: white\nnonsense: 1\n")
+    own = str(small.root / ".own")
+    small.environment |= {
+        **dict.fromkeys(["PYTHONPATH", "JUPYTER_PATH", "IPYTHONDIR", "MATPLOTLIBRC"], own),
+        **dict.fromkeys(["PYTHONOPTIMIZE", "PYTHONSAFEPATH", "CI", "GITHUB_ACTIONS", "FORCE_COLOR"], "1"),
+        **dict.fromkeys(["LANG", "LC_ALL"], "C"),
+        "PYTHONSTARTUP": f"{own}/start.py",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+        "MPLBACKEND": "TkAgg",
+        "SPHINXOPTS": "--nonsense",
+        "PYTEST_ADDOPTS": "--nonsense",
+        "GIT_DIR": "/nowhere",
+        "TZ": "Nowhere/Nowhere",
+        "JPY_SESSION_NAME": "a notebook with a terminal",
+        "HOME": "/proc/nowhere",
+    }
+
+
 @pytest.fixture(scope="module")
 def book(tmp_path_factory) -> SmallBook:
     """Built once, without a fault. The tests that use it run in the order they stand here."""
     small = SmallBook(tmp_path_factory.mktemp("book"))
+    spoil(small)
+    small.notebook(code=f"{COUNT}\n{LOOK}")
     left = small.root / ".pytest_cache" / "README.md"  # as a test run leaves it: no page of the book
     left.parent.mkdir()
     left.write_text("# pytest's own\n")
@@ -130,6 +171,19 @@ def test_a_build_says_which_file_to_open(book):
     assert index.exists()
     assert str(index) in book.first.stdout and index.as_uri() in book.first.stdout
     assert "word: first" in book.page("notebooks/01_count.html")
+
+
+def test_what_a_reader_has_set_does_not_reach_a_chapter(book):
+    page = re.sub(r"<[^>]+>", "", book.page("notebooks/01_count.html"))
+    for line in (
+        "len 6 optimize 0 encoding UTF-8",
+        "usetex False black True",
+        "left []",
+        f"home {ROOT / '.cache' / 'home'} True",
+    ):
+        assert line in page, (line, page[-3000:])
+    assert (book.root / ".umlaut").read_text(encoding="utf-8") == "ü"
+    assert "started" not in page and "The home folder (/proc/nowhere)" in book.first.stdout
 
 
 def test_the_button_of_a_chapter_opens_its_notebook_in_colab(book):
@@ -364,22 +418,9 @@ def test_changed_is_said_of_what_changed(tmp_path):
 
 # --- What goes wrong, and what a reader has set ---------------------------------------------------
 
-LOOK = """\
-import os, sys, tempfile
-import matplotlib
-import matplotlib.pyplot as plt
-
-os.write(1, b"bytes \\xff\\xfe\\n")
-print("len", len("abcdef"), "optimize", sys.flags.optimize, "encoding", sys.stdout.encoding)
-print("usetex", plt.rcParams["text.usetex"], plt.rcParams["text.color"], "inline" in matplotlib.get_backend())
-print("left", sorted(set(os.environ) & set("JPY_SESSION_NAME PYTEST_ADDOPTS GIT_DIR PYTHONPATH".split())))
-print("home", os.path.expanduser("~"), os.access(os.path.expanduser("~"), os.W_OK))
-open("../.umlaut", "w").write("ü")"""
-
-
 @pytest.fixture(scope="module")
 def rough(tmp_path_factory) -> SmallBook:
-    """Five chapters, four of which fail each in its way, built once, in surroundings that would spoil any of them."""
+    """Five chapters, four of which fail each in its way, built once, into a folder on another disk."""
     small = SmallBook(tmp_path_factory.mktemp("rough"))
     root = small.root
     # All five in one build: the real book stops at the first that fails.
@@ -389,7 +430,7 @@ def rough(tmp_path_factory) -> SmallBook:
     with (root / "_toc.yml").open("a") as toc:
         toc.write("".join(f"- file: notebooks/{name}\n" for name in ("02_killed", "03_slow", "04_exit", "05_r")))
     far = {"display_name": "Python (my-env)", "language": "python", "name": "my-conda-env"}
-    small.notebook(code=LOOK, kernelspec=far)
+    small.notebook(code='import os\nos.write(1, b"bytes \\xff\\xfe\\n")', kernelspec=far)
     small.notebook(name="02_killed", code="import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     small.notebook(name="03_slow", code="import time\ntime.sleep(300)")
     small.notebook(name="04_exit", code="import os\nos._exit(3)")
@@ -399,30 +440,7 @@ def rough(tmp_path_factory) -> SmallBook:
     (root / "vitutils" / "gone").symlink_to("nowhere")
     (root.parent / "disk").mkdir()
     (root / "_build").symlink_to(root.parent / "disk")
-    small.write(".own/nbclient.py", "1 / 0")
-    small.write(".own/start.py", "1 / 0")
-    small.write(".own/kernels/python3/kernel.json", json.dumps({"argv": ["false"], "display_name": "no"}))
-    small.write(".own/profile_default/startup/00.py", "len = lambda text: 1\nprint('started')")
-    small.write(".own/profile_default/ipython_kernel_config.py", "c.IPKernelApp.exec_lines = ['len = lambda text: 2']")
-    small.write(".own/matplotlibrc", "text.usetex: True\ntext.color: white\nnonsense: 1\n")
-    own = str(root / ".own")
-    small.environment |= {
-        **dict.fromkeys(["PYTHONPATH", "JUPYTER_PATH", "IPYTHONDIR", "MATPLOTLIBRC"], own),
-        **dict.fromkeys(["PYTHONOPTIMIZE", "PYTHONSAFEPATH", "CI", "GITHUB_ACTIONS", "FORCE_COLOR"], "1"),
-        **dict.fromkeys(["LANG", "LC_ALL"], "C"),
-        "PYTHONSTARTUP": f"{own}/start.py",
-        "PYTHONUTF8": "0",
-        "PYTHONCOERCECLOCALE": "0",
-        "PYTHONIOENCODING": "ascii",
-        "MPLBACKEND": "TkAgg",
-        "SPHINXOPTS": "--nonsense",
-        "PYTEST_ADDOPTS": "--nonsense",
-        "GIT_DIR": "/nowhere",
-        "TZ": "Nowhere/Nowhere",
-        "JPY_SESSION_NAME": "a notebook with a terminal",
-        "HOME": "/proc/nowhere",
-        running.LIMIT: "4",
-    }
+    small.environment[running.LIMIT] = "4"  # no other cell does anything that takes time
     command = f"umask 0777; exec {' '.join(map(str, small.command()))}"
     shell = ["sh", "-c", command]
     small.done = subprocess.run(shell, env=small.environment, capture_output=True, text=True, timeout=1800)
@@ -448,19 +466,8 @@ def test_a_chapter_that_fails_is_named_by_cell_and_cause(rough, where, what):
     assert "ZMQError" not in rough.said and "Traceback" not in rough.said + rough.done.stderr
 
 
-def test_what_a_reader_has_set_does_not_reach_a_chapter(rough):
-    """Nor does a kernel's name of another machine, a byte that is no UTF-8, a user without a home."""
-    page = re.sub(r"<[^>]+>", "", rough.page("notebooks/01_count.html"))
-    for line in (
-        "bytes \ufffd\ufffd",
-        "len 6 optimize 0 encoding UTF-8",
-        "usetex False black True",
-        "left []",
-        f"home {ROOT / '.cache' / 'home'} True",
-    ):
-        assert line in page, (line, page[-3000:])
-    assert (rough.root / ".umlaut").read_text(encoding="utf-8") == "ü"
-    assert "started" not in page and "The home folder (/proc/nowhere)" in rough.said
+def test_neither_a_kernel_of_another_machine_nor_a_byte_that_is_no_text_stops_a_chapter(rough):
+    assert "bytes \ufffd\ufffd" in rough.page("notebooks/01_count.html")
 
 
 def test_build_may_be_a_link_to_another_disk(rough):
