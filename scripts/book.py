@@ -47,7 +47,7 @@ PACKAGES = [
 ]
 PACKAGES += ["matplotlib", "pillow", "safetensors", "ipykernel"]
 # What `make pages` and `make pdf` bring with them: it looks at finished pages and changes none.
-ONLOOKERS = {"playwright", "greenlet", "pyee", "axe-playwright-python", "pypdf"}
+ONLOOKERS = {"playwright", "greenlet", "pyee", "axe-playwright-python", "pikepdf", "lxml", "pypdfium2"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WARNING = re.compile(r"^(?:(?P<where>.*?): )?(?P<kind>WARNING|ERROR|CRITICAL|SEVERE): (?P<what>.*)$")
 EXECUTED = re.compile(r"^(?P<path>.*\.(?:ipynb|md)): (?P<what>Executing|Executed|Using cached) notebook(?P<rest>.*)")

@@ -1,8 +1,8 @@
 """`make pdf`: a small book is printed and read back; then it is given faults that must be named.
 
 The tree is a built book in miniature: pages as the theme frames them, with code of 79 columns, a long line of output, a
-wide table, a closed box and links of every kind. Where pypdf, playwright or a browser is not there, the tests that
-print are skipped and say so; those that only read run everywhere.
+wide table, a closed box and links of every kind. Where playwright, pikepdf, pypdfium2 or a browser is not there, the
+tests that print are skipped and say so; those that only read run everywhere.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ BODIES = {
     "book/home": """<h1>A small book<a class="headerlink" href="#top">#</a></h1><p>First words.</p>
       <div id="book-pdf"></div>
       <p><a href="second.html#far-below">to a place on the last page</a>
-      <a href="../notebooks/04_first.html">to a chapter</a> <a href="#later">on this page</a>
+      <a href="../notebooks/04_first.html">to a chapter</a>
+      <a href="second.html#code">to the second place of that name</a> <a href="#later">on this page</a>
       <a href="../_modules/vit.html">to a file outside</a>
       <a href="https://example.org/paper">elsewhere</a></p>
       <section id="later"><h2>Later</h2><p style="break-before: page">On a second sheet.</p></section>""",
@@ -59,7 +60,7 @@ BODIES = {
       <div class="admonition note"><p class="admonition-title">Note</p><p>In a <code>box</code>.</p></div>
       <figure><figcaption><p><span class="caption-text">What to see.</span></p></figcaption></figure>
       <table class="table"><thead><tr><th>a</th></tr></thead><tbody><tr><td>b</td></tr></tbody></table></section>""",
-    "book/second": f"""<h1>Numbers</h1><section id="table"><h2>Table</h2>
+    "book/second": f"""<h1>Numbers</h1><section id="code"><h2>Code</h2>
       <div class="pst-scrollable-table-container"><table class="table">
       <caption><span class="caption-text">Wide.</span></caption>
       <thead><tr>{"".join(f"<th>head{n}</th>" for n in range(9))}</tr></thead><tbody>
@@ -111,19 +112,21 @@ def build(root: Path, **changed: str) -> Path:
     (html / "_static" / "more.css").write_text(changed.get("more.css", FADES))
     (html / "_static" / "dot.png").write_bytes(base64.b64decode(PIXEL))
     (root / "_toc.yml").write_text(
-        "root: book/home\nparts:\n  - caption: Part one\n    chapters:\n      - file: notebooks/04_first\n"
-        "        sections:\n          - file: book/second\n"
+        "format: jb-book\nroot: book/home\nparts:\n  - caption: Part one & more\n    chapters:\n"
+        "      - file: notebooks/04_first\n        sections:\n          - file: book/second\n"
     )
     (root / "_config.yml").write_text(
         "title: A small book\nauthor: Somebody\nrepository: {url: https://example.org/b}\n"
     )
-    (root / "CITATION.cff").write_text("title: 'A small book: for tests'\nversion: 1.2.3\ndate-released: 2026-01-02\n")
+    (root / "CITATION.cff").write_text(
+        "title: 'A small book: for tests'\nversion: 1.2.3\ndate-released: 2026-01-02\nkeywords: [small, book]\n"
+    )
     book.write_json(root / "_build" / "book-stamp.json", {"key": {}, "sources": "s", "site": book.site_key(html)})
     return html
 
 
 def need_printer() -> None:
-    for module in ("pypdf", "playwright"):
+    for module in ("playwright", "pikepdf", "pypdfium2"):
         if not importlib.util.find_spec(module):
             pytest.skip(f"{module} is not installed (requirements-pages.txt; `make pdf` installs it)")
     try:
@@ -143,28 +146,33 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(root):
-    from pypdf import PdfReader
+def file(root):
+    import pikepdf
 
-    return PdfReader(root / "_build" / "html" / pdf.NAME)
+    with pikepdf.open(root / "_build" / "html" / pdf.NAME) as file:
+        yield file
 
 
 @pytest.fixture(scope="module")
-def texts(reader) -> list[str]:
-    return [page.extract_text() for page in reader.pages]
+def texts(root) -> list[str]:
+    import pypdfium2
+
+    return [page.get_textpage().get_text_range() for page in pypdfium2.PdfDocument(root / "_build" / "html" / pdf.NAME)]
 
 
 def sheet_of(words: str, texts: list[str]) -> int:
-    """The one sheet, counted from 0, that shows these words."""
-    found = [n for n, text in enumerate(texts) if pdf.squeezed(words) in pdf.squeezed(text)]
+    """The one sheet, counted from 0 and after the contents, that shows these words."""
+    found = [n for n, text in enumerate(texts) if n > 1 and pdf.squeezed(words) in pdf.squeezed(text)]
     assert len(found) == 1, (words, found)
     return found[0]
 
 
-def goal(link, reader) -> int:
-    """The sheet that a link leads to."""
-    there = {page.indirect_reference.idnum: n for n, page in enumerate(reader.pages)}
-    return there[link["/Dest"][0].idnum]
+def goal(file, place) -> int:
+    """The sheet that a link or a bookmark leads to."""
+    import pikepdf
+
+    place = file.Root.Dests[place] if isinstance(place, pikepdf.Name) else place
+    return pikepdf.Page(place[0]).index
 
 
 # --- the PDF ---
@@ -182,19 +190,14 @@ def test_code_and_output_are_whole(texts):
             assert cell in pdf.squeezed("".join(texts)), cell
 
 
-def test_nothing_sticks_out(reader):
+def test_nothing_sticks_out(root):
     """Code is set in letters so small that its 79 columns end before the margin; nothing begins beyond it."""
-    right = (pdf.PAPERS["A4"][0] - pdf.SIDE) * pdf.MM + 1
-    ends = []
-    for page in reader.pages:
+    import pypdfium2
 
-        def look(text, turned, matrix, font, size, ends=ends):
-            if text.strip():
-                mono = "Mono" in str((font or {}).get("/BaseFont", ""))
-                long = 0.602 * size * abs(matrix[0]) * len(text.strip("\n")) if mono else 0
-                ends.append((matrix[4] + long) * turned[0] + turned[4])
-
-        page.extract_text(visitor_text=look)
+    right, ends = (pdf.PAPERS["A4"][0] - pdf.SIDE) * 72 / 25.4 + 1, []
+    for page in pypdfium2.PdfDocument(root / "_build" / "html" / pdf.NAME):
+        text = page.get_textpage()
+        ends += [text.get_rect(n)[2] for n in range(text.count_rects())]
     assert len(ends) > 100 and max(ends) < right
 
 
@@ -209,9 +212,9 @@ def test_the_frame_of_the_site_is_not_printed(texts):
         assert pdf.squeezed(words) not in pdf.squeezed("".join(texts)), words
 
 
-def test_each_sheet_says_its_number(texts):
+def test_each_sheet_but_the_first_says_its_number(texts):
     for number, text in enumerate(texts[1:], 2):
-        assert re.search(rf"(A small book|Contents|Chapter 4: Patches|Numbers)\s*{number}\s*$", text), text[-80:]
+        assert re.match(rf"(A small book|Contents|Chapter 4: Patches|Numbers)\s*{number}\s", text), text[:80]
 
 
 def test_contents_say_the_numbers(texts):
@@ -220,71 +223,77 @@ def test_contents_say_the_numbers(texts):
         assert re.search(rf"{pdf.squeezed(title)}{first}(?!\d)", pdf.squeezed(texts[1])), (title, first, texts[1])
 
 
-def test_bookmarks_lead_to_their_sheets(reader, texts):
-    def flat(outline, depth=0):
-        for one in outline:
-            if isinstance(one, list):
-                yield from flat(one, depth + 1)
-            else:
-                yield depth, one.title, reader.get_destination_page_number(one)
+def test_bookmarks_lead_to_their_sheets_and_are_folded(file, texts):
+    def flat(items, depth=0):
+        for one in items:
+            assert one.is_closed or not one.children
+            yield depth, one.title.replace("\xa0", " "), goal(file, one.destination)
+            yield from flat(one.children, depth + 1)
 
-    table = sheet_of("head0 head1", [text.split("r0c0")[0] if "r0c0" in text else "" for text in texts])
-    first = sheet_of("Chapter 4 Patches", [text.split("Chapter 4:")[0] for text in texts])
-    assert list(flat(reader.outline)) == [
-        (0, "Title", 0),
-        (0, "Contents", 1),
-        (0, "A small book", 2),
-        (1, "Later", 2),
-        (0, "Part one", first),
-        (1, "4  Patches", first),
-        (2, "Code", first),
-        (2, "An answer D", sheet_of("An answer D", texts)),
-        (1, "Numbers", table),
-        (2, "Table", table),
+    first, table = (next(n for n, t in enumerate(texts) if n > 1 and words in t) for words in ("Chapter 4:", "Numbers"))
+    with file.open_outline() as outline:
+        assert list(flat(outline.root)) == [
+            (0, "A small book", 0),
+            (0, "Contents", 1),
+            (0, "A small book", 2),
+            (1, "Later", 2),
+            (0, "Part one & more", first),
+            (1, "Chapter 4 Patches", first),
+            (2, "Code", first),
+            (2, "An answer D", sheet_of("An answer D", texts)),
+            (1, "Numbers", table),
+            (2, "Code", table),
+        ]
+
+
+def test_links(file, texts):
+    """Inside the book to the sheet; outside it as they were; to a file that is not in it, not at all."""
+    links = list(file.pages[2].Annots)
+    goals = [goal(file, link.Dest) for link in links if "/Dest" in link]
+    table = next(n for n, text in enumerate(texts) if text.startswith("Numbers"))
+    assert goals == [sheet_of("Far below.", texts), sheet_of("Chapter 4 Patches", texts), table, 2]
+    assert [str(link.A.URI) for link in links if "/A" in link] == ["https://example.org/paper"]
+    assert goal(file, file.pages[sheet_of("Far below.", texts)].Annots[0].Dest) == 2
+    inside = [goal(file, link.Dest) for link in file.pages[1].Annots]
+    assert inside == [2, sheet_of("Chapter 4 Patches", texts), table]
+
+
+def test_nothing_of_this_machine_and_every_link_has_its_place(root, tmp_path):
+    import pikepdf
+
+    path = root / "_build" / "html" / pdf.NAME
+    data = path.read_bytes()
+    assert pdf.finish(data, root)[1] == [] and str(root).encode() not in data
+    with pikepdf.open(path) as changed:
+        inside, *_, outside = changed.pages[2].Annots
+        inside.Dest, outside.A.URI = pikepdf.Name("/gone"), "http://localhost:80/a"
+        changed.save(tmp_path / "changed.pdf")
+    assert pdf.finish((tmp_path / "changed.pdf").read_bytes(), root)[1] == [
+        "sheet 3: a link to no sheet: /gone",
+        "sheet 3: a link to http://localhost:80/a",
     ]
 
 
-def test_links(reader, texts):
-    """Inside the book to the sheet; outside it as they were; to a file that is not in it, not at all."""
-    links = [link.get_object() for link in reader.pages[2]["/Annots"]]
-    goals = [goal(link, reader) for link in links if "/Dest" in link]
-    assert goals == [sheet_of("Far below.", texts), sheet_of("Chapter 4 Patches", texts), 2]
-    assert [link["/A"]["/URI"] for link in links if "/A" in link] == ["https://example.org/paper"]
-    back = reader.pages[sheet_of("Far below.", texts)]["/Annots"][0].get_object()
-    assert goal(back, reader) == 2
-    inside = [link.get_object() for link in reader.pages[1]["/Annots"]]
-    assert [goal(link, reader) for link in inside][:2] == [2, sheet_of("Chapter 4 Patches", texts)]
+def test_metadata_and_tags(file):
+    said = {name: str(file.docinfo[f"/{name}"]) for name in ("Title", "Author", "Keywords")}
+    assert said == {"Title": "A small book", "Author": "Somebody", "Keywords": "small, book"}
+    assert file.Root.Lang == "en" and file.Root.MarkInfo.Marked and file.Root.ViewerPreferences.DisplayDocTitle
+    width, height = (round(float(side) * 25.4 / 72) for side in file.pages[0].MediaBox[2:])
+    assert (width, height) == (210, 297)
 
 
-def test_nothing_of_this_machine(root, reader):
-    data = (root / "_build" / "html" / pdf.NAME).read_bytes()
-    assert pdf.left_behind(data, root) == []
-    everything = repr([page.get("/Annots") and [a.get_object() for a in page["/Annots"]] for page in reader.pages])
-    for word in ("file:", "localhost", "127.0.0.1", str(root)):
-        assert word not in everything and word.encode() not in data
-
-
-def test_metadata(reader):
-    said = reader.metadata
-    assert (said.title, said.author, said.subject) == ("A small book", "Somebody", "For tests")
-    assert reader.trailer["/Root"]["/Lang"] == "en"
-    width, height = reader.pages[0].mediabox[2:]
-    assert (round(width / pdf.MM), round(height / pdf.MM)) == (210, 297)
-
-
-def test_it_is_offered_and_stays_so(root, reader):
+def test_it_is_offered_and_stays_so(root, file):
     """The home page links to it; what `make book` noted fits; a second run takes the place of the first."""
     html = root / "_build" / "html"
     page = (html / "book" / "home.html").read_text("utf-8")
     link = re.search(r'<div id="book-pdf"><p><a href="([^"]+)">', page)[1]
-    assert (html / "book" / link).resolve() == html / pdf.NAME and f"({len(reader.pages)} pages, " in page
+    assert (html / "book" / link).resolve() == html / pdf.NAME and f"({len(file.pages)} pages, " in page
     assert book.read_json(root / "_build" / "book-stamp.json")["site"] == book.site_key(html)
     assert book.look_at_pages(html) == []
     assert not list(html.rglob("*.tmp"))
-    pdf.withdraw(html, "other.pdf")
-    assert '<div id="book-pdf"></div>' in (html / "book" / "home.html").read_text("utf-8")
-    assert pdf.offer(html, pdf.NAME, len(reader.pages), 1) and pdf.offer(html, pdf.NAME, 7, 1)
-    assert len(re.findall("The whole book", (html / "book" / "home.html").read_text("utf-8"))) == 1
+    assert pdf.offer(html, "") and '<div id="book-pdf"></div>' in (html / "book" / "home.html").read_text("utf-8")
+    assert pdf.offer(html, "offered") and pdf.offer(html, "offered")
+    assert (html / "book" / "home.html").read_text("utf-8").count("offered") == 1
 
 
 # --- a reader's own printing, from a dark screen ---
@@ -344,7 +353,7 @@ COMPLAINTS = [
 def test_faults_are_named_and_no_pdf_is_left(tmp_path, capsys):
     need_printer()
     html = build(tmp_path, **FAULTY)
-    pdf.offer(html, pdf.NAME, 9, 9)
+    pdf.offer(html, "an old offer")
     (html / pdf.NAME).write_bytes(b"an old one")
     assert pdf.main(["--root", str(tmp_path)]) == 1
     said = capsys.readouterr().err
@@ -366,7 +375,7 @@ def test_no_build(tmp_path, capsys):
 
 def test_no_playwright(tmp_path, capsys, monkeypatch):
     build(tmp_path)
-    monkeypatch.setitem(sys.modules, "playwright.async_api", None)
+    monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
     assert pdf.main(["--root", str(tmp_path)]) == 1
     assert "playwright is not installed" in capsys.readouterr().err
 
@@ -391,10 +400,9 @@ def test_no_browser(tmp_path, capsys, monkeypatch):
 
 def test_contents(tmp_path):
     build(tmp_path)
-    assert pdf.contents(tmp_path) == [("", ["book/home"]), ("Part one", ["notebooks/04_first", "book/second"])]
-    assert [doc for _, docs in pdf.contents(ROOT) for doc in docs][0] == "book/preface"
-    assert pdf.numbered("notebooks/04_first", "Patches") == "4  Patches"
-    assert pdf.numbered("book/second", "Numbers") == "Numbers"
+    part = "Part one & more"
+    assert pdf.contents(tmp_path) == [("", "book/home"), (part, "notebooks/04_first"), (part, "book/second")]
+    assert pdf.contents(ROOT)[0] == ("", "book/preface")
 
 
 def test_lines_are_looked_for_in_order():
@@ -404,28 +412,11 @@ def test_lines_are_looked_for_in_order():
     assert pdf.missing_lines(["fit(x)"], pdf.squeezed("ﬁt(x)")) == []
 
 
-def test_sources_lines(tmp_path):
+def test_lines_wanted(tmp_path):
     html = build(tmp_path)
-    assert pdf.source_lines(html, "notebooks/04_first") == CODE
-    (html / "_sources" / "book").mkdir()
-    text = "```bash\nmake book\n```\n\n```{figure} a.png\n:alt: b\n```\n\n> ```python\n> x = 1\n> ```\n"
-    text += "```{code-cell} ipython3\n:tags: [hide-input]\ny = 2\n```\n"
-    text += "```{code-cell} python\n---\nmystnb:\n  image: {alt: a}\n---\ny = 3\n```\n"
-    text += "```{code-cell} ipython3\n:tags: [remove-cell]\nz = 3\n```\n"
-    (html / "_sources" / "book" / "second.md").write_text(text)
-    assert pdf.source_lines(html, "book/second") == ["make book", "x = 1", "y = 2", "y = 3"]
-    assert pdf.fenced("---\nmystnb:\n  remove_code_source: true\n---\n" + text) == ["make book\n", "x = 1\n"]
-
-
-def test_places(tmp_path):
-    html = build(tmp_path)
-    page = html / "book" / "home.html"
-    assert pdf.place_of("../notebooks/04_first.html#a%20b", page, html) == ("notebooks/04_first", "a b")
-    assert pdf.place_of("#here", page, html) == ("book/home", "here")
-    assert pdf.place_of("../index.html", page, html) == ("book/home", "")
-    assert pdf.place_of("https://example.org", page, html) == (None, "")
-    assert pdf.place_of((html / "book" / "second.html").as_uri() + "#t", page, html) == ("book/second", "t")
-    assert pdf.places_wanted(html, PAGES)["book/second"] == {"far-below"}
+    code, boxes = pdf.lines_wanted(html, "notebooks/04_first")
+    assert code == CODE and boxes == [*CODE, LONG]
+    assert pdf.lines_wanted(html, "book/second") == ([], [])
 
 
 def test_the_home_page_has_a_place_for_the_offer():
@@ -436,4 +427,4 @@ def test_what_prints_the_pages_does_not_make_them_stale():
     """`make pdf` installs packages; `make book` must not build anew for that, which would take the PDF away."""
     lines = (ROOT / "requirements-pages.txt").read_text("utf-8").splitlines()
     names = {re.match(r"[\w-]+", line)[0] for line in lines if line and not line.startswith("#")}
-    assert "pypdf" in names and names <= book.ONLOOKERS
+    assert "pikepdf" in names and names <= book.ONLOOKERS
