@@ -1,6 +1,5 @@
-"""The record of how long chapters take, book/times.csv: show it, take in measurements, write the chapters' openings.
+"""The record of how long chapters take, book/times.csv: take in measurements, write the chapters' openings.
 
-python scripts/times.py                   what was measured, a line a chapter
 python scripts/times.py add FILE.json     take in rows measured elsewhere: a list of {"chapter": ..., "seconds": ...}
 python scripts/times.py openings          write the *Time* paragraph of every chapter from the record
 
@@ -19,49 +18,33 @@ sys.path.insert(0, str(Path(__file__).parent))
 import chapter_times as times
 import notebook_rules as rules
 
-ROOT = Path(__file__).resolve().parents[1]
-RECORD = ROOT / "book" / "times.csv"
+RECORD = Path(__file__).resolve().parents[1] / "book" / "times.csv"
 
 
-def show(rows: list[dict]) -> None:
-    for row in rows:
-        about = f"{row['device']}; data: {row['data']}; {row['day']}"
-        print(f"{row['chapter']:22} {row['scale']:6} {row['seconds']:7.1f} s  {about}")
-
-
-def write_openings(rows: list[dict], root: Path = ROOT) -> list[str]:
-    """Write each chapter's opening; say which files changed."""
-    changed = []
-    for path in rules.notebook_paths(root):
-        stored = path.read_text(encoding="utf-8")
-        notebook = json.loads(stored)
-        title = notebook["cells"][0]
-        said = times.with_opening(rules.text(title["source"]), rows, path.stem)
-        title["source"] = said.splitlines(keepends=True)
-        if rules.dumps(notebook) != stored:
-            path.write_text(rules.dumps(notebook), encoding="utf-8")
-            changed.append(path.name)
-    return changed
+def write_opening(path: Path, rows: list[dict]) -> None:
+    """Write a chapter's opening from the record."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    title = notebook["cells"][0]
+    title["source"] = times.with_opening(rules.text(title["source"]), rows, path.stem).splitlines(keepends=True)
+    path.write_text(rules.dumps(notebook), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command")
+    commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("add").add_argument("file", type=Path)
     commands.add_parser("openings")
     given = parser.parse_args(arguments)
     try:
         if given.command == "add":
             times.add(RECORD, json.loads(given.file.read_text(encoding="utf-8")))
-        rows = times.read(RECORD)
-        if given.command == "openings":
-            changed = write_openings(rows)
-            print(f"written: {', '.join(changed) or 'nothing, all are true already'}")
         else:
-            show(rows)
+            for path in rules.notebook_paths():
+                write_opening(path, times.read(RECORD))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    print(f"Done: {RECORD.name} holds {len(times.read(RECORD))} rows.")
     return 0
 
 

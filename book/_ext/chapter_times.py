@@ -19,14 +19,13 @@ SETUP = re.compile(
     r"Python (?P<python>\S+), torch (?P<torch>\S+), device (?P<kind>\w+) \((?P<name>.+?)\), "
     r"scale (?P<scale>\w+), seed \d+"
 )
-TIME = re.compile(r"^\*Time[.:]?\*[.:]?[ \n].*?(?=\n\n|\Z)", flags=re.M | re.S)
+TIME = re.compile(r"^\*Time[.:]?\*[.:]?[ \n](?:(?!\n\n).)*?(?P<downloads>Downloaded.*?)(?=\n\n|\Z)", flags=re.M | re.S)
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 6: "six", 8: "eight"}
 
 
 def ran(output: str) -> dict[str, str] | None:
     """Read python, torch, device and scale off what a chapter printed; None where it printed no such line."""
-    found = SETUP.search(output)
-    if not found:
+    if not (found := SETUP.search(output)):
         return None
     name = "1 thread" if found["name"] == "1 threads" else found["name"]
     device = name if found["kind"] == "cuda" else f"{found['kind']}, {name}"
@@ -38,8 +37,7 @@ def read(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [checked(row, f"{path.name}, row {number}") for number, row in enumerate(rows, 1)]
+        return [checked(row, f"{path.name}, row {number}") for number, row in enumerate(csv.DictReader(file), 1)]
 
 
 def checked(row: dict, where: str) -> dict:
@@ -48,32 +46,26 @@ def checked(row: dict, where: str) -> dict:
         raise ValueError(f"{where}: expected the fields {', '.join(FIELDS)}; got {', '.join(map(str, row))}")
     if row["scale"] not in SCALES:
         raise ValueError(f"{where}: expected a scale out of {', '.join(SCALES)}; got {row['scale']!r}")
-    try:
-        seconds = float(row["seconds"])
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+    if not re.fullmatch(r"\d+(\.\d+)?", row["seconds"]) or not float(row["seconds"]):
         raise ValueError(f"{where}: expected seconds above 0; got {row['seconds']!r}")
-    return row | {"seconds": seconds}
+    return row | {"seconds": float(row["seconds"])}
 
 
-def write(path: Path, rows: list[dict]) -> None:
-    """Store the record, in order; the file is whole or as it was before."""
-    ordered = sorted(rows, key=lambda row: (row["chapter"], SCALES.index(row["scale"]), row["device"], row["data"]))
+def add(path: Path, rows: list[dict]) -> None:
+    """Put measurements into the record, each in the place of the one that it repeats; other fields are left out.
+
+    The file is whole or as it was before.
+    """
+    rows = [{"day": row.get("date", ""), **row} for row in rows]
+    fresh = [checked({field: str(row.get(field, "")) for field in FIELDS}, f"new row {row}") for row in rows]
+    kept = {tuple(row[field] for field in KEY): row for row in [*read(path), *fresh]}
     new = path.with_name(path.name + ".new")
     with new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, "seconds": f"{row['seconds']:.1f}"} for row in ordered)
+        for _, row in sorted(kept.items(), key=lambda item: (item[0][0], SCALES.index(item[0][1]), item[0][2:])):
+            writer.writerow(row | {"seconds": f"{row['seconds']:.1f}"})
     new.replace(path)
-
-
-def add(path: Path, rows: list[dict]) -> None:
-    """Put measurements into the record, each in the place of the one that it repeats. Other fields are left out."""
-    rows = [{"day": row.get("date", ""), **row} for row in rows]
-    fresh = [checked({field: str(row.get(field, "")) for field in FIELDS}, f"new row {row}") for row in rows]
-    kept = {tuple(row[field] for field in KEY): row for row in [*read(path), *fresh]}
-    write(path, list(kept.values()))
 
 
 def minutes(seconds: float) -> str:
@@ -100,24 +92,18 @@ def short_device(device: str) -> str:
     return device
 
 
-def opening(rows: list[dict], chapter: str) -> str:
-    """What a chapter's *Time* paragraph says before it comes to downloads. Raises ValueError without a cpu row."""
+def with_opening(markdown: str, rows: list[dict], chapter: str) -> str:
+    """The title cell with its *Time* paragraph as the record has it; what it says of downloads stays.
+
+    Raises ValueError where the record has no cpu row, and where no such paragraph goes on with "Downloaded".
+    """
+    found = TIME.search(markdown)
+    if not found:
+        raise ValueError(f"{chapter}: expected a paragraph '*Time.* ... Downloaded: ...'")
     cpu, gpu = (longest(rows, chapter, scale) for scale in ("cpu", "gpu"))
     if cpu is None:
         raise ValueError(f"{chapter} was not measured at cpu scale: scripts/notebooks.py run --record")
     said = f"*Time.* About {minutes(cpu['seconds'])} on {short_device(cpu['device'])} (cpu scale)"
-    if gpu is None:
-        return said + "; gpu scale not measured."
-    return said + f", {minutes(gpu['seconds'])} on {short_device(gpu['device'])} (gpu scale)."
-
-
-def with_opening(markdown: str, rows: list[dict], chapter: str) -> str:
-    """The title cell with its *Time* paragraph as the record has it; what it says of downloads stays.
-
-    Raises ValueError where there is no such paragraph, or nothing in it begins with "Downloaded".
-    """
-    found = TIME.search(markdown)
-    if not found or "Downloaded" not in found[0]:
-        raise ValueError(f"{chapter}: expected a paragraph '*Time.* ... Downloaded: ...'")
-    downloads = found[0][found[0].index("Downloaded") :]
-    return markdown[: found.start()] + f"{opening(rows, chapter)} {downloads}" + markdown[found.end() :]
+    also = f", {minutes(gpu['seconds'])} on {short_device(gpu['device'])} (gpu scale)." if gpu else ""
+    said += also or "; gpu scale not measured."
+    return markdown[: found.start()] + f"{said} {found['downloads']}" + markdown[found.end() :]

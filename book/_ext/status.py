@@ -1,17 +1,14 @@
-"""Two tables for the page "Status of this build", made anew at each build.
+"""The page "Status of this build": what each execution says of itself, and the record of how long chapters take.
 
-`{last-execution}`: every page whose cells were executed, now or earlier with the result taken from the cache, and what
-its execution says of itself: seconds, day, device, scale, versions. `{measured-times}`: the record book/times.csv.
-
-The tables stand in for their directives after all pages have been read, so that they know of every execution, as
-MyST-NB's own `{nb-exec-table}` does, which knows neither device nor scale nor versions.
+`{nb-exec-table}` is MyST-NB's own: every page whose cells were executed, now or earlier with the result taken from the
+cache. Here it gets more columns (device, scale, Python and torch, as each page prints them first), the pages' titles,
+and a line below it on the whole build. `{measured-times}` is the record, book/times.csv.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-import posixpath
 import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -19,6 +16,8 @@ from pathlib import Path
 
 import chapter_times as times
 from docutils import nodes
+from docutils.statemachine import StringList
+from myst_nb.ext import execution_tables
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -26,74 +25,73 @@ from sphinx.util.docutils import SphinxDirective
 
 RECORD = "book/times.csv"
 PACKAGES = ("torch", "torchvision", "timm", "vit-pytorch", "numpy", "scikit-learn", "scikit-image", "matplotlib")
-RAN, HAS_TABLE = "ran", "has_status_table"  # what is kept of a page
 DASH = "—"
-
-
-class LastExecution(nodes.General, nodes.Element):
-    """Stands where the table of executed pages will be."""
-
-
-class MeasuredTimes(nodes.General, nodes.Element):
-    """Stands where the table of measured times will be."""
-
-
-class Placeholder(SphinxDirective):
-    node: type[nodes.Element]
-
-    def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(Path(self.env.srcdir) / RECORD))
-        NbMetadataCollector.set_doc_data(self.env, self.env.docname, HAS_TABLE, True)
-        return [self.node()]
-
-
-class LastExecutionDirective(Placeholder):
-    node = LastExecution
-
-
-class MeasuredTimesDirective(Placeholder):
-    node = MeasuredTimes
+MEASURED = "measured-times"
+PRINTED = ("device", "scale", "python", "torch")
+HEADINGS = {"runtime": "seconds", "mtime": "executed on", "device": "device", "scale": "scale", "python": "Python"}
+HEADINGS |= {"torch": "torch"}
+SHOWN = dict.fromkeys(PRINTED, lambda word: word or DASH)
+SHOWN["runtime"] = lambda seconds: DASH if seconds is None else f"{seconds:.0f}"
+SHOWN["mtime"] = lambda when: datetime.fromtimestamp(when, timezone.utc).date().isoformat() if when else DASH
 
 
 def note_what_ran(app, doctree: nodes.document) -> None:
-    """Keep what a page's own first line said: Python, torch, device and scale."""
-    output = "\n".join(block.astext() for block in doctree.findall(nodes.literal_block))
-    NbMetadataCollector.set_doc_data(app.env, app.env.docname, RAN, times.ran(output))
+    """Put what a page's own first line said beside what MyST-NB keeps of its execution."""
+    if kept := NbMetadataCollector.get_doc_data(app.env)[app.env.docname].get("exec_data"):
+        output = "\n".join(block.astext() for block in doctree.findall(nodes.literal_block))
+        kept |= times.ran(output) or dict.fromkeys(PRINTED, "")
 
 
-def pages_to_write(app, env) -> list[str]:
-    """A page with a table is written again where any page was executed."""
-    if not NbMetadataCollector.new_exec_data(env):
-        return []
-    return [name for name, kept in NbMetadataCollector.get_doc_data(env).items() if kept.get(HAS_TABLE)]
+class Complete(SphinxPostTransform):
+    """Chapters first, under their numbers and titles; and what is to be said of all."""
 
-
-class FillTables(SphinxPostTransform):
-    """Put the tables in their places."""
-
-    default_priority = 8  # before links are resolved
+    default_priority = 8  # after MyST-NB's, which has the same and is registered before; links are resolved later
 
     def run(self, **kwargs) -> None:
-        for place in list(self.document.findall(LastExecution)):
-            place.replace_self(last_execution(self.env.docname, self.env.titles, executed(self.env)))
-        for place in list(self.document.findall(MeasuredTimes)):
-            rows = times.read(Path(self.env.srcdir) / RECORD)
-            place.replace_self(measured_times(self.env.docname, self.env.titles, rows))
+        for table in list(self.document.findall(nodes.table)):
+            if MEASURED in table["classes"]:
+                caption(table, "Seconds from the start of the kernel to the last cell")
+            if table.next_node(nodes.entry).astext() != "Document":
+                continue
+            caption(table, "The last execution of each page")
+            table.next_node(nodes.entry)[:] = [nodes.paragraph(text="page")]
+            body = table.next_node(nodes.tbody)
+            body[:] = sorted(body, key=lambda row: not number(row.next_node(pending_xref).astext()))
+            for link in list(body.findall(pending_xref)):
+                link["refexplicit"] = False  # the text is the page's title
+                if chapter := number(link.astext()):
+                    link.parent.insert(0, nodes.Text(f"{chapter}. "))
+            pages = {name: kept.get("exec_data") for name, kept in NbMetadataCollector.get_doc_data(self.env).items()}
+            below = nodes.paragraph(text=environment({name: page for name, page in pages.items() if page}))
+            table.parent.insert(table.parent.index(table) + 1, below)
 
 
-# --- what is known of the pages ---
+def caption(table: nodes.table, words: str) -> None:
+    """Only now, or it would be numbered among the book's tables."""
+    table.insert(0, nodes.title(text=words))
+    table["ids"].append(nodes.make_id(words))
 
 
-def executed(env) -> dict[str, dict]:
-    """For each page with executed cells, chapters first: seconds, day, and what it printed of itself."""
-    found = {}
-    for name, kept in NbMetadataCollector.get_doc_data(env).items():
-        if execution := kept.get("exec_data"):
-            ran = kept.get(RAN) or dict.fromkeys(("python", "torch", "device", "scale"), "")
-            when = execution["mtime"]
-            day = datetime.fromtimestamp(when, timezone.utc).date().isoformat() if when else ""
-            found[name] = ran | {"seconds": execution["runtime"], "day": day}
-    return dict(sorted(found.items(), key=lambda item: (not number(item[0]), item[0])))
+def environment(pages: dict[str, dict]) -> str:
+    """How long all took, the versions of this build, and which pages ran with others."""
+
+    def version(package: str) -> str:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    here = (platform.python_version(), version("torch").partition("+")[0])
+    others = [
+        number(name) or name
+        for name, page in pages.items()
+        if page["torch"] and (page["python"], page["torch"].partition("+")[0]) != here
+    ]
+    said = (
+        f"Together {sum(page['runtime'] or 0 for page in pages.values()):,.0f} seconds. The environment of this build: "
+    )
+    said += ", ".join([f"Python {here[0]}", *(f"{package} {version(package)}" for package in PACKAGES)]) + "."
+    return said + (f" Executed in another environment: {', '.join(others)}." if others else "")
 
 
 def number(docname: str) -> str:
@@ -102,71 +100,32 @@ def number(docname: str) -> str:
     return found[1] if found else ""
 
 
-def here() -> tuple[str, str]:
-    """Python and torch of the environment that builds the pages."""
-    return platform.python_version(), version("torch")
+class MeasuredTimes(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        record, place = Path(self.env.srcdir) / RECORD, nodes.Element()
+        self.env.note_dependency(str(record))
+        self.state.nested_parse(StringList(measured_times(times.read(record)).splitlines(), str(record)), 0, place)
+        for table in place.findall(nodes.table):
+            table["classes"].append(MEASURED)
+        return place.children
 
 
-def version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-# --- tables ---
-
-
-def last_execution(parent: str, titles: dict, pages: dict[str, dict]) -> list[nodes.Node]:
-    rows = [
-        [link(parent, name, titles), *(str(field) for field in fields(page))] for name, page in pages.items()
-    ]
-    headings = ("page", "seconds", "executed on", "device", "scale", "Python", "torch")
+def measured_times(rows: list[dict]) -> str:
+    """A row a chapter, a column for each way it was measured, and what each column was measured with, in Markdown."""
     if not rows:
-        return [nodes.paragraph(text="No page was executed in this build.")]
-    known = [page["seconds"] for page in pages.values() if page["seconds"] is not None]
-    said = f"Together {sum(known):,.0f} seconds. "
-    others = [number(name) or name for name, page in pages.items() if page["torch"] and not same(page)]
-    said += f"The environment of this build: Python {here()[0]}, "
-    said += ", ".join(f"{package} {version(package)}" for package in PACKAGES) + "."
-    if others:
-        said += f" Executed in another environment: {', '.join(others)}."
-    return [table("The last execution of each page", headings, rows), nodes.paragraph(text=said)]
-
-
-def same(page: dict) -> bool:
-    return (page["python"], page["torch"].partition("+")[0]) == (here()[0], here()[1].partition("+")[0])
-
-
-def fields(page: dict) -> Iterable[str]:
-    yield DASH if page["seconds"] is None else f"{page['seconds']:.0f}"
-    yield from (page[field] or DASH for field in ("day", "device", "scale", "python", "torch"))
-
-
-def measured_times(parent: str, titles: dict, rows: list[dict]) -> list[nodes.Node]:
-    """A row a chapter, a column for each way it was measured, and what each column was measured with."""
-    if not rows:
-        return [nodes.paragraph(text="No time was recorded.")]
-    columns: dict[tuple, dict[str, dict]] = {}
+        return "No time was recorded."
+    columns: dict[str, dict[str, dict]] = {}
     for row in sorted(rows, key=lambda row: (times.SCALES.index(row["scale"]), row["data"] == "none", row["device"])):
-        way = (row["scale"], row["device"], row["data"] == "none")
-        columns.setdefault(way, {})[row["chapter"]] = row
-    headings = ["chapter", *(heading(*way) for way in columns)]
-    body = []
+        heading = f"{row['scale']} scale, {times.short_device(row['device'])}"
+        heading += ", nothing downloaded" if row["data"] == "none" else ""
+        columns.setdefault(heading, {})[row["chapter"]] = row
+    lines = ["| " + " | ".join(["chapter", *columns]) + " |", "|---" * (len(columns) + 1) + "|"]
     for chapter in sorted({row["chapter"] for row in rows}):
-        cells = [column.get(chapter) for column in columns.values()]
-        texts = [f"{cell['seconds']:.0f}" if cell else DASH for cell in cells]
-        body.append([link(parent, f"notebooks/{chapter}", titles), *texts])
-    notes = nodes.bullet_list()
-    for way, column in columns.items():
-        notes += nodes.list_item("", nodes.paragraph(text=f"{heading(*way)}: {circumstances(column.values())}."))
-    if not any(scale == "gpu" for scale, *_ in columns):
-        notes += nodes.list_item("", nodes.paragraph(text="gpu scale: not measured."))
-    return [table("Seconds from the start of the kernel to the last cell", headings, body), notes]
-
-
-def heading(scale: str, device: str, bundled: bool) -> str:
-    return f"{scale} scale, {times.short_device(device)}" + (", nothing downloaded" if bundled else "")
+        cells = [f"{column[chapter]['seconds']:.0f}" if chapter in column else DASH for column in columns.values()]
+        title = f"{number(f'notebooks/{chapter}')}. [](../notebooks/{chapter}.ipynb)"
+        lines.append("| " + " | ".join([title, *cells]) + " |")
+    lines += ["", *(f"* {heading}: {circumstances(column.values())}." for heading, column in columns.items())]
+    return "\n".join(lines + ["* gpu scale: not measured."] * all(row["scale"] != "gpu" for row in rows))
 
 
 def circumstances(rows: Iterable[dict]) -> str:
@@ -195,43 +154,10 @@ def notes(rows: list[dict]) -> list[str]:
     return ["; ".join(filter(None, [first, *told]))]
 
 
-def link(parent: str, name: str, titles: dict) -> nodes.Node:
-    """A link to a page under its number and title; plain text for a page that the book does not hold."""
-    if name not in titles:
-        return nodes.Text(name.rpartition("/")[2])
-    label = ". ".join(filter(None, (number(name), titles[name].astext())))
-    target = {"refdoc": parent, "reftarget": posixpath.relpath(name, posixpath.dirname(parent))}
-    found = pending_xref(reftype="doc", refdomain="std", refexplicit=True, refwarn=True, **target)
-    found += nodes.inline(text=label)
-    return found
-
-
-def table(title: str, headings: Iterable[str], rows: list[list[nodes.Node | str]]) -> nodes.table:
-    headings = list(headings)
-    group = nodes.tgroup(cols=len(headings))
-    group += [nodes.colspec(colwidth=1) for _ in headings]
-    group += nodes.thead("", line(headings))
-    group += nodes.tbody("", *(line(row) for row in rows))
-    made = nodes.table("", nodes.title(text=title), group)
-    made["classes"] += ["colwidths-auto"]
-    made["ids"] += [nodes.make_id(title)]
-    return made
-
-
-def line(cells: Iterable[nodes.Node | str]) -> nodes.row:
-    whole = nodes.row()
-    for cell in cells:
-        what = nodes.Text(cell) if isinstance(cell, str) else cell
-        whole += nodes.entry("", nodes.paragraph("", "", what))
-    return whole
-
-
 def setup(app):
-    app.add_node(LastExecution)
-    app.add_node(MeasuredTimes)
-    app.add_directive("last-execution", LastExecutionDirective)
-    app.add_directive("measured-times", MeasuredTimesDirective)
+    execution_tables._key2header = HEADINGS
+    execution_tables._key2transform = SHOWN
+    app.add_directive("measured-times", MeasuredTimes)
     app.connect("doctree-read", note_what_ran)
-    app.connect("env-updated", pages_to_write)
-    app.add_post_transform(FillTables)
+    app.add_post_transform(Complete)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
