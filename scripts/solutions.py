@@ -2,9 +2,10 @@
 
 python scripts/solutions.py copy [PAGE ...]    copy the chapters' check cells and helpers into the pages
 
-A page has its setup cells, then one section an exercise: a heading, a text, the cell that solves it, the chapter's own
-check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to that and runs them;
-`tests/test_exercises.py` runs the chapters, with their stubs and with the solutions.
+A page has its setup cells, then one section an exercise: a heading, two comments ("% Trains: ..." for the table of all
+exercises, "% Wrong: 'this' -> 'that'" for a change of the solution that the check must refuse), a text, the cell that
+solves it, the chapter's own check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to
+that and runs them; `tests/test_exercises.py` runs the chapters, with their stubs and with the solutions.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PAGES = ROOT / "book" / "solutions"
 EXERCISE = re.compile(r"\*\*Exercise (\d+\.\d+) \((\w+)\)\.\*\*")
 HEADING = re.compile(r"^## (.*)$", flags=re.M)
 TITLE = re.compile(r"Exercise (\d+\.\d+) \((\w+)\): (\S.*)")
+STRING = r"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
+NOTES = re.compile(rf"^% Trains: (\S.*)\n% Wrong: {STRING} -> {STRING}\n", flags=re.M)
 CELL = re.compile(r"^```\{code-cell\} python\n((?:---\n.*?^---\n)?(?:^:[^\n]*\n)*)(.*?)^```$", flags=re.M | re.S)
 
 
@@ -49,6 +52,8 @@ class Solution:
     options: list[str]
     source: str
     anchor: str  # what a link to the section ends in
+    trains: str  # what the exercise is about, for the table of all exercises
+    wrong: tuple[str, str]  # what stands in the solution, and what there makes it wrong
 
     @property
     def solution(self) -> str:
@@ -124,8 +129,14 @@ def read(path: Path) -> Page:
         cells, options = cells_in(text)
         if not match or len(cells) < 2 or match[1] in page.solutions:
             raise ValueError(f"{path.name}: expected one section an exercise, with a solution and its check: '{title}'")
+        notes = NOTES.search(text)
+        if not notes:
+            form = """% Trains: what, with what\n% Wrong: "some of the solution" -> "what makes it wrong\""""
+            raise ValueError(f"{path.name}: expected under '{title}', on two lines:\n{form}")
+        wrong = ast.literal_eval(notes[2]), ast.literal_eval(notes[3])
         anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        page.solutions[match[1]] = Solution(match[2], match[3], cells, options, text, anchor)
+        text = NOTES.sub("", text)
+        page.solutions[match[1]] = Solution(match[2], match[3], cells, options, text, anchor, notes[1], wrong)
     return page
 
 
