@@ -5,7 +5,7 @@ ENV = @command -v "$(PYTHON)" >/dev/null || { \
 	"$(PYTHON)" -E scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
-.PHONY: help book test pages pdf lint lab results clean adopt links
+.PHONY: help book test pages pdf lint lab results clean adopt links chapter
 
 help:  ## these lines
 	@echo "Vision Transformers in PyTorch"
@@ -44,6 +44,9 @@ clean:  ## remove what was built (ALL=1: the environments too)
 	find vitutils tests scripts notebooks book studies \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d \
 		-prune -exec rm -rf {} + 2>/dev/null || true
 	$(if $(ALL),rm -rf .venv .venv-3.* vitutils.egg-info)
+
+chapter:  ## begin a chapter: make chapter NAME=12_registers TITLE="Registers"
+	$(ENV) scripts/chapter.py
 
 adopt:  ## make the book yours: make adopt REPO=https://github.com/me/my-book (BRANCH=trunk)
 	@"$(PYTHON)" scripts/adopt.py

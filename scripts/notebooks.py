@@ -182,7 +182,7 @@ def strip(path: Path) -> int:
 def check(path: Path) -> int:
     broken = rules.check(path)
     if not broken:
-        print(f"{path.name}: all {len(rules.RULES)} rules kept")
+        print(f"{path.name}: all {len(rules.RULES)} rules kept{rules.left_to_do(rules.Chapter.read(path))}")
     return report(path, [f"[{key}] {line}" for key, wrong in broken.items() for line in wrong])
 
 

@@ -22,8 +22,10 @@ RECORD = Path(__file__).resolve().parents[1] / "book" / "times.csv"
 
 
 def write_opening(path: Path, rows: list[dict]) -> None:
-    """Write a chapter's opening from the record."""
+    """Write a chapter's opening from the record; a draft that was not yet timed is left alone."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
+    if rules.Chapter(notebook, path).draft and not times.longest(rows, path.stem, "cpu"):
+        return
     title = notebook["cells"][0]
     title["source"] = times.with_opening(rules.text(title["source"]), rows, path.stem).splitlines(keepends=True)
     path.write_text(rules.dumps(notebook), encoding="utf-8")

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "env.py"
-TARGETS = ["help", "book", "test", "pages", "pdf", "lint", "lab", "results", "clean", "adopt", "links"]
+TARGETS = ["help", "book", "test", "pages", "pdf", "lint", "lab", "results", "clean", "adopt", "links", "chapter"]
 
 spec = importlib.util.spec_from_file_location("env_script", SCRIPT)
 env = importlib.util.module_from_spec(spec)

@@ -627,6 +627,18 @@ def test_strip_takes_out_what_an_editor_leaves(tmp_path):
     assert path.read_bytes() == clean
 
 
+def test_strip_gives_words_for_ids_that_an_editor_drew(tmp_path):
+    cells = [code("8aa33d2c-11d0-4f0e-9bd0-52d9c0a5d7a1", "def mirror(images):\n    return images"),
+             markdown("Fj3kd_9sLLas", "## A mirror loses nothing"), markdown("a-good-one", "## A mirror loses"),
+             code("b33fca1e", "mirror(images)"), code("c33fca1e", "mirror(images)"), code("d33fca1e", "1")]  # fmt: skip
+    path = stored(tmp_path / "04_x.ipynb", *cells)
+    assert command.main(["strip", str(path)]) == 0
+    chapter = rules.Chapter.read(path)
+    named = ["mirror-images-return", "mirror-loses-nothing", "a-good-one", "mirror-images", "mirror-images-2", "cell"]
+    assert [cell["id"] for cell in chapter.cells] == named
+    assert rules.stable_ids(chapter) == []
+
+
 def test_check_exits_with_what_is_broken(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", *RUN)
     assert command.main(["check", str(path)]) == 1

@@ -24,6 +24,7 @@ from vitutils import _sources, pictures
 ROOT = rules.ROOT
 RECORD = times.read(ROOT / "book" / "times.csv")
 CHAPTERS = {path.stem: rules.Chapter.read(path) for path in rules.notebook_paths()}
+WRITTEN = [name for name, chapter in CHAPTERS.items() if not chapter.draft]  # a draft need not be measured yet
 ROW = {"chapter": "01_one", "scale": "cpu", "device": "cpu, 2 threads", "data": "none", "seconds": 70.0}
 ROW |= {"day": "2026-01-01", "python": "3.11.7", "torch": "2.9.0", "note": "while it rained"}
 
@@ -35,14 +36,14 @@ def time_paragraph(chapter: rules.Chapter) -> str:
 # --- the book's own record and openings ---
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_an_opening_says_what_the_record_says(name):
     title = rules.text(CHAPTERS[name].cells[0]["source"])
     told = f"{name}: run `python scripts/times.py openings`"
     assert times.with_opening(title, RECORD, name) == title, told
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_every_chapter_was_measured_at_smoke_and_cpu_scale_within_its_budget(name):
     for scale, most in (("smoke", 20), ("cpu", 180), ("gpu", 360)):
         most *= 1.3  # the budget is a quiet machine's; the record's notes say what else ran
@@ -52,7 +53,7 @@ def test_every_chapter_was_measured_at_smoke_and_cpu_scale_within_its_budget(nam
 
 
 def test_the_record_names_no_chapter_that_is_not_there():
-    assert {row["chapter"] for row in RECORD} == set(CHAPTERS)
+    assert {row["chapter"] for row in RECORD} <= set(CHAPTERS)
 
 
 def megabytes_of(name: str) -> float:

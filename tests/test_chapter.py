@@ -1,0 +1,145 @@
+"""`make chapter`: what it writes passes the checks of chapters, solutions and tables; a refusal leaves no trace."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import test_exercises as on_exercises
+import test_solutions as on_solutions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import chapter
+import notebook_rules as rules
+import solutions
+import tables
+import times
+
+ROOT = rules.ROOT
+LAST = rules.notebook_paths()[-1].stem
+NUMBER = int(LAST[:2]) + 1
+NAME = f"{NUMBER}_title"
+FILES = ("_toc.yml", "_config.yml", "README.md")
+
+
+@pytest.fixture
+def book(tmp_path) -> Path:
+    for name in FILES:
+        shutil.copy(ROOT / name, tmp_path)
+    for folder, ignored in (("book", ("_static",)), ("notebooks", (".ipynb_checkpoints",)), ("vitutils", ("*.saf*",))):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", *ignored))
+    return tmp_path
+
+
+def files(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_new_chapter_passes_the_checks_as_it_is(book, monkeypatch):
+    chapter.make(book, NAME, "A mirror")
+    path, page = book / f"notebooks/{NAME}.ipynb", book / f"book/solutions/{NAME}.md"
+    assert rules.check(path, book) == {} and rules.check(book / f"notebooks/{LAST}.ipynb", book) == {}
+    assert rules.toc_misses(book) == [] and rules.Chapter.read(path, book).draft
+    # the checks of exercises and solutions, in that copy
+    monkeypatch.setattr(solutions, "ROOT", book)
+    monkeypatch.setenv("VITBOOK_SCALE", "smoke")
+    told = on_solutions.tell(page)
+    on_solutions.test_the_check_refuses_the_stub_and_a_wrong_answer_and_takes_the_solution(told)
+    on_solutions.test_an_untouched_stub_is_told_that_it_is_one(told)
+    on_solutions.test_what_a_page_repeats_is_word_for_word_the_chapters(page)
+    on_solutions.test_cells_keep_the_chapters_measures(page)
+    for number in told[0]:
+        on_solutions.test_a_section_has_what_it_needs(page, number)
+        on_solutions.test_a_hint_helps_and_does_not_tell(page, number)
+    on_exercises.test_stubs_do_not_pass_and_solutions_do_in_their_chapter(page, None)
+
+
+def test_its_entries_are_made_and_a_published_book_refuses_it(book):
+    planned = next(row for row in tables.chapters(book) if not row.name)
+    changed = chapter.make(book, NAME, planned.title)
+    assert set(changed) == {f"notebooks/{NAME}.ipynb", f"notebooks/{LAST}.ipynb", f"book/solutions/{NAME}.md",
+                            "_toc.yml", *tables.TABLES}  # fmt: skip
+    assert tables.faults(book) == []
+    assert [f"notebooks/{NAME}.ipynb is a draft" in line for line in tables.faults(book, drafts=False)] == [True]
+    text = (book / "book/preface.md").read_text(encoding="utf-8")
+    assert f"| {NUMBER} | [{planned.title}](../notebooks/{NAME}.ipynb) *(draft)* | @@ say in one" in text
+    assert text.count(planned.title) == 1 and planned.title not in (book / "_toc.yml").read_text(encoding="utf-8")
+    assert f"/blob/main/notebooks/{NAME}.ipynb)" in (book / "README.md").read_text(encoding="utf-8")
+    assert f"| [{NUMBER}.3](../notebooks/{NAME}.ipynb#exer" in (book / "book/solutions.md").read_text(encoding="utf-8")
+    # two in a row, and the times of the others can still be written
+    chapter.make(book, f"{NUMBER + 1}_two_words")
+    assert [row.title for row in tables.chapters(book) if row.draft] == [planned.title, "Two words"]
+    before = {path: path.read_bytes() for path in rules.notebook_paths(book)}
+    for path in before:
+        times.write_opening(path, times.times.read(book / "book/times.csv"))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_finished_chapter_is_held_to_everything(book):
+    chapter.make(book, NAME)
+    path = book / f"notebooks/{NAME}.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("*Draft.*", "Soon."), encoding="utf-8")
+    assert set(rules.check(path, book)) == {"length_of_prose", "nothing_left_open"}
+    with pytest.raises(ValueError, match="not measured"):
+        times.write_opening(path, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "says"),
+    [
+        ("", "", "Which chapter"),
+        ("title", "", "Not a chapter's name"),
+        (f"{NUMBER}-title", "", "Not a chapter's name"),
+        (f"{NUMBER}_Title", "", "Not a chapter's name"),
+        (f"{NUMBER}_title.ipynb", "", "Not a chapter's name"),
+        (f"../{NAME}", "", "Not a chapter's name"),
+        (f"{NAME}\n", "", "Not a chapter's name"),
+        (LAST, "", "exists already"),
+        (f"{LAST[:2]}_other", "", "is taken"),
+        ("00_title", "", "is not the next one"),
+        (f"{NUMBER + 1}_title", "", "is not the next one"),
+        (NAME, "What | why", "Not a title"),
+        (NAME, "*Two* [words](x)", "Not a title"),
+        (NAME, "One\x00two", "Not a title"),
+        (NAME, "Training a ViT", "already"),
+        (NAME, "Convnets in nets", "'Convnets': CNN"),
+    ],
+)
+def test_what_is_refused_leaves_no_trace(book, name, title, says):
+    before = files(book)
+    with pytest.raises(chapter.Refused, match=says):
+        chapter.make(book, name, title)
+    assert files(book) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        (f"notebooks/{LAST}.ipynb", "*Next.*", "*Later.*", "'*Next.* '"),
+        ("_toc.yml", f"book/solutions/{LAST}", "book/status2", f"- file: book/solutions/{LAST}"),
+        ("book/preface.md", "<!-- end -->", "", "book/preface.md"),
+    ],
+)
+def test_a_book_out_of_order_is_left_as_it_is(book, file, old, new, says):
+    text = (book / file).read_text(encoding="utf-8")
+    assert old in text
+    (book / file).write_text(text.replace(old, new), encoding="utf-8")
+    before = files(book)
+    with pytest.raises((chapter.Refused, ValueError)) as told:
+        chapter.make(book, NAME)
+    assert says in str(told.value) and files(book) == before
+
+
+def test_a_page_of_solutions_that_is_there_already(book):
+    (book / f"book/solutions/{NAME}.md").write_text("mine", encoding="utf-8")
+    before = files(book)
+    with pytest.raises(chapter.Refused, match=f"exists already: book/solutions/{NAME}.md"):
+        chapter.make(book, NAME)
+    assert files(book) == before
+
+
+def test_the_command_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setenv("NAME", LAST)
+    assert chapter.main([]) == 2
+    said = capsys.readouterr().err
+    assert f"{LAST} exists already" in said and said.endswith("Nothing was changed.\n")
