@@ -50,7 +50,7 @@ def chapters(root: Path) -> list[Row]:
             chapter = rules.Chapter.read(root / f"{entry.removesuffix('.ipynb')}.ipynb", root)
             title, promise = (text.strip() for text in rules.text(chapter.cells[0]["source"]).split("\n\n")[:2])
             promise = promise.removeprefix("After this chapter you can ").rstrip(".")
-            able = told.get("able", {}).get(chapter.path.stem, promise)
+            able = told.get("able", {}).get(chapter.path.stem, "still being written" if "@@" in promise else promise)
             rows.append(Row(chapter.number, title.removeprefix("# "), able, chapter.path.stem, chapter.draft))
     written = {row.title for row in rows}
     planned = [pair for pair in told.get("planned", {}).items() if pair[0] not in written]

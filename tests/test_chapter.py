@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import test_exercises as on_exercises
+import test_pages as on_pages
 import test_solutions as on_solutions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -19,7 +20,8 @@ ROOT = rules.ROOT
 LAST = rules.notebook_paths()[-1].stem
 NUMBER = int(LAST[:2]) + 1
 NAME = f"{NUMBER}_title"
-FILES = ("_toc.yml", "_config.yml", "README.md")
+FILES = ("_toc.yml", "_config.yml", "README.md", "CONTRIBUTING.md")
+PAGES = ("links_resolve", "citations_resolve", "nothing_left_open", "glossary_is_used", "pages_use_one_word")
 
 
 @pytest.fixture
@@ -56,19 +58,21 @@ def test_a_new_chapter_passes_the_checks_as_it_is(book, monkeypatch):
 
 def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     planned = next(row for row in tables.chapters(book) if not row.name)
+    before = {rule: on_pages.RULES[rule](book) for rule in PAGES}
     changed = chapter.make(book, NAME, planned.title)
+    assert {rule: on_pages.RULES[rule](book) for rule in PAGES} == before
     assert set(changed) == {f"notebooks/{NAME}.ipynb", f"notebooks/{LAST}.ipynb", f"book/solutions/{NAME}.md",
                             "_toc.yml", *tables.TABLES}  # fmt: skip
     assert tables.faults(book) == []
-    assert [f"notebooks/{NAME}.ipynb is a draft" in line for line in tables.faults(book, drafts=False)] == [True]
+    assert f"notebooks/{NAME}.ipynb is a draft: a published book has none" in tables.faults(book, drafts=False)
     text = (book / "book/preface.md").read_text(encoding="utf-8")
-    assert f"| {NUMBER} | [{planned.title}](../notebooks/{NAME}.ipynb) *(draft)* | @@ say in one" in text
+    assert f"| {NUMBER} | [{planned.title}](../notebooks/{NAME}.ipynb) *(draft)* | still being written |" in text
     assert text.count(planned.title) == 1 and planned.title not in (book / "_toc.yml").read_text(encoding="utf-8")
     assert f"/blob/main/notebooks/{NAME}.ipynb)" in (book / "README.md").read_text(encoding="utf-8")
     assert f"| [{NUMBER}.3](../notebooks/{NAME}.ipynb#exer" in (book / "book/solutions.md").read_text(encoding="utf-8")
     # two in a row, and the times of the others can still be written
     chapter.make(book, f"{NUMBER + 1}_two_words")
-    assert [row.title for row in tables.chapters(book) if row.draft] == [planned.title, "Two words"]
+    assert [row.title for row in tables.chapters(book) if row.draft][-2:] == [planned.title, "Two words"]
     before = {path: path.read_bytes() for path in rules.notebook_paths(book)}
     for path in before:
         times.write_opening(path, times.times.read(book / "book/times.csv"))
