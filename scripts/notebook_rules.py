@@ -263,6 +263,9 @@ def beside_the_chapters(path: Path) -> bool:
     return path not in notebook_paths(root)
 
 
+DRAFT = re.compile(r"^\*Draft\.\*.*$", flags=re.M)
+
+
 @dataclass
 class Chapter:
     """A notebook, where it stands, and what the rules ask of it."""
@@ -290,7 +293,7 @@ class Chapter:
     @property
     def draft(self) -> bool:
         """Whether the chapter says that it is being written: a paragraph of its opening begins with *Draft.*"""
-        return any(re.search(r"^\*Draft\.\*", text(cell["source"]), flags=re.M) for cell in before_setup(self))
+        return any(DRAFT.search(text(cell["source"])) for cell in before_setup(self))
 
     @property
     def code(self) -> list[dict]:
@@ -639,8 +642,8 @@ def left_to_do(chapter: Chapter) -> str:
     """What keeps a draft from being a chapter, as the end of a sentence; nothing for a chapter that is none."""
     if not chapter.draft:
         return ""
-    cells, words = len(left_open(chapter)), word_count(chapter.prose)
-    return f"; a draft: {cells} cells to fill in (@@), {words:,} of {WORDS[0]:,} words"
+    cells, words = len(left_open(chapter)), word_count(DRAFT.sub("", chapter.prose, count=1))
+    return f"; a draft: cells to fill in (@@): {cells}; words: {words:,} of {WORDS[0]:,}"
 
 
 # ---------------------------------------------------------------- the figures
