@@ -13,6 +13,7 @@ import test_solutions as on_solutions
 matplotlib.use("Agg")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import adopt
 import chapter
 import notebook_rules as rules
 import solutions
@@ -83,6 +84,11 @@ def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     for path in before:
         times.write_opening(path, times.times.read(book / "book/times.csv"))
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_tables_follow_the_book_to_another_address(book):
+    adopt.adopt(book, "https://github.com/Some-One/Their.Book")
+    assert tables.faults(book) == []
 
 
 def test_a_finished_chapter_is_held_to_everything(book):
