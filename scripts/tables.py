@@ -25,6 +25,8 @@ import solutions
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 
+OPENING = re.compile(r"# ([^\n]+)\n\n(?:After this chapter you can )?(\S.*?)\s*(?:\n\n|\Z)", flags=re.S)
+
 
 @dataclass
 class Row:
@@ -48,10 +50,12 @@ def chapters(root: Path) -> list[Row]:
     for entry in rules.toc_files(root):
         if entry.startswith("notebooks/"):
             chapter = rules.Chapter.read(root / f"{entry.removesuffix('.ipynb')}.ipynb", root)
-            title, promise = (text.strip() for text in rules.text(chapter.cells[0]["source"]).split("\n\n")[:2])
-            promise = promise.removeprefix("After this chapter you can ").rstrip(".")
+            opening = OPENING.match(chapter.prose)
+            if not opening:
+                raise ValueError(f"{chapter.path.name}: expected a title, '# ...', and under it the promise")
+            title, promise = opening[1].strip(), " ".join(opening[2].split()).rstrip(".")
             able = told.get("able", {}).get(chapter.path.stem, "still being written" if "@@" in promise else promise)
-            rows.append(Row(chapter.number, title.removeprefix("# "), able, chapter.path.stem, chapter.draft))
+            rows.append(Row(chapter.number, title, able, chapter.path.stem, chapter.draft))
     written = {row.title for row in rows}
     planned = [pair for pair in told.get("planned", {}).items() if pair[0] not in written]
     return rows + [Row(number, *pair) for number, pair in enumerate(planned, len(rows) + 1)]

@@ -91,6 +91,16 @@ def test_the_tables_follow_the_book_to_another_address(book):
     assert tables.faults(book) == []
 
 
+@pytest.mark.parametrize("opening", ["", "# Only a title", "Half a title\n\nAnd more."])
+def test_a_chapter_without_title_and_promise_is_named(book, opening):
+    path = book / f"notebooks/{LAST}.ipynb"
+    chapter_there = rules.Chapter.read(path)
+    chapter_there.cells[0]["source"] = opening
+    path.write_text(rules.dumps(chapter_there.notebook), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{LAST}.ipynb: expected a title"):
+        tables.faults(book)
+
+
 def test_a_finished_chapter_is_held_to_everything(book):
     chapter.make(book, NAME)
     path = book / f"notebooks/{NAME}.ipynb"

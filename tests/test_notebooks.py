@@ -639,6 +639,12 @@ def test_strip_gives_words_for_ids_that_an_editor_drew(tmp_path):
     assert rules.stable_ids(chapter) == []
 
 
+def test_a_cell_that_is_not_python_is_named(tmp_path, capsys):
+    path = stored(tmp_path / "04_x.ipynb", code("half-typed", "x = = 1"))
+    assert command.main(["check", str(path)]) == 1
+    assert "04_x.ipynb: cell 'half-typed' is not Python: invalid syntax, line 1" in capsys.readouterr().err
+
+
 def test_check_exits_with_what_is_broken(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", *RUN)
     assert command.main(["check", str(path)]) == 1
