@@ -50,7 +50,7 @@ def chapters(root: Path) -> list[Row]:
     for entry in rules.toc_files(root):
         if entry.startswith("notebooks/"):
             chapter = rules.Chapter.read(root / f"{entry.removesuffix('.ipynb')}.ipynb", root)
-            opening = OPENING.match(chapter.prose)
+            opening = OPENING.match("".join(rules.text(cell["source"]) for cell in chapter.cells[:1]))
             if not opening:
                 raise ValueError(f"{chapter.path.name}: expected a title, '# ...', and under it the promise")
             title, promise = opening[1].strip(), " ".join(opening[2].split()).rstrip(".")
