@@ -131,7 +131,7 @@ def make(root: Path, name: str, title: str = "") -> list[str]:
     new |= {before: lead_on(before, name), toc: entries}
     with all_or_none([*new, *(root / file for file in tables.TABLES)]):
         for file, content in new.items():
-            file.write_text(content, encoding="utf-8")
+            file.write_text(content, encoding="utf-8", newline="\n")
         changed = tables.write(root)
         if broken := rules.check(path, root):
             raise Refused("\n".join(line for wrong in broken.values() for line in wrong))

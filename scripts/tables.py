@@ -118,7 +118,7 @@ def write(root: Path = rules.ROOT) -> list[str]:
     """Write the tables; say which files changed."""
     stale = {path: text for path, text in fresh(root).items() if path.read_text(encoding="utf-8") != text}
     for path, text in stale.items():
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", newline="\n")
     return [str(path.relative_to(root)) for path in stale]
 
 

@@ -75,7 +75,7 @@ def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     text = (book / "book/preface.md").read_text(encoding="utf-8")
     assert f"| {NUMBER} | [{planned.title}](../notebooks/{NAME}.ipynb) *(draft)* | still being written |" in text
     assert text.count(planned.title) == 1 and planned.title not in (book / "_toc.yml").read_text(encoding="utf-8")
-    assert f"/blob/main/notebooks/{NAME}.ipynb)" in (book / "README.md").read_text(encoding="utf-8")
+    assert f"/notebooks/{NAME}.ipynb)" in (book / "README.md").read_text(encoding="utf-8")
     assert f"| [{NUMBER}.3](../notebooks/{NAME}.ipynb#exer" in (book / "book/solutions.md").read_text(encoding="utf-8")
     # two in a row, and the times of the others can still be written
     chapter.make(book, f"{NUMBER + 1}_two_words")

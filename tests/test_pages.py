@@ -388,7 +388,7 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("commands_are_the_makefiles", "README.md", "make lab", "make labs", "make labs"),
     ("variables_are_real", "README.md", "VITBOOK_SCALE", "VITBOOK_SIZE", "VITBOOK_SIZE"),
     ("tables_are_those_of_the_toc", "notebooks/04_patches.ipynb", "# An image as a sequence", "# Images", "preface.md"),
-    ("tables_are_those_of_the_toc", "_config.yml", "branch: main", "branch: trunk", "README.md"),
+    ("tables_are_those_of_the_toc", "_config.yml", "branch: ", "branch: not-", "README.md"),
     ("tables_are_those_of_the_toc", "_toc.yml", "    Speed: find", "    Haste: find", "preface.md"),
     ("tables_are_those_of_the_toc", "book/solutions/02_attention.md", ": a causal win", ": a win", "solutions.md"),
     ("tables_are_those_of_the_toc", "book/solutions.md", "boolean masks, broadcasting", "masks", "solutions.md"),
