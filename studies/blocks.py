@@ -1,8 +1,5 @@
 """Chapter 3's study: norms, warm-up and depth; heads; positions and length. Small nets of width 32, on one thread.
 
-    python -m studies.blocks              runs what is missing, appends to results/blocks.csv
-    python -m studies.blocks --shard 0/2  every second run; start both shards at once on two cores
-
 Families of runs, each first with `search` (every rate once, held-out data, seed 100; the rate with the lowest loss
 there is used below) and then with `main` (the best rate, 3 seeds, test data):
     norms      handwritten digits as 8 rows of pixels; pre- and post-norm, with and without warm-up, depth 2 to 12
@@ -14,7 +11,6 @@ and `rates`: pre- and post-norm, with and without warm-up, depth 12, at every ra
 lists length:accuracy. Learned positions are stretched where there are more tokens than positions.
 """
 
-import argparse
 import copy
 import time
 from collections.abc import Iterator
@@ -23,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from studies.harness import main
+from studies.shared import best, commonest, constants, lowest_loss
 from studies.store import Store
 from vitutils import data
 from vitutils.encoder import (
@@ -91,19 +89,14 @@ def make(name: dict) -> tuple[nn.Module, float]:
 
 
 def best_rate(store: Store, name: dict) -> float:
-    """The rate with the lowest held-out loss in this arm's search; waits while another shard still searches."""
-    wanted = {**{field: str(name[field]) for field in ("family", "task", "arm", "depth")}, "part": "search"}
+    """The rate with the lowest held-out loss in this arm's search."""
+    wanted = {field: name[field] for field in ("family", "task", "arm", "depth")}
     rates = NORM_RATES if name["family"] == "norms" else RATES
-    while True:
-        rows = [row for row in store.rows() if all(row[field] == value for field, value in wanted.items())]
-        if len(rows) == len(rates):
-            return float(min(rows, key=lambda row: float(row["loss"]))["lr"])
-        print(f"waiting for the search of {wanted}: {len(rows)} of {len(rates)} runs", flush=True)
-        time.sleep(10)
+    return float(best(store, len(rates), lowest_loss, part="search", **wanted)["lr"])
 
 
-def runs(store: Store) -> Iterator[tuple[dict]]:
-    """Yield the key fields of every run, in order; `store` is asked nothing."""
+def runs(store: Store) -> Iterator[dict]:
+    """Yield the key fields of every run, in order."""
     families = {
         "norms": [("digits", arm, depth) for depth in DEPTHS for arm in ARMS],
         "heads": [("4 look-ups", h, 1) for h in HEADS] + [("1 look-up", h, 1) for h in HEADS]
@@ -115,23 +108,20 @@ def runs(store: Store) -> Iterator[tuple[dict]]:
         every = [f"lr {lr:g}" for lr in rates]
         for part, variants, seeds in (("search", every, (SEARCH_SEED,)), ("main", ["best"], SEEDS)):
             for seed in seeds:
-                for task, arm, depth in cells:
+                for cell in cells:
                     for variant in variants:
-                        yield (dict(zip(KEY, (family, part, task, arm, depth, variant, seed), strict=True)),)
+                        yield dict(zip(KEY, (family, part, *cell, variant, seed), strict=True))
     for seed in SEEDS:
         for arm in ARMS:
             for lr in NORM_RATES:
-                values = ("norms", "rates", "digits", arm, DEEPEST, f"lr {lr:g}", seed)
-                yield (dict(zip(KEY, values, strict=True)),)
+                yield dict(zip(KEY, ("norms", "rates", "digits", arm, DEEPEST, f"lr {lr:g}", seed), strict=True))
 
 
 @torch.inference_mode()
 def measure(net: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[float, float, float]:
     """Loss, accuracy, and the share of the commonest answer."""
     logits = net(inputs).flatten(0, -2)
-    answers = logits.argmax(dim=1)
-    commonest = answers.bincount().max().item() / len(answers)
-    return F.cross_entropy(logits, targets.flatten()).item(), accuracy(net, inputs, targets), commonest
+    return F.cross_entropy(logits, targets.flatten()).item(), accuracy(net, inputs, targets), commonest(logits)
 
 
 def by_length(net: Encoder, task: str, seed: int) -> str:
@@ -164,7 +154,7 @@ def run(store: Store, name: dict) -> dict:
     start = time.perf_counter()
     losses = fit(net, batches, STEPS[task], lr, warmup)
     seconds = time.perf_counter() - start
-    loss, right, commonest = measure(net, *evaluated)
+    loss, right, share = measure(net, *evaluated)
     tenths = torch.tensor(losses).reshape(10, -1).mean(dim=1)
     return {
         **name,
@@ -176,46 +166,26 @@ def run(store: Store, name: dict) -> dict:
         "train_loss": round(sum(losses[-20:]) / 20, 5),
         "curve": " ".join(f"{value:.4f}" for value in tenths.tolist()),
         "accuracy_by_length": by_length(net, task, fresh) if task in ORDERED else "",
-        "share_of_commonest_answer": round(commonest, 4),
+        "share_of_commonest_answer": round(share, 4),
         "seconds": round(seconds, 1),
     }
 
 
+def replay(store: Store) -> dict:
+    """The first run: digits, two blocks with pre-norm."""
+    return run(store, next(runs(store)))
+
+
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
+    names = "BATCH SEEDS SEARCH_SEED HELD_OUT EVALUATED DEPTHS ARMS HEADS POSITIONS NORM_RATES RATES WARMUP STEPS"
     return {
         "embed_dim": D,
-        "batch": BATCH,
-        "seeds": SEEDS,
-        "search_seed": SEARCH_SEED,
-        "held_out": HELD_OUT,
-        "evaluated": EVALUATED,
-        "depths": DEPTHS,
-        "arms": ARMS,
-        "heads": HEADS,
-        "positions": POSITIONS,
-        "norm_rates": NORM_RATES,
-        "rates": RATES,
-        "warmup": WARMUP,
-        "steps": STEPS,
+        **constants(globals(), *names.split()),
         "trained_at": {task: list(row[1]) for task, row in ORDERED.items()},
         "tested_at": {task: list(row[2]) for task, row in ORDERED.items()},
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shard", default="0/1", help="I/N: every N-th run, starting with the I-th")
-    shard, shards = map(int, parser.parse_args().shard.split("/"))
-    torch.set_num_threads(1)
-    store = Store(__file__, KEY)
-    waiting = [name for n, (name,) in enumerate(runs(store)) if n % shards == shard and not store.has(name)]
-    for name in waiting:
-        row = run(store, name)
-        store.append(row)
-        print(*(f"{key}={value}" for key, value in row.items() if key != "curve"), flush=True)
-    store.describe(configuration(), sum(float(row["seconds"]) for row in store.rows()))
-
-
 if __name__ == "__main__":
-    main()
+    main("blocks")

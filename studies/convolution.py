@@ -1,8 +1,5 @@
 """Chapter 1's study: what nets of about equal size make of moved images, permuted pixels, and far pixels.
 
-    python -m studies.convolution              runs what is missing, appends to results/convolution.csv
-    python -m studies.convolution --shard 0/2  every second run; start both shards at once on two cores
-
 Tasks:
     sides             grey drawn shapes on the left; tested there, and moved to the right by up to half the width
     shifted           4,000 Fashion-MNIST images, 16 px in the middle of 32; test images moved by 0 to 8 px
@@ -23,37 +20,29 @@ last one is the shapes on the right); for each shift, the mean over four directi
 same number again.
 """
 
-import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
-from studies.store import Store
+from studies.harness import main
+from studies.shared import VIT_32 as VIT
+from studies.shared import accuracy_then_loss, best, commonest, constants, lowest_loss, side_by_side
+from studies.store import NotYet, Store
 from vitutils import data, train
 from vitutils.blobs import two_blobs
 from vitutils.check import count_parameters
 from vitutils.cnn import ConvStack, PixelMLP, SmallCNN, blur_pooling
 from vitutils.data import Dataset
 from vitutils.shift import accuracy_under_shift
-from vitutils.vit import ViT, ViTConfig
+from vitutils.vit import ViT
 
 SIDE = 32  # of every grey image, in pixels
 OBJECT = 16  # side of a Fashion-MNIST image on it: moved by 8 px it is still whole
 MLP_WIDTHS = (34, 34)
 CNN_WIDTHS = (12, 24, 40, 64)
-VIT = ViTConfig(
-    img_size=SIDE,
-    patch_size=8,
-    in_chans=1,
-    num_classes=10,
-    embed_dim=32,
-    depth=4,
-    num_heads=4,
-    mlp_ratio=2.0,
-    global_pool="avg",
-)
 BLOB_VIT = replace(VIT, img_size=(6, 36), patch_size=3, in_chans=3, num_classes=2, depth=2)
 BLOB_WIDTH = 16
 DILATIONS = {"depth 2": (1,) * 2, "depth 4": (1,) * 4, "depth 8": (1,) * 8, "depth 4, dilated": (1, 2, 4, 8)}
@@ -117,9 +106,8 @@ def permute_pixels(images: torch.Tensor) -> torch.Tensor:
     return images.flatten(2)[:, :, order].reshape(images.shape)
 
 
-def make_data(task: str, part: str, seed: int) -> Dataset:
-    """The images of a run. In the search, the test part is held-out data; in the main part, it is the test data."""
-    n, m = IMAGES[task], TEST_IMAGES[task]
+def make_data(task: str, part: str, seed: int, n: int, m: int) -> Dataset:
+    """n images of a run, and m: in the search, held-out data; in the main part, test data."""
     change = permute_pixels if task.startswith("permuted") else (lambda images: images)
     if task in ("sides", "permuted shapes"):
         images, labels = grey_shapes(n, 0, "left")
@@ -143,60 +131,59 @@ def measure(task: str, part: str, model: torch.nn.Module, dataset: Dataset) -> t
     """The run's accuracies (which ones depends on the task), and the share of the commonest answer."""
     how = {"mean": dataset.mean, "std": dataset.std}
     result = train.evaluate(model, dataset.test_images, dataset.test_labels, **how)
-    answers = result.logits.argmax(dim=1)
-    commonest = answers.bincount().max().item() / len(answers)
+    share = commonest(result.logits)
     if task == "sides" and part == "main":
         moved = (dataset.test_images.roll(move, dims=3) for move in MOVES)  # plain ground, nothing crosses the edge
-        return [train.evaluate(model, images, dataset.test_labels, **how).accuracy for images in moved], commonest
+        return [train.evaluate(model, images, dataset.test_labels, **how).accuracy for images in moved], share
     if task == "shifted" and part == "main":
         found = accuracy_under_shift(model, dataset.test_images, dataset.test_labels, SHIFTS, **how)
-        return found.mean(dim=0).tolist(), commonest
+        return found.mean(dim=0).tolist(), share
     if task == "blobs":
-        *_, distance = two_blobs(TEST_IMAGES[task], DISTANCES, 0)  # the distances take turns, whatever the seed
-        correct = (answers == dataset.test_labels).double()
-        return [correct[distance == d].mean().item() for d in DISTANCES], commonest
-    return [result.accuracy], commonest
+        *_, distance = two_blobs(len(dataset.test_labels), DISTANCES, 0)  # the distances take turns, whatever the seed
+        correct = (result.logits.argmax(dim=1) == dataset.test_labels).double()
+        return [correct[distance == d].mean().item() for d in DISTANCES], share
+    return [result.accuracy], share
 
 
 def best_rate(store: Store, task: str, net: str) -> float:
-    """The peak rate with the highest held-out accuracy in the search, of equals the one with the lowest held-out loss.
+    """The peak rate with the highest held-out accuracy in the search; if several tie, the one with the lowest loss.
 
-    For blobs the loss alone counts. Waits while the other shard still searches.
+    For blobs the loss alone counts.
     """
-    expected = len(RATES.get(task, RATES["other"]))
-    while True:
-        rows = [row for row in store.rows() if (row["part"], row["task"], row["net"]) == ("search", task, net)]
-        if len(rows) == expected:
-            merits = [(0.0 if task == "blobs" else float(row["accuracy"]), -float(row["loss"])) for row in rows]
-            return float(rows[merits.index(max(merits))]["lr"])
-        print(f"waiting for the search of {task}, {net}: {len(rows)} of {expected} runs", flush=True)
-        time.sleep(20)
+    merit, count = lowest_loss if task == "blobs" else accuracy_then_loss, len(RATES.get(task, RATES["other"]))
+    return float(best(store, count, merit, part="search", task=task, net=net)["lr"])
 
 
-def runs(store: Store):
-    """Yield the key fields of every run, in order; a run of the main part is known once its search is over."""
+def runs(store: Store) -> Iterator[dict | None]:
+    """Yield the key fields of every run, in order; None for one of the main part whose search is not over."""
     for task, nets in NETS.items():
         for net in nets:
             for lr in RATES.get(task, RATES["other"]):
-                yield ({"part": "search", "task": task, "net": net, "lr": lr, "seed": 100},)
+                yield {"part": "search", "task": task, "net": net, "lr": lr, "seed": 100}
     for seed in SEEDS:
         for task, nets in NETS.items():
             for net in nets:
-                yield ({"part": "main", "task": task, "net": net, "lr": best_rate(store, task, net), "seed": seed},)
+                try:
+                    yield {"part": "main", "task": task, "net": net, "lr": best_rate(store, task, net), "seed": seed}
+                except NotYet:
+                    yield None
 
 
-def run(name: dict) -> dict:
+def run(store: Store, name: dict) -> dict:
     """Train one net and return its row."""
-    part, task, net, seed = name["part"], name["task"], name["net"], name["seed"]
-    dataset = make_data(task, part, seed)
-    model = make_net(task, net, seed)
-    recipe = replace(RECIPE, epochs=EPOCHS[task], lr=name["lr"], seed=seed)
+    part, task, net, lr, seed = (name[field] for field in KEY)
+    dataset = make_data(task, part, seed, IMAGES[task], TEST_IMAGES[task])
+    return name | trained(part, task, net, dataset, replace(RECIPE, epochs=EPOCHS[task], lr=lr, seed=seed))
+
+
+def trained(part: str, task: str, net: str, dataset: Dataset, recipe: train.Recipe) -> dict:
+    """Train a net: what a row says of it."""
+    model = make_net(task, net, recipe.seed)
     started = time.process_time()
     history = train.fit(model, dataset, recipe)
     seconds = time.process_time() - started
-    accuracies, commonest = measure(task, part, model, dataset)
+    accuracies, share = measure(task, part, model, dataset)
     return {
-        **name,
         "parameters": count_parameters(model),
         "epochs": recipe.epochs,
         "images": len(dataset.train_labels),
@@ -204,50 +191,24 @@ def run(name: dict) -> dict:
         "loss": round(history.epochs[-1]["val_loss"], 6),
         "accuracies": " ".join(f"{value:.4f}" for value in accuracies),
         "train_loss": round(sum(history.losses[-50:]) / 50, 5),
-        "share_of_commonest_answer": round(commonest, 4),
+        "share_of_commonest_answer": round(share, 4),
         "seconds": round(seconds, 1),
     }
 
 
+def replay(store: Store) -> dict:
+    """A few steps of the ViT and the CNN with shapes that move, and of a dilated stack with blobs."""
+    recipe, rows = replace(RECIPE, epochs=2, lr=3e-3), {}
+    for task, net in (("sides", "vit"), ("sides", "cnn"), ("blobs", "depth 4, dilated")):
+        rows[net] = trained("main", task, net, make_data(task, "main", 0, 320, 96), recipe)
+    return side_by_side(rows)
+
+
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    return {
-        "side": SIDE,
-        "object": OBJECT,
-        "mlp_widths": MLP_WIDTHS,
-        "cnn_widths": CNN_WIDTHS,
-        "vit": repr(VIT),
-        "blob_vit": repr(BLOB_VIT),
-        "blob_width": BLOB_WIDTH,
-        "dilations": DILATIONS,
-        "kinds": KINDS,
-        "shifts": SHIFTS,
-        "moves": MOVES,
-        "distances": DISTANCES,
-        "recipe": RECIPE.numbers(),
-        "epochs": EPOCHS,
-        "images": IMAGES,
-        "test_images": TEST_IMAGES,
-        "nets": NETS,
-        "rates": RATES,
-        "seeds": SEEDS,
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shard", default="0/1", help="I/N: every N-th run, starting with the I-th")
-    shard, shards = map(int, parser.parse_args().shard.split("/"))
-    torch.set_num_threads(1)
-    store = Store(__file__, KEY)
-    for n, (name,) in enumerate(runs(store)):
-        if n % shards != shard or store.has(name):
-            continue
-        row = run(name)
-        store.append(row)
-        print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-    store.describe(configuration(), sum(float(row["seconds"]) for row in store.rows()))
+    names = "SIDE OBJECT MLP_WIDTHS CNN_WIDTHS VIT BLOB_VIT BLOB_WIDTH DILATIONS KINDS SHIFTS MOVES DISTANCES RECIPE"
+    return constants(globals(), *names.split(), "EPOCHS", "IMAGES", "TEST_IMAGES", "NETS", "RATES", "SEEDS")
 
 
 if __name__ == "__main__":
-    main()
+    main("convolution")

@@ -1,8 +1,5 @@
 """Chapter 8's study: vit-pytorch's ViT and the book's, equal sizes and equal care, and each departure by itself.
 
-    python -m studies.library              runs what is missing, appends to results/library.csv
-    python -m studies.library --shard 0/2  every second run; start both shards at once on two cores
-
 Parts, in the order they run:
     search  every net at each peak rate, 6,000 training images of Fashion-MNIST, held-out images, seed 100
     main    every net at its best rate, the same number of images, 3 seeds, the test part; nothing is chosen from it
@@ -12,29 +9,21 @@ All have mean pooling, the same sizes, and the rate that did best for them. One 
 ran beside these, so `seconds` are no measurement: the chapter times a step by itself.
 """
 
-import argparse
-import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 import vit_pytorch
 from torch import nn
 
+from studies.harness import main
+from studies.shared import VIT_28 as VIT
+from studies.shared import best, constants, few_digits, judged, side_by_side
 from studies.store import Store
-from vitutils import check, data, train, weights
-from vitutils.vit import ViT, ViTConfig
+from vitutils import data, train, weights
+from vitutils.data import Dataset
+from vitutils.vit import ViT
 
-VIT = ViTConfig(
-    img_size=28,
-    patch_size=7,
-    in_chans=1,
-    num_classes=10,
-    embed_dim=64,
-    depth=4,
-    num_heads=4,
-    mlp_ratio=2.0,
-    global_pool="avg",
-)
 RECIPE = train.Recipe(
     epochs=10, batch_size=64, lr=2e-3, weight_decay=0.05, warmup=0.1, clip_grad=1.0, augment=data.flip_shift(pad=0)
 )
@@ -51,6 +40,8 @@ NETS = (
     "library, positions of std 0.02",
 )
 KEY = ("part", "net", "variant", "seed")
+FIELDS = (*KEY, "lr", "epochs", "images", "parameters", "accuracy", "loss", "first_loss", "train_loss")
+FIELDS += ("accuracy_by_epoch", "share_of_commonest_answer", "seconds")
 
 
 def library_vit() -> nn.Module:
@@ -90,79 +81,52 @@ def make_net(net: str, seed: int) -> nn.Module:
 
 
 def best_rate(store: Store, net: str) -> float:
-    """The peak rate with the highest held-out accuracy in the search; waits while the other shard still searches."""
-    while True:
-        rows = [row for row in store.rows() if row["part"] == "search" and row["net"] == net]
-        if len(rows) == len(RATES):
-            break
-        print(f"waiting for the search of {net}: {len(rows)} of {len(RATES)} runs", flush=True)
-        time.sleep(20)
-    return float(max(rows, key=lambda row: float(row["accuracy"]))["lr"])
+    """The peak rate with the highest held-out accuracy in the search."""
+    return float(best(store, len(RATES), part="search", net=net)["lr"])
 
 
-def runs(store: Store):
-    """Yield (key fields, peak rate or None for the best) of every run, in order."""
+def runs(store: Store) -> Iterator[dict]:
+    """Yield the key fields of every run, in order."""
     for net in NETS:
         for lr in RATES:
-            yield {"part": "search", "net": net, "variant": f"lr {lr:g}", "seed": 100}, lr
+            yield {"part": "search", "net": net, "variant": f"lr {lr:g}", "seed": 100}
     for net in NETS:
         for seed in SEEDS:
-            yield {"part": "main", "net": net, "variant": "best", "seed": seed}, None
+            yield {"part": "main", "net": net, "variant": "best", "seed": seed}
 
 
-def run(store: Store, name: dict, lr: float | None) -> dict:
+def run(store: Store, name: dict) -> dict:
     """Train one net and return its row."""
+    searched = name["part"] == "search"
+    lr = float(name["variant"].removeprefix("lr ")) if searched else best_rate(store, name["net"])
     whole = data.load("fashion_mnist")
-    dataset = (whole.hold_out(HELD_OUT) if name["part"] == "search" else whole).take(train=IMAGES)
-    recipe = replace(RECIPE, seed=name["seed"], lr=lr or best_rate(store, name["net"]))
-    model = make_net(name["net"], name["seed"])
+    dataset = (whole.hold_out(HELD_OUT) if searched else whole).take(train=IMAGES)
+    return name | trained(name["net"], dataset, replace(RECIPE, seed=name["seed"], lr=lr))
+
+
+def trained(net: str, dataset: Dataset, recipe: train.Recipe) -> dict:
+    """Train a net: what a row says of it."""
+    model = make_net(net, recipe.seed)
     history = train.fit(model, dataset, recipe)
-    result = train.evaluate(model, dataset.test_images, dataset.test_labels, mean=dataset.mean, std=dataset.std)
-    largest_class = result.logits.argmax(1).bincount(minlength=10).max().item() / len(result.logits)
-    return {
-        **name,
-        "lr": recipe.lr,
-        "epochs": recipe.epochs,
-        "images": len(dataset.train_labels),
-        "parameters": check.count_parameters(model),
-        "accuracy": round(result.accuracy, 5),
-        "loss": round(result.loss, 5),
-        "first_loss": round(history.losses[0], 5),
-        "train_loss": round(sum(history.losses[-100:]) / 100, 5),
-        "accuracy_by_epoch": " ".join(f"{epoch['val_accuracy']:.4f}" for epoch in history.epochs),
-        "share_of_commonest_answer": round(largest_class, 4),
-        "seconds": round(history.seconds, 1),
-    }
+    found = {"lr": recipe.lr, "epochs": recipe.epochs} | judged(model, dataset, history)
+    return {field: found[field] for field in FIELDS if field in found}
+
+
+def replay(store: Store) -> dict:
+    """Two nets, a few steps on digits."""
+    recipe = replace(RECIPE, epochs=2)
+    return side_by_side({net: trained(net, few_digits(28), recipe) for net in ("library", "ours, two more norms")})
 
 
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
     return {
         "data": "fashion_mnist",
-        "vit": repr(VIT),
-        "nets": NETS,
+        **constants(globals(), "VIT", "NETS", "RATES", "SEEDS", "IMAGES", "HELD_OUT"),
         "recipe": {**RECIPE.numbers(), "augment": "flips"},
-        "rates": RATES,
-        "seeds": SEEDS,
-        "images": IMAGES,
-        "held_out": HELD_OUT,
         "scored_on": {"search": "held-out training images", "main": "the test part"},
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shard", default="0/1", help="I/N: every N-th run, starting with the I-th")
-    shard, shards = map(int, parser.parse_args().shard.split("/"))
-    torch.set_num_threads(1)
-    store = Store(__file__, KEY)
-    waiting = [entry for n, entry in enumerate(runs(store)) if n % shards == shard and not store.has(entry[0])]
-    for name, lr in waiting:
-        row = run(store, name, lr)
-        store.append(row)
-        print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-    store.describe(configuration(), sum(float(row["seconds"]) for row in store.rows()))
-
-
 if __name__ == "__main__":
-    main()
+    main("library")

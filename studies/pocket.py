@@ -1,8 +1,8 @@
 """The pocket ViT: the small Vision Transformer that travels with the book, trained on Fashion-MNIST.
 
-    python -m studies.pocket               runs what is missing of the parts below, appends to results/pocket.csv
-    python -m studies.pocket --cpu         the run of seed 0 once more, on the CPU (part "cpu")
-    python -m studies.pocket --ship        writes vitutils/pocket.safetensors and its card from the run of seed 0
+    python -m studies pocket           runs what is missing of the parts below, appends to results/pocket.csv
+    python -m studies pocket --cpu     the run of seed 0 once more, on the CPU (part "cpu")
+    python -m studies pocket --ship    writes vitutils/pocket.safetensors and its card from the run of seed 0
 
 Parts, in the order they run. Everything is chosen on 5,000 held-out training images, in single runs of seed 100:
     rates    peak rate x shifts, 12 epochs
@@ -11,21 +11,23 @@ Parts, in the order they run. Everything is chosen on 5,000 held-out training im
              from it but this: first runs, with batches of 256, were broken off after 22 of 30 epochs, at 90.8 to
              91.5 % of the test images; since then batches of 128, which cost a CPU the same, at the rate chosen for 256
 
-Several processes may run it at once: each takes the next run that none has. Every run keeps a checkpoint after each
-epoch, and goes on from it when it was killed. Seed 0 is shipped, whatever the others give.
+Every run keeps a checkpoint after each epoch, and goes on from it when it was killed. Seed 0 is shipped, whatever the
+others give.
 """
 
-import argparse
-import time
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from studies.store import RESULTS, Store
+from studies.harness import main
+from studies.shared import best, constants, few_digits, judged, side_by_side
+from studies.store import Store
 from vitutils import data, train
-from vitutils.check import count_parameters
+from vitutils.data import Dataset
 from vitutils.runtime import find_device
 from vitutils.vit import ViT
 from vitutils.weights import POCKET_CONFIG, POCKET_FILE
@@ -45,26 +47,21 @@ EXTRAS = {
 SEEDS, SEARCH_SEED, SHIPPED = (0, 1, 2), 100, 0
 HELD_OUT = 5_000
 KEY = ("part", "variant", "seed")
+FIELDS = (*KEY, "lr", "shift", "batch_size", "epochs", "images", "parameters", "accuracy", "loss", "train_loss")
+FIELDS += ("accuracy_by_epoch", "device", "threads", "seconds")
 
 
-def runs(store: Store):
-    """Yield (key fields,) of every run, in order; the one on the CPU where the store holds it."""
+def runs(store: Store) -> Iterator[dict]:
+    """Yield the key fields of every run, in order; the one on the CPU where the store holds it."""
     for lr in RATES:
         for shift in SHIFTS:
-            yield ({"part": "rates", "variant": f"lr {lr:g}, shift {shift}", "seed": SEARCH_SEED},)
+            yield {"part": "rates", "variant": f"lr {lr:g}, shift {shift}", "seed": SEARCH_SEED}
     for extra in EXTRAS:
-        yield ({"part": "extras", "variant": extra, "seed": SEARCH_SEED},)
+        yield {"part": "extras", "variant": extra, "seed": SEARCH_SEED}
     for seed in SEEDS:
-        yield ({"part": "main", "variant": "best", "seed": seed},)
+        yield {"part": "main", "variant": "best", "seed": seed}
     if any(row["part"] == "cpu" for row in store.rows()):
-        yield ({"part": "cpu", "variant": "best", "seed": SHIPPED},)
-
-
-def best(store: Store, part: str, count: int) -> dict[str, str]:
-    """The row of a part with the highest held-out accuracy; waits while other processes still work on it."""
-    while len(rows := [row for row in store.rows() if row["part"] == part]) < count:
-        time.sleep(2)
-    return max(rows, key=lambda row: float(row["accuracy"]))
+        yield {"part": "cpu", "variant": "best", "seed": SHIPPED}
 
 
 def recipe_of(store: Store, name: dict) -> tuple[train.Recipe, int]:
@@ -73,9 +70,9 @@ def recipe_of(store: Store, name: dict) -> tuple[train.Recipe, int]:
         lr, shift = name["variant"].removeprefix("lr ").split(", shift ")
         changes, extra = {"epochs": SEARCH_EPOCHS}, {}
     else:
-        first = best(store, "rates", len(RATES) * len(SHIFTS))
+        first = best(store, len(RATES) * len(SHIFTS), part="rates")
         lr, shift = first["lr"], first["shift"]
-        chosen = name["variant"] if name["part"] == "extras" else best(store, "extras", len(EXTRAS))["variant"]
+        chosen = name["variant"] if name["part"] == "extras" else best(store, len(EXTRAS), part="extras")["variant"]
         changes, extra = {}, EXTRAS[chosen]
     if name["part"] in ("main", "cpu"):
         changes["batch_size"] = MAIN_BATCH
@@ -85,43 +82,37 @@ def recipe_of(store: Store, name: dict) -> tuple[train.Recipe, int]:
 
 def weights_file(store: Store, name: dict) -> Path:
     """Where a run keeps its checkpoint, and what it learned in the end."""
-    return store.folder / ".pocket" / f"{name['part']}-{name['seed']}.safetensors"
+    return store.own / f"{name['part']}-{name['seed']}.safetensors"
 
 
-def run(store: Store, name: dict, device: torch.device) -> dict:
+def run(store: Store, name: dict) -> dict:
     """Train one net and return its row; of a main run, keep the weights."""
+    recipe, shift = recipe_of(store, name)
+    device = torch.device("cpu") if name["part"] == "cpu" else find_device()
+    if device.type == "cpu":
+        torch.set_num_threads(os.cpu_count())
     dataset = data.load("fashion_mnist")
     if name["part"] in ("rates", "extras"):
         dataset = dataset.hold_out(HELD_OUT)
-    recipe, shift = recipe_of(store, name)
-    torch.manual_seed(name["seed"])
-    model = ViT(POCKET_CONFIG)
     file = weights_file(store, name)
     checkpoint = file.with_name("-".join(map(str, name.values())).replace(" ", "_") + ".pt")
-    history = train.fit(model, dataset, recipe, device=device, checkpoint=checkpoint, resume=True, report=tell(name))
-    result = train.evaluate(
-        model, dataset.test_images, dataset.test_labels, mean=dataset.mean, std=dataset.std, device=device
-    )
+    model, found = trained(dataset, recipe, device, checkpoint=checkpoint, resume=True, report=tell(name))
     if name["part"] in ("main", "cpu"):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, file)
     checkpoint.unlink(missing_ok=True)
-    return {
-        **name,
-        "lr": recipe.lr,
-        "shift": shift,
-        "batch_size": recipe.batch_size,
-        "epochs": recipe.epochs,
-        "images": len(dataset.train_labels),
-        "parameters": count_parameters(model),
-        "accuracy": round(result.accuracy, 5),
-        "loss": round(result.loss, 5),
-        "train_loss": round(sum(history.losses[-100:]) / 100, 5),
-        "accuracy_by_epoch": " ".join(f"{epoch['val_accuracy']:.4f}" for epoch in history.epochs),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "seconds": round(history.seconds, 1),
-    }
+    named = torch.cuda.get_device_name() if device.type == "cuda" else device.type
+    found |= name | {"shift": shift, "device": named, "threads": torch.get_num_threads()}
+    return {field: found[field] for field in FIELDS}
+
+
+def trained(dataset: Dataset, recipe: train.Recipe, device: torch.device, **how) -> tuple[ViT, dict]:
+    """A trained net, and what a row says of it. how: goes to `train.fit`."""
+    torch.manual_seed(recipe.seed)
+    model = ViT(POCKET_CONFIG)
+    history = train.fit(model, dataset, recipe, device=device, **how)
+    found = {"lr": recipe.lr, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
+    return model, found | judged(model, dataset, history, device)
 
 
 def tell(name: dict):
@@ -132,8 +123,16 @@ def tell(name: dict):
     )
 
 
+def on_cpu(store: Store) -> None:
+    """Do the run of seed 0 once more, on the CPU."""
+    name = {"part": "cpu", "variant": "best", "seed": SHIPPED}
+    with store.claimed(name) as mine:
+        if mine and not store.has(name):
+            store.append(run(store, name))
+
+
 def ship(store: Store) -> None:
-    """Write the net of seed 0 as safetensors, with what `weights.load` needs to know, and its card."""
+    """Write the net of seed 0, with what `weights.load` needs to know, and its card."""
     file = weights_file(store, {"part": "main", "seed": SHIPPED})
     if not file.exists():
         raise SystemExit(f"no {file}: it is written by the main run of seed {SHIPPED}; delete its row and run it again")
@@ -157,7 +156,7 @@ def card(store: Store) -> str:
     rows = {int(row["seed"]): row for row in store.rows() if row["part"] == "main"}
     accuracies = torch.tensor([100 * float(rows[seed]["accuracy"]) for seed in SEEDS])
     recipe, shift = recipe_of(store, {"part": "main", "variant": "best", "seed": SHIPPED})
-    extra = best(store, "extras", len(EXTRAS))["variant"]
+    extra = best(store, len(EXTRAS), part="extras")["variant"]
     return CARD.format(
         row=rows[SHIPPED],
         config=POCKET_CONFIG,
@@ -199,47 +198,20 @@ This card is written by `studies/pocket.py`, which trained it.
 """
 
 
+def replay(store: Store) -> dict:
+    """Two of the recipes, a few steps on digits."""
+    recipe = replace(RECIPE, epochs=2, batch_size=64, lr=2e-3, augment=data.flip_shift(pad=1))
+    tries = {extra: replace(recipe, **EXTRAS[extra]) for extra in ("nothing more", "averaged weights (EMA)")}
+    return side_by_side({extra: trained(few_digits(28), one, torch.device("cpu"))[1] for extra, one in tries.items()})
+
+
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    return {
-        "data": "fashion_mnist",
-        "vit": repr(POCKET_CONFIG),
-        "recipe": RECIPE.numbers(),
-        "search_epochs": SEARCH_EPOCHS,
-        "main_batch": MAIN_BATCH,
-        "rates": RATES,
-        "shifts": SHIFTS,
-        "extras": EXTRAS,
-        "seeds": SEEDS,
-        "shipped": SHIPPED,
-        "held_out": HELD_OUT,
-    }
+    names = ("RECIPE", "SEARCH_EPOCHS", "MAIN_BATCH", "RATES", "SHIFTS", "EXTRAS", "SEEDS", "SHIPPED", "HELD_OUT")
+    return {"data": "fashion_mnist", "vit": repr(POCKET_CONFIG), **constants(globals(), *names)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", action="store_true", help="seed 0 once more, on the CPU")
-    parser.add_argument("--ship", action="store_true", help="write vitutils/pocket.safetensors and its card")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="where the two files go (default: results)")
-    asked = parser.parse_args()
-    store = Store(__file__, KEY, folder=asked.folder)
-    if asked.ship:
-        return ship(store)
-    device = torch.device("cpu") if asked.cpu else find_device()
-    if device.type == "cuda":
-        torch.set_num_threads(1)  # several processes share one GPU; the CPU only feeds it
-    if not store.json.exists():
-        store.describe(configuration(), 0, finished=False)
-    planned = [{"part": "cpu", "variant": "best", "seed": SHIPPED}] if asked.cpu else [name for (name,) in runs(store)]
-    for name in planned:
-        with store.claimed(name) as mine:
-            if mine and not store.has(name):
-                store.append(run(store, name, device))
-    rows = store.rows()
-    if len(rows) >= len(list(runs(store))):
-        ran_on = next(row["device"] for row in rows if row["part"] == "main")
-        store.describe(configuration(), sum(float(row["seconds"]) for row in rows), device=ran_on)
-
+COMMANDS = {"cpu": on_cpu, "ship": ship}
 
 if __name__ == "__main__":
-    main()
+    main("pocket")

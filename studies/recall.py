@@ -1,8 +1,5 @@
 """Chapter 2's study: associative recall by one attention layer and by an LSTM of as many parameters.
 
-    python -m studies.recall              runs what is missing, appends to results/recall.csv
-    python -m studies.recall --shard 0/2  every second run; start both shards at once on two cores
-
 Parts, in the order they run:
     search  each net at each number of pairs and each peak rate, seed 100; below, each uses its rate of the lowest loss
     main    both nets at each number of pairs, 5 seeds
@@ -15,12 +12,14 @@ Every sequence is drawn afresh, in training and for the accuracy, which is measu
 no training uses. One thread a run.
 """
 
-import argparse
 import time
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
+from studies.harness import main
+from studies.shared import best, constants, lowest_loss
 from studies.store import Store
 from vitutils import check
 from vitutils.attention import RecallAttention, RecallLSTM, recall_batch, train_recall
@@ -50,31 +49,18 @@ def make_net(net: str, seed: int) -> torch.nn.Module:
     return RecallLSTM(WIDTHS[net], FORGET_BIAS if net == "open lstm" else 0.0)
 
 
-def best_rate(store: Store, net: str, pairs: int) -> float:
-    """The peak rate with the lowest loss in the search; waits while the other shard still searches."""
-    while True:
-        rows = [row for row in store.rows() if row["part"] == "search" and row["net"] == net]
-        rows = [row for row in rows if row["pairs"] == str(pairs)]
-        if len(rows) == len(RATES):
-            break
-        print(f"waiting for the search of {net}, {pairs} pairs: {len(rows)} of {len(RATES)} runs", flush=True)
-        time.sleep(20)
-    return float(min(rows, key=lambda row: float(row["loss"]))["lr"])
-
-
-def runs():
-    """Yield (key fields, peak rate or None for the best one, steps) of every run, in order."""
+def runs(store: Store) -> Iterator[dict]:
+    """Yield the key fields of every run, in order."""
 
     def search(net, sizes, rates=RATES):
         for pairs in sizes:
             for lr in rates:
-                name = {"part": "search", "net": net, "pairs": pairs, "variant": f"lr {lr:g}", "seed": SEARCH_SEED}
-                yield name, lr, STEPS
+                yield {"part": "search", "net": net, "pairs": pairs, "variant": f"lr {lr:g}", "seed": SEARCH_SEED}
 
-    def repeat(part, net, sizes, seeds, variant="best", steps=STEPS):
+    def repeat(part, net, sizes, seeds, variant="best"):
         for seed in seeds:
             for pairs in sizes:
-                yield {"part": part, "net": net, "pairs": pairs, "variant": variant, "seed": seed}, None, steps
+                yield {"part": part, "net": net, "pairs": pairs, "variant": variant, "seed": seed}
 
     for net in ("attention", "lstm"):
         yield from search(net, PAIRS)
@@ -82,9 +68,22 @@ def runs():
         yield from repeat("main", net, PAIRS, SEEDS)
     yield from search("wide lstm", WIDE_PAIRS)
     yield from repeat("wide", "wide lstm", WIDE_PAIRS, FEWER_SEEDS)
-    yield from repeat("longer", "lstm", LONGER_PAIRS, FEWER_SEEDS, f"{LONGER_STEPS} steps", LONGER_STEPS)
+    yield from repeat("longer", "lstm", LONGER_PAIRS, FEWER_SEEDS, f"{LONGER_STEPS} steps")
     yield from search("open lstm", PAIRS, OPEN_RATES)
     yield from repeat("open", "open lstm", PAIRS, FEWER_SEEDS)
+
+
+def rate_of(store: Store, name: dict) -> float:
+    """The peak rate of a run: its own in the search, else the one with the lowest loss there."""
+    if name["part"] == "search":
+        return float(name["variant"].removeprefix("lr "))
+    found = best(store, len(RATES), lowest_loss, part="search", net=name["net"], pairs=name["pairs"])
+    return float(found["lr"])
+
+
+def steps_of(name: dict) -> int:
+    """How long a run trains."""
+    return LONGER_STEPS if name["part"] == "longer" else STEPS
 
 
 @torch.inference_mode()
@@ -102,9 +101,9 @@ def evaluate(model: torch.nn.Module, pairs: int, seed: int) -> tuple[float, floa
     return accuracy.item(), F.cross_entropy(logits, answers).item(), weight.item()
 
 
-def run(store: Store, name: dict, lr: float | None, steps: int) -> dict:
+def run(store: Store, name: dict) -> dict:
     """Train one net and return its row."""
-    lr = best_rate(store, name["net"], name["pairs"]) if lr is None else lr
+    lr, steps = rate_of(store, name), steps_of(name)
     model = make_net(name["net"], name["seed"])
     start = time.perf_counter()
     _, accuracies = train_recall(model, name["pairs"], lr, steps, name["seed"])
@@ -125,38 +124,16 @@ def run(store: Store, name: dict, lr: float | None, steps: int) -> dict:
     }
 
 
+def replay(store: Store) -> dict:
+    """The second run: attention, two pairs, at a rate where it learns."""
+    return run(store, list(runs(store))[1])
+
+
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    return {
-        "widths": WIDTHS,
-        "pairs": PAIRS,
-        "rates": RATES,
-        "open_rates": OPEN_RATES,
-        "steps": STEPS,
-        "search_seed": SEARCH_SEED,
-        "seeds": SEEDS,
-        "wide_pairs": WIDE_PAIRS,
-        "longer_pairs": LONGER_PAIRS,
-        "longer_steps": LONGER_STEPS,
-        "forget_bias": FORGET_BIAS,
-        "sequences": SEQUENCES,
-        "test_seed": TEST_SEED,
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shard", default="0/1", help="I/N: every N-th run, starting with the I-th")
-    shard, shards = map(int, parser.parse_args().shard.split("/"))
-    torch.set_num_threads(1)
-    store = Store(__file__, KEY)
-    waiting = [entry for n, entry in enumerate(runs()) if n % shards == shard and not store.has(entry[0])]
-    for name, lr, steps in waiting:
-        row = run(store, name, lr, steps)
-        store.append(row)
-        print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-    store.describe(configuration(), sum(float(row["seconds"]) for row in store.rows()))
+    names = "WIDTHS PAIRS RATES OPEN_RATES STEPS SEARCH_SEED SEEDS WIDE_PAIRS LONGER_PAIRS LONGER_STEPS FORGET_BIAS"
+    return constants(globals(), *names.split(), "SEQUENCES", "TEST_SEED")
 
 
 if __name__ == "__main__":
-    main()
+    main("recall")

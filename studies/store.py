@@ -18,51 +18,53 @@ from filelock import FileLock, Timeout
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def script_hash(script: Path) -> str:
-    """SHA-256 of a study's script, whatever its line ends: in its .json it tells results of an older script."""
-    return hashlib.sha256(Path(script).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+class NotYet(Exception):
+    """What a run needs is not there: a search that is not over, a teacher that is not trained."""
 
 
 class Store:
-    """results/NAME.csv and results/NAME.json of one study.
+    """NAME.csv and NAME.json of one study in a folder.
 
     key: the columns that tell runs apart.  Rows are dicts of plain values with the same fields each time.
-    Two processes may append at once: each takes a lock on the file.
+    scale: which of its sizes the study runs at.  Several processes may read, claim and append at once.
     """
 
-    def __init__(self, script: Path, key: tuple[str, ...], folder: Path = RESULTS):
-        self.script, self.key, self.folder = Path(script), key, folder
-        self.csv = folder / f"{self.script.stem}.csv"
-        self.json = folder / f"{self.script.stem}.json"
+    def __init__(self, name: str, key: tuple[str, ...], folder: Path = RESULTS, scale: str = "cpu"):
+        self.name, self.key, self.folder, self.scale = name, tuple(key), Path(folder), scale
+        self.csv, self.json = (self.folder / f"{name}.{kind}" for kind in ("csv", "json"))
+        self.own = self.folder / f".{name}"  # locks, and what runs leave for others
+        self._read: tuple[int, list[dict[str, str]]] = (0, [])  # bytes of the file, rows
 
     def rows(self) -> list[dict[str, str]]:
         """All finished runs, as text fields."""
-        if not self.csv.exists():
-            return []
-        with self.csv.open(newline="") as file:
-            return list(csv.DictReader(file))
+        size = self.csv.stat().st_size if self.csv.exists() else 0
+        if size != self._read[0]:
+            with self.csv.open(newline="", encoding="utf-8") as file:
+                self._read = size, list(csv.DictReader(file))
+        return self._read[1] if size else []
+
+    def find(self, run: dict) -> dict[str, str] | None:
+        """The row of this run (told by its key fields), or None."""
+        wanted = [str(run[name]) for name in self.key]
+        return next((row for row in self.rows() if [row[name] for name in self.key] == wanted), None)
 
     def has(self, run: dict) -> bool:
-        """Whether this run (its key fields) has a row already."""
-        wanted = [str(run[name]) for name in self.key]
-        return any([row[name] for name in self.key] == wanted for row in self.rows())
+        """Whether this run has a row already."""
+        return self.find(run) is not None
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study's lock file: one writer at a time."""
-        self.folder.mkdir(exist_ok=True)
-        with FileLock(self.folder / f".{self.script.stem}.lock"):
-            yield
+    def locked(self) -> FileLock:
+        """The study's lock, to be held by `with`: one writer at a time."""
+        self.own.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.own / "writing.lock")
 
     @contextmanager
     def claimed(self, run: dict) -> Iterator[bool]:
         """Take a run for this process: False where another process has it. A process that dies gives it back."""
         about = "|".join(str(run[name]) for name in self.key)
-        folder = self.folder / f".{self.script.stem}"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / hashlib.sha256(about.encode()).hexdigest()[:16])
+        self.own.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.own / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.lock", timeout=0)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire()
         except Timeout:
             yield False
             return
@@ -77,42 +79,51 @@ class Store:
             before = self.rows()
             if before and list(before[0]) != list(row):
                 raise ValueError(f"{self.csv} has the fields {list(before[0])}, this row has {list(row)}")
-            with self.csv.open("a", newline="") as file:
+            with self.csv.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=list(row))
                 if not before:
                     writer.writeheader()
                 writer.writerow(row)
 
-    def describe(
-        self, configuration: dict, seconds: float, finished: bool = True, device: str | None = None
-    ) -> None:
-        """Write who, when and with what: configuration, script hash, commit, versions, device, seconds of all runs.
+    def about(self) -> dict:
+        """What the .json says; nothing where there is none."""
+        return json.loads(self.json.read_text(encoding="utf-8")) if self.json.exists() else {}
 
-        finished: False at the start of a study, so that its first row already has a script it belongs to; the second
-        time gives the end, and the seconds by the clock between the two (a pause of the study among them).
-        device: where it ran, if not here.
-        """
+    def write(self, **fields) -> None:
+        """Set fields of the .json and leave the others as they are."""
+        with self.locked():
+            text = json.dumps(self.about() | fields, indent=1) + "\n"
+            self.json.write_text(text, encoding="utf-8", newline="\n")
+
+    def begin(self, **fields) -> None:
+        """Say who starts, when, and with what (stamp, configuration, predictions), before the first row."""
         commit = ""
         if shutil.which("git"):
             asked = ["git", "rev-parse", "HEAD"]
-            commit = subprocess.run(asked, capture_output=True, text=True, cwd=self.script.parent).stdout.strip()
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        started = json.loads(self.json.read_text()).get("started", now) if self.json.exists() else now
-        wall = datetime.fromisoformat(now) - datetime.fromisoformat(started)
-        about = {
-            "script": f"studies/{self.script.name}",
-            "script_sha256": script_hash(self.script),
-            "configuration": configuration,
-            "started": started,
-            "finished": now if finished else None,
-            "wall_seconds": round(wall.total_seconds()) if finished else None,
-            "commit": commit or None,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "device": device or (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"),
-            "threads_per_run": torch.get_num_threads(),
-            "seconds_of_training": round(seconds),
-        }
-        with self.locked():
-            self.json.write_text(json.dumps(about, indent=1) + "\n")
+            commit = subprocess.run(asked, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        self.write(
+            script=f"studies/{self.name}.py",
+            **fields,
+            started=now(),
+            finished=None,
+            wall_seconds=None,
+            commit=commit or None,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            torchvision=torchvision.__version__,
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            threads_per_run=torch.get_num_threads(),
+        )
+
+    def end(self, **fields) -> None:
+        """Say when the last row came, the seconds by the clock since the start (pauses too), and those of all runs."""
+        wall = datetime.fromisoformat(now()) - datetime.fromisoformat(self.about()["started"])
+        trained = sum(float(row["seconds"]) for row in self.rows())
+        self.write(
+            finished=now(), wall_seconds=round(wall.total_seconds()), seconds_of_training=round(trained), **fields
+        )
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

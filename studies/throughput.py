@@ -1,7 +1,6 @@
 """What a second process brings: images a second of the book's training loop, in one process and in two, side by side.
 
-    python -m studies.throughput     starts two processes; two to three minutes on a quiet machine
-
+It starts two processes, and takes two to three minutes on a quiet machine.
 Both live through the whole study, so that variants can take turns within seconds; where only one is at work the other
 sleeps. The order of the variants turns by one in each repeat. Every run trains a fresh net for two passes over images
 of noise (what they show does not change the time); the second pass counts.
@@ -14,19 +13,19 @@ of noise (what they show does not change the time); the second pass counts.
 After each run in two processes the exchange is timed alone: one all-reduce of as many numbers as the net has.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from unittest import mock
 
 import torch
 import torch.distributed as dist
 
-from studies.store import RESULTS, Store
+from studies.harness import main
+from studies.store import Store
 from vitutils import check, cli, data, ranks, train
 
 SIDE = 28
@@ -86,9 +85,10 @@ def exchange(numbers: int) -> float:
     return statistics.median(seconds)
 
 
-def run(name: dict, batches: int) -> dict | None:
+def run(store: Store, name: dict, batches: int | None = None) -> dict:
     """Do one run with both ranks; return its row."""
     net, batch, here = name["net"], name["batch"], ranks.here()
+    batches = batches or NETS[net, batch]
     processes, threads, together = VARIANTS[name["variant"]]
     numbers = check.count_parameters(cli.named_net(net, (1, SIDE, SIDE), 10))
     torch.set_num_threads(threads)
@@ -117,14 +117,45 @@ def run(name: dict, batches: int) -> dict | None:
     }
 
 
-def runs(store: Store):
-    """Yield (key fields, batches a pass) of every run, in order."""
+def runs(store: Store) -> Iterator[dict]:
+    """Yield the key fields of every run, in order."""
     variants = list(VARIANTS)
     for repeat in range(REPEATS):
         turn = repeat % len(variants)
-        for (net, batch), batches in NETS.items():
+        for net, batch in NETS:
             for variant in variants[turn:] + variants[:turn]:
-                yield {"net": net, "batch": batch, "variant": variant, "repeat": repeat}, batches
+                yield {"net": net, "batch": batch, "variant": variant, "repeat": repeat}
+
+
+def work(store: Store) -> None:
+    """Do what is missing: both processes do each run, the first one keeps the row."""
+    if not dist.is_torchelastic_launched():
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        environment = {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""} | os.environ
+        command = [*launcher, "-m", "studies.throughput", "--folder", str(store.folder)]
+        if status := subprocess.run(command, env=environment).returncode:
+            sys.exit(status)
+        return
+    with ranks.joined() as here:
+        missing = ranks.gather([name for name in runs(store) if not store.has(name)])[0]  # as rank 0 sees it
+        for net, batch in NETS:
+            for variant in VARIANTS:  # a first run of each is slower, and is not kept
+                run(store, {"net": net, "batch": batch, "variant": variant}, batches=1)
+        for name in missing:
+            row = run(store, name)
+            if here.first:
+                store.append(row)
+                print(*(f"{key}={value}" for key, value in row.items()), flush=True)
+        ranks.gather(None)  # the row is written before the other goes on
+
+
+def replay(store: Store) -> dict:
+    """What does not depend on the machine: sizes, and the losses of two passes over noise in one process."""
+    nets = {net: cli.named_net(net, (1, SIDE, SIDE), 10) for net, _ in NETS}
+    torch.manual_seed(0)
+    history = train.fit(cli.named_net("book/7", (1, SIDE, SIDE), 10), noise(256), train.Recipe(epochs=2, batch_size=32))
+    losses = " ".join(f"{loss:.4f}" for loss in history.losses)
+    return {f"parameters of {net}": check.count_parameters(model) for net, model in nets.items()} | {"losses": losses}
 
 
 def configuration() -> dict:
@@ -139,29 +170,5 @@ def configuration() -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="where the two files go (default: results)")
-    asked = parser.parse_args()
-    if not dist.is_torchelastic_launched():
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        environment = {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""} | os.environ
-        command = [*launcher, "-m", "studies.throughput", "--folder", str(asked.folder)]
-        sys.exit(subprocess.run(command, env=environment).returncode)
-    torch.set_num_threads(1)
-    store = Store(__file__, KEY, folder=asked.folder)
-    with ranks.joined() as here:
-        waiting = ranks.gather([entry for entry in runs(store) if not store.has(entry[0])])[0]  # as rank 0 sees it
-        for name, batches in [({"net": n, "batch": b, "variant": v}, 1) for n, b in NETS for v in VARIANTS]:
-            run(name, batches)  # a first run of each is slower, and is not kept
-        for name, batches in waiting:
-            row = run(name, batches)
-            if here.first:
-                store.append(row)
-                print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-        if here.first:
-            store.describe(configuration(), sum(float(row["seconds"]) for row in store.rows()))
-
-
 if __name__ == "__main__":
-    main()
+    main("throughput")

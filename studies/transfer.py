@@ -1,7 +1,5 @@
 """Chapter 9's study: full fine-tuning at 224 pixels, where the notebook has time for a few steps of small images.
 
-    python -m studies.transfer             runs what is missing, appends to results/transfer.csv
-
 ImageNet's ViT-Tiny, the same net from scratch, and a CNN of its size from scratch, on ants and bees (the 244 training
 and 153 test photos of PyTorch's transfer tutorial). It needs two files under $VITBOOK_DATA: the weights, and the photos
 as images/hymenoptera.zip or a folder of that name.
@@ -12,17 +10,20 @@ Parts, in the order they run:
     tied    the pretrained net again, at the larger of two rates that did equally well in the search
     frozen  kNN and a linear probe on the pretrained net's features, nothing of it trained; the same draws
 
-All nets take the same number of steps on the same batches. Two processes may run it at once; one thread each.
+All nets take the same number of steps on the same batches.
 """
 
-import argparse
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import timm
 import torch
 from torch import nn
 
+from studies.harness import main
+from studies.shared import VIT_28, best, commonest, constants, few_digits, side_by_side
 from studies.store import Store
 from vitutils import data, pictures, probe, train, weights
 from vitutils.check import count_parameters
@@ -55,6 +56,7 @@ def make_net(net: str, K: int, seed: int) -> nn.Module:
     return model
 
 
+@lru_cache(maxsize=1)
 def photos() -> Dataset:
     """The photos as the checkpoint wants them, in memory."""
     found, one = weights.load(CHECKPOINT), pictures.load(PHOTOS)
@@ -67,56 +69,63 @@ def part_of(dataset: Dataset, places: torch.Tensor, **other: torch.Tensor) -> Da
     return replace(dataset, train_images=images, train_labels=labels, **other)
 
 
+def held_out(dataset: Dataset, seed: int) -> Dataset:
+    """Four fifths of the training images, judged on the other fifth."""
+    fit, choose = probe.split_shots(dataset.train_labels, seed)
+    other = {"test_images": dataset.train_images[choose], "test_labels": dataset.train_labels[choose]}
+    return part_of(dataset, fit, **other)
+
+
+def drawn(dataset: Dataset, shots: str, seed: int) -> Dataset:
+    """So many training images a class, or "all"."""
+    return part_of(dataset, probe.draw_shots(dataset.train_labels, None if shots == "all" else int(shots), seed))
+
+
 def best_rate(store: Store, net: str) -> float:
-    """The rate with the highest held-out accuracy, of several the smallest; waits while another process searches."""
-    while True:
-        rows = [row for row in store.rows() if row["part"] == "search" and row["net"] == net]
-        if len(rows) == len(RATES):
-            return float(max(rows, key=lambda row: (float(row["accuracy"]), -float(row["lr"])))["lr"])
-        time.sleep(5)
+    """The rate with the highest held-out accuracy; if several tie, the smallest."""
+    rows = best(store, len(RATES), lambda row: (float(row["accuracy"]), -float(row["lr"])), part="search", net=net)
+    return float(rows["lr"])
 
 
-def runs():
-    """Yield (key fields,) of every run, in order."""
+def runs(store: Store) -> Iterator[dict]:
+    """Yield the key fields of every run, in order."""
     for net in NETS:
         for lr in RATES:
-            yield ({"part": "search", "net": net, "variant": f"lr {lr:g}", "seed": SEARCH_SEED},)
+            yield {"part": "search", "net": net, "variant": f"lr {lr:g}", "seed": SEARCH_SEED}
     for seed in SEEDS:
         for shots in SHOTS:
             for net in NETS:
-                yield ({"part": "main", "net": net, "variant": str(shots), "seed": seed},)
+                yield {"part": "main", "net": net, "variant": str(shots), "seed": seed}
     for seed in SEEDS:
         for shots in SHOTS:
             for net in TIED:
-                yield ({"part": "tied", "net": net, "variant": str(shots), "seed": seed},)
+                yield {"part": "tied", "net": net, "variant": str(shots), "seed": seed}
             for net in FROZEN:
-                yield ({"part": "frozen", "net": net, "variant": str(shots), "seed": seed},)
+                yield {"part": "frozen", "net": net, "variant": str(shots), "seed": seed}
 
 
-def run(store: Store, name: dict, dataset: Dataset) -> dict:
-    """Train one net and return its row."""
-    if name["part"] == "frozen":
-        return run_frozen(name, dataset)
-    seed = name["seed"]
-    if name["part"] == "search":
-        lr = float(name["variant"].removeprefix("lr "))
-        fit, choose = probe.split_shots(dataset.train_labels, seed)
-        held = {"test_images": dataset.train_images[choose], "test_labels": dataset.train_labels[choose]}
-        dataset = part_of(dataset, fit, **held)
+def run(store: Store, name: dict) -> dict:
+    """Train one net, or ask frozen features alone, and return the row."""
+    part, net, variant, seed = (name[field] for field in KEY)
+    if part == "frozen":
+        return name | asked(net, drawn(photos(), variant, seed), features)
+    if part == "search":
+        dataset, lr = held_out(photos(), seed), float(variant.removeprefix("lr "))
     else:
-        lr = TIED[name["net"]] if name["part"] == "tied" else best_rate(store, name["net"])
-        shots = None if name["variant"] == "all" else int(name["variant"])
-        dataset = part_of(dataset, probe.draw_shots(dataset.train_labels, shots, seed))
-    model = make_net(name["net"], dataset.num_classes, seed)
+        lr = TIED[net] if part == "tied" else best_rate(store, net)
+        dataset = drawn(photos(), variant, seed)
+    return name | trained(make_net(net, dataset.num_classes, seed), dataset, lr, seed)
+
+
+def trained(model: nn.Module, dataset: Dataset, lr: float, seed: int) -> dict:
+    """Train a net: what a row says of it."""
     started = time.process_time()
     probe.train_steps(model, dataset, STEPS, lr, seed, batch_size=BATCH)
     seconds = time.process_time() - started
     result = train.evaluate(
         model, dataset.test_images, dataset.test_labels, mean=dataset.mean, std=dataset.std, batch_size=50
     )
-    commonest = result.logits.argmax(dim=1).bincount().max().item() / len(result.logits)
     return {
-        **name,
         "lr": lr,
         "steps": STEPS,
         "batch_size": min(BATCH, len(dataset.train_labels)),
@@ -125,7 +134,7 @@ def run(store: Store, name: dict, dataset: Dataset) -> dict:
         "parameters": count_parameters(model),
         "accuracy": round(result.accuracy, 5),
         "loss": round(result.loss, 5),
-        "share_of_commonest_answer": round(commonest, 4),
+        "share_of_commonest_answer": round(commonest(result.logits), 4),
         "seconds": round(seconds, 1),
     }
 
@@ -137,15 +146,12 @@ def features(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     return torch.cat([net(data.normalise(part, dataset.mean, dataset.std)) for part in images.split(50)])
 
 
-def run_frozen(name: dict, dataset: Dataset) -> dict:
-    """Ask the features alone, and return the row; what belongs to training stays empty."""
-    shots = None if name["variant"] == "all" else int(name["variant"])
-    dataset = part_of(dataset, probe.draw_shots(dataset.train_labels, shots, name["seed"]))
+def asked(how: str, dataset: Dataset, features: Callable) -> dict:
+    """Ask features alone: what a row says; what belongs to training stays empty."""
     started = time.process_time()
-    known, asked = (features(images, dataset) for images in (dataset.train_images, dataset.test_images))
-    answers = FROZEN[name["net"]](known, dataset.train_labels, asked)
+    known, looked_at = (features(images, dataset) for images in (dataset.train_images, dataset.test_images))
+    answers = FROZEN[how](known, dataset.train_labels, looked_at)
     return {
-        **name,
         "lr": "",
         "steps": 0,
         "batch_size": 0,
@@ -159,40 +165,25 @@ def run_frozen(name: dict, dataset: Dataset) -> dict:
     }
 
 
+def replay(store: Store) -> dict:
+    """A small fresh ViT on digits: two ways to ask what it makes of them, then trained."""
+    digits = few_digits(28)
+    torch.manual_seed(0)
+    vit = ViT(VIT_28).eval()
+
+    @torch.inference_mode()
+    def pooled(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+        return probe.headless(vit)(data.normalise(images, dataset.mean, dataset.std))
+
+    rows = {how: asked(how, drawn(digits, "5", 0), pooled) for how in FROZEN}
+    return side_by_side(rows | {"trained": trained(vit, held_out(digits, 0), RATES[-1], 0)})
+
+
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    return {
-        "checkpoint": CHECKPOINT,
-        "photos": PHOTOS,
-        "nets": NETS,
-        "frozen": list(FROZEN),
-        "rates": RATES,
-        "tied": TIED,
-        "steps": STEPS,
-        "batch_size": BATCH,
-        "shots": SHOTS,
-        "seeds": SEEDS,
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    torch.set_num_threads(1)
-    store = Store(__file__, KEY)
-    if not store.json.exists():
-        store.describe(configuration(), 0, finished=False)
-    dataset = photos()
-    for (name,) in runs():
-        with store.claimed(name) as mine:
-            if mine and not store.has(name):
-                row = run(store, name, dataset)
-                store.append(row)
-                print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-    rows = store.rows()
-    if len(rows) == len(list(runs())):
-        store.describe(configuration(), sum(float(row["seconds"]) for row in rows))
+    names = ("CHECKPOINT", "PHOTOS", "NETS", "RATES", "TIED", "STEPS", "SHOTS", "SEEDS")
+    return {**constants(globals(), *names), "frozen": list(FROZEN), "batch_size": BATCH}
 
 
 if __name__ == "__main__":
-    main()
+    main("transfer")

@@ -1,0 +1,104 @@
+"""The students of the study of distillation: how one is trained, and what is looked at in it."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from studies.shared import VIT_32, unwatched
+from studies.teachers import RECIPE, logits_of
+from vitutils import data, lens, train
+from vitutils.data import Dataset
+from vitutils.distill import Distillation, DistilledViT
+from vitutils.shift import accuracy_under_shift
+from vitutils.vit import ViT
+
+CONFIG = replace(VIT_32, global_pool="token")
+SHIFTS = (0, 1, 2, 4)
+SHIFTED_IMAGES = 1_000
+LOOKED_AT = 500  # test images for attention distance and for the cosine of the two tokens
+
+
+class Both(nn.Module):
+    """The objective of a check: the second token has no teacher, it is asked for the label like the first."""
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, outputs, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        first, second = outputs
+        own = F.cross_entropy(first, labels, label_smoothing=label_smoothing)
+        return (1 - self.weight) * own + self.weight * F.cross_entropy(second, labels)
+
+
+class OneHead(nn.Module):
+    """A distilled student judged by one of its tokens: 0 the class token, 1 the distillation token."""
+
+    def __init__(self, model: DistilledViT, place: int):
+        super().__init__()
+        self.model, self.place = model, place
+
+    def forward(self, images: Tensor) -> Tensor:
+        head = (self.model.head, self.model.head_dist)[self.place]
+        return head(self.model.forward_features(images)[:, self.place])
+
+
+@torch.inference_mode()
+def cosines(model: DistilledViT, x: Tensor) -> list[float]:
+    """Cosine of class token and distillation token, at the input and after each block, mean over images x."""
+    tokens, found = model.eval().embed(x), []
+    for block in [nn.Identity(), *model.blocks]:
+        tokens = block(tokens)
+        found.append(F.cosine_similarity(tokens[:, 0], tokens[:, 1], dim=1).mean().item())
+    return found
+
+
+def first_test(dataset: Dataset, count: int | None) -> Dataset:
+    """The same with the first test images alone."""
+    return replace(dataset, test_images=dataset.test_images[:count], test_labels=dataset.test_labels[:count])
+
+
+def student(name: dict, dataset: Dataset, teacher: nn.Module | None, passes: int) -> tuple[nn.Module, dict, Tensor]:
+    """Train a student: it, what a row says of it, and its answers for the test images."""
+    torch.manual_seed(name["seed"])
+    model = DistilledViT(CONFIG) if name["kind"] == "token" else ViT(CONFIG)
+    objective = Both(name["weight"]) if name["teacher"] == "labels" else train.labels_alone
+    if teacher is not None:
+        kind = "hard" if name["kind"] == "token" else name["kind"]
+        objective = Distillation(teacher, kind, name["weight"], name["temperature"])
+    how = {field: name[field] for field in ("lr", "weight_decay", "label_smoothing", "seed")}
+    history = train.fit(model, unwatched(dataset), replace(RECIPE, epochs=passes, **how), objective=objective)
+    how = {"mean": dataset.mean, "std": dataset.std}
+    result = train.evaluate(model, dataset.test_images, dataset.test_labels, **how)
+    fitted = train.evaluate(model, dataset.train_images[:1_000], dataset.train_labels[:1_000], **how)
+    answers = result.logits.argmax(dim=1)
+    row = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "passes": passes,
+        "steps": len(history.losses),
+        "accuracy": round(result.accuracy, 5),
+        "loss": round(result.loss, 5),
+        "train_accuracy": round(fitted.accuracy, 5),
+        "collapsed": int(answers.bincount().max().item() > len(answers) / 2),
+    }
+    return model, row, answers
+
+
+def look_into(model: nn.Module, dataset: Dataset) -> tuple[dict, dict[str, Tensor]]:
+    """More fields of a student's row: under shifts, its attention, its two tokens; and the answers of its two heads."""
+    how, found, heads = {"mean": dataset.mean, "std": dataset.std}, {}, {}
+    x = data.normalise(dataset.test_images[:LOOKED_AT], **how)
+    if isinstance(model, DistilledViT):
+        for place, which in enumerate(("class head", "distillation head")):
+            heads[which] = logits_of(OneHead(model, place), dataset.test_images, **how).argmax(dim=1).byte()
+        right = [(heads[which].long() == dataset.test_labels).double().mean().item() for which in heads]
+        found["heads"] = " ".join(f"{value:.5f}" for value in right)
+        found["cosines"] = " ".join(f"{value:.4f}" for value in cosines(model, x))
+    few = dataset.take(test=min(SHIFTED_IMAGES, len(dataset.test_labels)))
+    moved = accuracy_under_shift(model, few.test_images, few.test_labels, SHIFTS, **how).mean(dim=0)
+    distances = lens.attention_distance(lens.attention_maps(model.eval(), x), CONFIG.grid, CONFIG.patch_size)
+    found["accuracies"] = " ".join(f"{value:.4f}" for value in moved)
+    found["distances"] = " ".join(f"{value:.3f}" for value in distances.mean(dim=(0, 2)))
+    return found, heads
