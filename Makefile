@@ -33,7 +33,7 @@ lab:  ## open the notebooks in JupyterLab
 	$(ENV) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 results:  ## which of results/ are stale against the study that made them
-	@"$(PYTHON)" scripts/results.py
+	$(ENV) -m studies --status
 
 links:  ## ask other sites whether the pages that the book links to are still there
 	$(ENV) scripts/links.py

@@ -14,13 +14,14 @@ lists length:accuracy. Learned positions are stretched where there are more toke
 import copy
 import time
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from studies.harness import main
-from studies.shared import best, commonest, constants, lowest_loss
+from studies.shared import by_loss, commonest, constants, grid, rate_names, rate_of
 from studies.store import Store
 from vitutils import data
 from vitutils.encoder import (
@@ -88,13 +89,6 @@ def make(name: dict) -> tuple[nn.Module, float]:
     return nn.Sequential(net, nn.Unflatten(1, (asked, 8))), WARMUP
 
 
-def best_rate(store: Store, name: dict) -> float:
-    """The rate with the lowest held-out loss in this arm's search."""
-    wanted = {field: name[field] for field in ("family", "task", "arm", "depth")}
-    rates = NORM_RATES if name["family"] == "norms" else RATES
-    return float(best(store, len(rates), lowest_loss, part="search", **wanted)["lr"])
-
-
 def runs(store: Store) -> Iterator[dict]:
     """Yield the key fields of every run, in order."""
     families = {
@@ -104,17 +98,12 @@ def runs(store: Store) -> Iterator[dict]:
         "positions": [(task, arm, 2) for task in ORDERED for arm in POSITIONS],
     }
     for family, cells in families.items():
-        rates = NORM_RATES if family == "norms" else RATES
-        every = [f"lr {lr:g}" for lr in rates]
-        for part, variants, seeds in (("search", every, (SEARCH_SEED,)), ("main", ["best"], SEEDS)):
-            for seed in seeds:
-                for cell in cells:
-                    for variant in variants:
-                        yield dict(zip(KEY, (family, part, *cell, variant, seed), strict=True))
-    for seed in SEEDS:
-        for arm in ARMS:
-            for lr in NORM_RATES:
-                yield dict(zip(KEY, ("norms", "rates", "digits", arm, DEEPEST, f"lr {lr:g}", seed), strict=True))
+        names = rate_names(NORM_RATES if family == "norms" else RATES)
+        for part, variants, seeds in (("search", names, (SEARCH_SEED,)), ("main", ["best"], SEEDS)):
+            for seed, cell, variant in product(seeds, cells, variants):
+                yield dict(zip(KEY, (family, part, *cell, variant, seed), strict=True))
+    about = {"family": "norms", "part": "rates", "task": "digits", "depth": DEEPEST}
+    yield from grid(KEY, **about, seed=SEEDS, arm=list(ARMS), variant=rate_names(NORM_RATES))
 
 
 @torch.inference_mode()
@@ -139,7 +128,8 @@ def by_length(net: Encoder, task: str, seed: int) -> str:
 def run(store: Store, name: dict) -> dict:
     """Train one net and return its row."""
     task, search = name["task"], name["part"] == "search"
-    lr = best_rate(store, name) if name["variant"] == "best" else float(name["variant"].removeprefix("lr "))
+    wanted = {field: name[field] for field in ("family", "task", "arm", "depth")}
+    lr = rate_of(store, name, NORM_RATES if name["family"] == "norms" else RATES, by_loss, **wanted)
     fresh = 20_000 if search else 10_000
     if task == "digits":
         inputs, targets, *evaluated = digit_rows(held_out=search)

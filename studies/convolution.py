@@ -29,11 +29,10 @@ import torch.nn.functional as F
 
 from studies.harness import main
 from studies.shared import VIT_32 as VIT
-from studies.shared import accuracy_then_loss, best, commonest, constants, lowest_loss, side_by_side
+from studies.shared import best, by_accuracy_then_loss, by_loss, constants, grid, judged, side_by_side, statistics, told
 from studies.store import NotYet, Store
 from vitutils import data, train
 from vitutils.blobs import two_blobs
-from vitutils.check import count_parameters
 from vitutils.cnn import ConvStack, PixelMLP, SmallCNN, blur_pooling
 from vitutils.data import Dataset
 from vitutils.shift import accuracy_under_shift
@@ -64,6 +63,8 @@ NETS = {
 RATES = {"blobs": (1e-3, 3e-3, 1e-2), "other": (1e-3, 3e-3, 1e-2, 3e-2)}
 SEEDS = (0, 1, 2)
 KEY = ("part", "task", "net", "lr", "seed")
+FIELDS = ("parameters", "epochs", "images", "accuracy", "loss", "accuracies", "train_loss")
+FIELDS += ("share_of_commonest_answer", "seconds")
 
 
 def make_net(task: str, net: str, seed: int) -> torch.nn.Module:
@@ -82,9 +83,7 @@ def make_net(task: str, net: str, seed: int) -> torch.nn.Module:
 
 def in_memory(name: str, train_part: tuple, test_part: tuple, classes: tuple) -> Dataset:
     """A Dataset of two pairs (uint8 images, labels), with the training part's mean and standard deviation."""
-    values = train_part[0].float() / 255
-    mean, std = values.mean(dim=(0, 2, 3)), values.std(dim=(0, 2, 3))
-    return Dataset(name, *train_part, *test_part, classes, mean, std, "studies/convolution.py")
+    return Dataset(name, *train_part, *test_part, classes, *statistics(train_part[0]), "studies/convolution.py")
 
 
 def grey_shapes(n: int, seed: int, positions: str) -> tuple:
@@ -127,22 +126,19 @@ def make_data(task: str, part: str, seed: int, n: int, m: int) -> Dataset:
     )
 
 
-def measure(task: str, part: str, model: torch.nn.Module, dataset: Dataset) -> tuple[list[float], float]:
-    """The run's accuracies (which ones depends on the task), and the share of the commonest answer."""
+def measure(task: str, part: str, model: torch.nn.Module, dataset: Dataset, logits: torch.Tensor) -> list[float]:
+    """The run's accuracies; which ones depends on the task. logits: for the test images as they are."""
     how = {"mean": dataset.mean, "std": dataset.std}
-    result = train.evaluate(model, dataset.test_images, dataset.test_labels, **how)
-    share = commonest(result.logits)
+    right = (logits.argmax(dim=1) == dataset.test_labels).double()
     if task == "sides" and part == "main":
         moved = (dataset.test_images.roll(move, dims=3) for move in MOVES)  # plain ground, nothing crosses the edge
-        return [train.evaluate(model, images, dataset.test_labels, **how).accuracy for images in moved], share
+        return [train.evaluate(model, images, dataset.test_labels, **how).accuracy for images in moved]
     if task == "shifted" and part == "main":
-        found = accuracy_under_shift(model, dataset.test_images, dataset.test_labels, SHIFTS, **how)
-        return found.mean(dim=0).tolist(), share
+        return accuracy_under_shift(model, dataset.test_images, dataset.test_labels, SHIFTS, **how).mean(dim=0).tolist()
     if task == "blobs":
-        *_, distance = two_blobs(len(dataset.test_labels), DISTANCES, 0)  # the distances take turns, whatever the seed
-        correct = (result.logits.argmax(dim=1) == dataset.test_labels).double()
-        return [correct[distance == d].mean().item() for d in DISTANCES], share
-    return [result.accuracy], share
+        *_, distance = two_blobs(len(dataset.test_labels), DISTANCES, 0)  # they take turns, whatever the seed
+        return [right[distance == d].mean().item() for d in DISTANCES]
+    return [right.mean().item()]
 
 
 def best_rate(store: Store, task: str, net: str) -> float:
@@ -150,23 +146,20 @@ def best_rate(store: Store, task: str, net: str) -> float:
 
     For blobs the loss alone counts.
     """
-    merit, count = lowest_loss if task == "blobs" else accuracy_then_loss, len(RATES.get(task, RATES["other"]))
+    merit, count = by_loss if task == "blobs" else by_accuracy_then_loss, len(RATES.get(task, RATES["other"]))
     return float(best(store, count, merit, part="search", task=task, net=net)["lr"])
 
 
 def runs(store: Store) -> Iterator[dict | None]:
     """Yield the key fields of every run, in order; None for one of the main part whose search is not over."""
     for task, nets in NETS.items():
-        for net in nets:
-            for lr in RATES.get(task, RATES["other"]):
-                yield {"part": "search", "task": task, "net": net, "lr": lr, "seed": 100}
+        yield from grid(KEY, part="search", task=task, net=nets, lr=RATES.get(task, RATES["other"]), seed=100)
     for seed in SEEDS:
-        for task, nets in NETS.items():
-            for net in nets:
-                try:
-                    yield {"part": "main", "task": task, "net": net, "lr": best_rate(store, task, net), "seed": seed}
-                except NotYet:
-                    yield None
+        for task, net in ((task, net) for task, nets in NETS.items() for net in nets):
+            try:
+                yield {"part": "main", "task": task, "net": net, "lr": best_rate(store, task, net), "seed": seed}
+            except NotYet:
+                yield None
 
 
 def run(store: Store, name: dict) -> dict:
@@ -182,18 +175,11 @@ def trained(part: str, task: str, net: str, dataset: Dataset, recipe: train.Reci
     started = time.process_time()
     history = train.fit(model, dataset, recipe)
     seconds = time.process_time() - started
-    accuracies, share = measure(task, part, model, dataset)
-    return {
-        "parameters": count_parameters(model),
-        "epochs": recipe.epochs,
-        "images": len(dataset.train_labels),
-        "accuracy": round(history.accuracy, 5),
-        "loss": round(history.epochs[-1]["val_loss"], 6),
-        "accuracies": " ".join(f"{value:.4f}" for value in accuracies),
-        "train_loss": round(sum(history.losses[-50:]) / 50, 5),
-        "share_of_commonest_answer": round(share, 4),
-        "seconds": round(seconds, 1),
-    }
+    found = told(history, last=50) | judged(model, dataset)
+    found |= {"loss": round(history.epochs[-1]["val_loss"], 6), "seconds": round(seconds, 1)}
+    accuracies = measure(task, part, model, dataset, found["logits"])
+    found["accuracies"] = " ".join(f"{value:.4f}" for value in accuracies)
+    return {field: found[field] for field in FIELDS}
 
 
 def replay(store: Store) -> dict:

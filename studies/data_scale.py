@@ -39,7 +39,6 @@ from studies.shared import IMAGENET, IMAGENET_SIDE, SIDE, best
 from studies.shared import VIT_32 as VIT
 from studies.store import NotYet, Store
 from vitutils import data, train, weights
-from vitutils.check import count_parameters
 from vitutils.cnn import ConvStem, PixelMLP, SmallCNN
 from vitutils.data import Dataset
 from vitutils.shift import accuracy_under_shift
@@ -61,6 +60,8 @@ SHIFTS = (0, 1, 2, 4)
 SHIFTED_IMAGES = 2_000
 SHAPES_TEST, SHAPES_HELD_OUT = 10_000, 5_000
 KEY = ("scale", "part", "group", "data", "net", "start", "augment", "images", "lr", "weight_decay", "seed")
+FIELDS = ("parameters", "mflops", "passes", "steps", "accuracy", "loss", "train_accuracy", "train_loss", "accuracies")
+FIELDS += ("share_of_commonest_answer", "collapsed")
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def chosen(store: Store, series: Series, images: int) -> tuple[float, float]:
     near = min(series.searched(scale), key=lambda size: abs(math.log(size / images)))
     count = len(series.rates("small" if near == scale.search[0] else "large"))
     wanted = {field: getattr(series, field) for field in ("group", "data", "net", "start", "augment")}
-    row = best(store, count, shared.accuracy_then_loss, scale=store.scale, part="search", images=near, **wanted)
+    row = best(store, count, shared.by_accuracy_then_loss, scale=store.scale, part="search", images=near, **wanted)
     return float(row["lr"]), float(row["weight_decay"])
 
 
@@ -314,30 +315,18 @@ def trained(store: Store, name: dict) -> tuple[nn.Module, Dataset, train.History
 
 def measured(model: nn.Module, dataset: Dataset, history: train.History, shifted: bool, device="cpu") -> dict:
     """What a row says of a trained net."""
-    how = {"mean": dataset.mean, "std": dataset.std, "device": device}
-    result = train.evaluate(model, dataset.test_images, dataset.test_labels, **how)
-    fitted = train.evaluate(model, dataset.train_images[:1_000], dataset.train_labels[:1_000], **how)
-    share = shared.commonest(result.logits)
+    found = shared.told(history, last=50) | shared.judged(model, dataset, device=device)
+    found |= shared.fitted(model, dataset, device=device)
     moved = [math.nan]
     if shifted:
         few = dataset.take(test=min(SHIFTED_IMAGES, len(dataset.test_labels)))
+        how = {"mean": dataset.mean, "std": dataset.std, "device": device}
         moved = accuracy_under_shift(model, few.test_images, few.test_labels, SHIFTS, **how).mean(dim=0).tolist()
+    found["accuracies"] = " ".join(f"{value:.4f}" for value in moved)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, *dataset.image_shape, device=device))
-    last = history.losses[-50:]
-    return {
-        "parameters": count_parameters(model),
-        "mflops": round(counter.get_total_flops() / 1e6, 3),
-        "passes": len(history.epochs),
-        "steps": len(history.losses),
-        "accuracy": round(result.accuracy, 5),
-        "loss": round(result.loss, 5),
-        "train_accuracy": round(fitted.accuracy, 5),
-        "train_loss": round(sum(last) / len(last), 5),
-        "accuracies": " ".join(f"{value:.4f}" for value in moved),
-        "share_of_commonest_answer": round(share, 4),
-        "collapsed": int(share > 0.5),
-    }
+    found["mflops"] = round(counter.get_total_flops() / 1e6, 3)
+    return {field: found[field] for field in FIELDS}
 
 
 def run(store: Store, name: dict) -> dict:

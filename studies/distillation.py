@@ -71,7 +71,7 @@ FIELDS += ("told_confidence", "agreement", "heads", "cosines", "distances", "acc
 
 @dataclass(frozen=True)
 class Try:
-    """One way to train a students.student. weight: of the teacher's part in the loss."""
+    """One way to train a student. weight: of the teacher's part in the loss."""
 
     lr: float
     weight_decay: float = WEIGHT_DECAY
@@ -96,23 +96,14 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        passes={100: 2, 200: 2, 400: 1},
-        teacher_passes={100: 2, 200: 2, 400: 2},
-        search_passes={100: 1, 200: 1},
-        seeds=(0,),
-        more_seeds=(1,),
-        labels=100,
-        teachers_know=(400, 400),
-        looked_at=200,
+        passes={100: 2, 200: 2, 400: 1}, teacher_passes={100: 2, 200: 2, 400: 2}, search_passes={100: 1, 200: 1},
+        seeds=(0,), more_seeds=(1,), labels=100, teachers_know=(400, 400), looked_at=200,
     ),
     "cpu": Scale(
         passes={1_000: 50, 10_000: 14, 60_000: 7},
         teacher_passes={1_000: 60, 10_000: 18, 55_000: 8, 60_000: 8},
         search_passes={1_000: 50, 10_000: 7},
-        seeds=(0, 1, 2),
-        more_seeds=(3, 4),
-        labels=1_000,
-        teachers_know=(55_000, 60_000),
+        seeds=(0, 1, 2), more_seeds=(3, 4), labels=1_000, teachers_know=(55_000, 60_000),
     ),
 }
 SAME = "cnn, same images"
@@ -153,7 +144,7 @@ class Study:
         size = self.small if images == self.small or teacher == SAME else self.large
         teacher = {"labels": "cnn", "imagenet": "vit"}.get(teacher, teacher)
         wanted = {"scale": self.name, "part": "search", "images": size, "teacher": teacher, "kind": kind}
-        found = shared.best(self.store, len(self.tries(kind)), shared.accuracy_then_loss, **wanted)
+        found = shared.best(self.store, len(self.tries(kind)), shared.by_accuracy_then_loss, **wanted)
         return Try(**{field: float(found[field]) for field in Try.__dataclass_fields__})
 
     def search(self, images: int, variants: list[tuple[str, str]]):
@@ -308,8 +299,8 @@ class Study:
         kept = self.load(self.needs(name)) if name["teacher"] not in ("", "labels") else {}
         teacher = teachers.Looked(kept["views"], self.count, dataset.mean, dataset.std) if kept else None
         dataset = students.first_test(dataset, self.scale.looked_at)
-        model, row, answers = students.student(name, dataset, teacher, self.passes(name))
-        told = self.told(kept, dataset) if kept else {}
+        model, row = students.student(name, dataset, teacher, self.passes(name))
+        answers, told = row.pop("logits").argmax(dim=1), self.told(kept, dataset) if kept else {}
         if name["part"] == "search":
             return row | told
         if kept:
@@ -405,7 +396,8 @@ def replay(store: Store) -> dict:
     teacher = SmallCNN(1, 10, teachers.CNN_WIDTHS["cnn"])
     for kind, weight, temperature in (("soft", 0.5, 3.0), ("token", 0.5, 1.0)):
         name = Study(store).name_of("main", 320, "cnn", kind, Try(1e-2, 0.5, 0.1, weight, temperature), 0)
-        model, row, _ = students.student(name, digits, teacher, passes=3)
+        model, row = students.student(name, digits, teacher, passes=3)
+        del row["logits"]
         rows[kind] = row | students.look_into(model, digits)[0]
     return shared.side_by_side(rows)
 

@@ -24,7 +24,7 @@ from types import ModuleType
 
 import torch
 
-from studies.record import changes, load, names, replay_all, restamp, show, stamp_of, store_of
+from studies.record import AGAIN, changes, load, made_by, names, restamp, show, show_replays, store_of
 from studies.store import RESULTS, NotYet, Store
 
 
@@ -65,11 +65,11 @@ def carry_out(study: ModuleType, store: Store, processes: int, arguments: list[s
     """Run a study from where it is to its end. Raises SystemExit where its rows were made by other code."""
     if store.rows() and (changed := changes(study, store.about())):
         raise SystemExit(
-            f"{store.csv} was made by other code; changed since: {', '.join(changed)}. Delete it and {store.json.name} "
-            'to run anew, or, if that moves no result: --restamp "NAME: why"'
+            f"{store.csv} was made by other code; changed since: {', '.join(changed)}. {AGAIN.format(store=store)}; "
+            "or, if that moves no result, see --restamp"
         )
     if not store.rows():
-        store.begin(**stamp_of(study))
+        store.begin(**made_by(study))
     before = len(store.rows())
     if processes > 1:
         command = [sys.executable, "-m", "studies", store.name, *arguments]
@@ -95,7 +95,7 @@ def parser_of(study: ModuleType | None) -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the two files are (default: results)")
     if study:
         parser.add_argument("--shards", type=int, default=1, help="share the runs out between so many processes")
-        parser.add_argument("--restamp", metavar="REASON", nargs="?", const="", help="keep results of other code")
+        parser.add_argument("--restamp", metavar="REASON", nargs="?", const="", help=restamp.__doc__.partition(".")[0])
         parser.add_argument("--scale", choices=getattr(study, "SCALES", ["cpu"]), default="cpu")
         for name, function in getattr(study, "COMMANDS", {}).items():
             parser.add_argument(f"--{name}", action="store_true", help=function.__doc__)
@@ -109,10 +109,9 @@ def main(name: str | None = None, arguments: list[str] | None = None) -> int:
         name, *arguments = arguments
     study = load(name) if name else None
     asked = parser_of(study).parse_args(arguments)
-    if asked.status:
-        return show([name] if name else names())
-    if asked.replay:
-        return replay_all([name] if name else names(), asked.folder)
+    if asked.status or asked.replay:
+        told = show if asked.status else show_replays
+        return told([study] if study else [load(other) for other in names()], asked.folder)
     if study is None:
         parser_of(None).print_help()
         return 2

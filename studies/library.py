@@ -18,7 +18,7 @@ from torch import nn
 
 from studies.harness import main
 from studies.shared import VIT_28 as VIT
-from studies.shared import best, constants, few_digits, judged, side_by_side
+from studies.shared import constants, few_digits, grid, judged, rate_names, rate_of, side_by_side, told
 from studies.store import Store
 from vitutils import data, train, weights
 from vitutils.data import Dataset
@@ -40,7 +40,7 @@ NETS = (
     "library, positions of std 0.02",
 )
 KEY = ("part", "net", "variant", "seed")
-FIELDS = (*KEY, "lr", "epochs", "images", "parameters", "accuracy", "loss", "first_loss", "train_loss")
+FIELDS = ("lr", "epochs", "images", "parameters", "accuracy", "loss", "first_loss", "train_loss")
 FIELDS += ("accuracy_by_epoch", "share_of_commonest_answer", "seconds")
 
 
@@ -80,25 +80,16 @@ def make_net(net: str, seed: int) -> nn.Module:
     return model
 
 
-def best_rate(store: Store, net: str) -> float:
-    """The peak rate with the highest held-out accuracy in the search."""
-    return float(best(store, len(RATES), part="search", net=net)["lr"])
-
-
 def runs(store: Store) -> Iterator[dict]:
     """Yield the key fields of every run, in order."""
-    for net in NETS:
-        for lr in RATES:
-            yield {"part": "search", "net": net, "variant": f"lr {lr:g}", "seed": 100}
-    for net in NETS:
-        for seed in SEEDS:
-            yield {"part": "main", "net": net, "variant": "best", "seed": seed}
+    yield from grid(KEY, part="search", net=NETS, variant=rate_names(RATES), seed=100)
+    yield from grid(KEY, part="main", net=NETS, variant="best", seed=SEEDS)
 
 
 def run(store: Store, name: dict) -> dict:
     """Train one net and return its row."""
     searched = name["part"] == "search"
-    lr = float(name["variant"].removeprefix("lr ")) if searched else best_rate(store, name["net"])
+    lr = rate_of(store, name, RATES, net=name["net"])
     whole = data.load("fashion_mnist")
     dataset = (whole.hold_out(HELD_OUT) if searched else whole).take(train=IMAGES)
     return name | trained(name["net"], dataset, replace(RECIPE, seed=name["seed"], lr=lr))
@@ -108,8 +99,8 @@ def trained(net: str, dataset: Dataset, recipe: train.Recipe) -> dict:
     """Train a net: what a row says of it."""
     model = make_net(net, recipe.seed)
     history = train.fit(model, dataset, recipe)
-    found = {"lr": recipe.lr, "epochs": recipe.epochs} | judged(model, dataset, history)
-    return {field: found[field] for field in FIELDS if field in found}
+    found = {"lr": recipe.lr} | judged(model, dataset) | told(history)
+    return {field: found[field] for field in FIELDS}
 
 
 def replay(store: Store) -> dict:

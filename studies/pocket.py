@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studies.harness import main
-from studies.shared import best, constants, few_digits, judged, side_by_side
+from studies.shared import best, constants, few_digits, grid, judged, side_by_side, told
 from studies.store import Store
 from vitutils import data, train
 from vitutils.data import Dataset
@@ -47,19 +47,16 @@ EXTRAS = {
 SEEDS, SEARCH_SEED, SHIPPED = (0, 1, 2), 100, 0
 HELD_OUT = 5_000
 KEY = ("part", "variant", "seed")
-FIELDS = (*KEY, "lr", "shift", "batch_size", "epochs", "images", "parameters", "accuracy", "loss", "train_loss")
+FIELDS = ("lr", "shift", "batch_size", "epochs", "images", "parameters", "accuracy", "loss", "train_loss")
 FIELDS += ("accuracy_by_epoch", "device", "threads", "seconds")
 
 
 def runs(store: Store) -> Iterator[dict]:
     """Yield the key fields of every run, in order; the one on the CPU where the store holds it."""
-    for lr in RATES:
-        for shift in SHIFTS:
-            yield {"part": "rates", "variant": f"lr {lr:g}, shift {shift}", "seed": SEARCH_SEED}
-    for extra in EXTRAS:
-        yield {"part": "extras", "variant": extra, "seed": SEARCH_SEED}
-    for seed in SEEDS:
-        yield {"part": "main", "variant": "best", "seed": seed}
+    variants = [f"lr {lr:g}, shift {shift}" for lr in RATES for shift in SHIFTS]
+    yield from grid(KEY, part="rates", variant=variants, seed=SEARCH_SEED)
+    yield from grid(KEY, part="extras", variant=list(EXTRAS), seed=SEARCH_SEED)
+    yield from grid(KEY, part="main", variant="best", seed=SEEDS)
     if any(row["part"] == "cpu" for row in store.rows()):
         yield {"part": "cpu", "variant": "best", "seed": SHIPPED}
 
@@ -102,8 +99,8 @@ def run(store: Store, name: dict) -> dict:
         save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items()}, file)
     checkpoint.unlink(missing_ok=True)
     named = torch.cuda.get_device_name() if device.type == "cuda" else device.type
-    found |= name | {"shift": shift, "device": named, "threads": torch.get_num_threads()}
-    return {field: found[field] for field in FIELDS}
+    found |= {"shift": shift, "device": named, "threads": torch.get_num_threads()}
+    return name | {field: found[field] for field in FIELDS}
 
 
 def trained(dataset: Dataset, recipe: train.Recipe, device: torch.device, **how) -> tuple[ViT, dict]:
@@ -111,8 +108,8 @@ def trained(dataset: Dataset, recipe: train.Recipe, device: torch.device, **how)
     torch.manual_seed(recipe.seed)
     model = ViT(POCKET_CONFIG)
     history = train.fit(model, dataset, recipe, device=device, **how)
-    found = {"lr": recipe.lr, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
-    return model, found | judged(model, dataset, history, device)
+    found = {"lr": recipe.lr, "batch_size": recipe.batch_size}
+    return model, found | judged(model, dataset, device=device) | told(history)
 
 
 def tell(name: dict):
@@ -157,7 +154,7 @@ def card(store: Store) -> str:
     accuracies = torch.tensor([100 * float(rows[seed]["accuracy"]) for seed in SEEDS])
     recipe, shift = recipe_of(store, {"part": "main", "variant": "best", "seed": SHIPPED})
     extra = best(store, len(EXTRAS), part="extras")["variant"]
-    return CARD.format(
+    return Path(__file__).with_name("pocket_card.md").read_text(encoding="utf-8").format(
         row=rows[SHIPPED],
         config=POCKET_CONFIG,
         recipe=recipe,
@@ -172,37 +169,12 @@ def card(store: Store) -> str:
     )
 
 
-CARD = """\
-# The pocket ViT
-
-A small Vision Transformer that travels with this book, for chapters that need a trained one where no ImageNet weights
-can be had. `vitutils.weights.load("pocket")` gives it; `vitutils/pocket.safetensors` ({kilobytes:,.0f} kB) holds it.
-This card is written by `studies/pocket.py`, which trained it.
-
-- **Network.** The `ViT` of chapter 5: {config.img_size} x {config.img_size} grey pixels, patches of
-  {config.patch_size} x {config.patch_size}, width {config.embed_dim}, {config.depth} blocks, {config.num_heads} heads,
-  MLP ratio {config.mlp_ratio:g}, class token; {parameters:,} parameters.
-- **Data.** Fashion-MNIST, all 60,000 training images of ten kinds of clothing (Xiao et al. 2017, MIT licence).
-  Nothing else: no ImageNet, no photos, no colour.
-- **Recipe.** AdamW, {recipe.epochs} epochs, batches of {recipe.batch_size}, peak rate {recipe.lr:g}, weight decay
-  {recipe.weight_decay:g}, a tenth of the steps to warm up, then a cosine to 0, gradient clipped at
-  {recipe.clip_grad:g}; images mirrored or not, and shifted by at most {shift}; {extra}seed {row[seed]}. Rate, shifts
-  and extras were chosen on 5,000 held-out training images, with batches of 256; the batches were halved after first
-  runs, broken off, had shown their test accuracy.
-- **Accuracy.** {accuracy:.2f} % of the 10,000 test images; {count} seeds: {mean:.2f} % +- {std:.2f}. This one is
-  seed {row[seed]}, whatever the others gave. Trained on: {row[device]}, {row[seconds]} s.
-- **Limits.** It knows ten classes, drawn light on black, centred, 28 pixels wide. It is not trained to say that a
-  picture shows none of them. Its features suit such pictures and should not be expected to suit photographs; chapter 9
-  measures how far they carry. It is for learning how such a net works, and for nothing else.
-- **Licence.** MIT, as the code.
-"""
-
-
 def replay(store: Store) -> dict:
     """Two of the recipes, a few steps on digits."""
     recipe = replace(RECIPE, epochs=2, batch_size=64, lr=2e-3, augment=data.flip_shift(pad=1))
     tries = {extra: replace(recipe, **EXTRAS[extra]) for extra in ("nothing more", "averaged weights (EMA)")}
-    return side_by_side({extra: trained(few_digits(28), one, torch.device("cpu"))[1] for extra, one in tries.items()})
+    rows = {extra: trained(few_digits(28), one, torch.device("cpu"))[1] for extra, one in tries.items()}
+    return side_by_side({extra: {field: row[field] for field in row if field in FIELDS} for extra, row in rows.items()})
 
 
 def configuration() -> dict:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from studies.harness import main
-from studies.shared import best, constants, lowest_loss
+from studies.shared import by_loss, constants, grid, rate_names, rate_of
 from studies.store import Store
 from vitutils import check
 from vitutils.attention import RecallAttention, RecallLSTM, recall_batch, train_recall
@@ -51,34 +51,15 @@ def make_net(net: str, seed: int) -> torch.nn.Module:
 
 def runs(store: Store) -> Iterator[dict]:
     """Yield the key fields of every run, in order."""
-
-    def search(net, sizes, rates=RATES):
-        for pairs in sizes:
-            for lr in rates:
-                yield {"part": "search", "net": net, "pairs": pairs, "variant": f"lr {lr:g}", "seed": SEARCH_SEED}
-
-    def repeat(part, net, sizes, seeds, variant="best"):
-        for seed in seeds:
-            for pairs in sizes:
-                yield {"part": part, "net": net, "pairs": pairs, "variant": variant, "seed": seed}
-
-    for net in ("attention", "lstm"):
-        yield from search(net, PAIRS)
-    for net in ("attention", "lstm"):
-        yield from repeat("main", net, PAIRS, SEEDS)
-    yield from search("wide lstm", WIDE_PAIRS)
-    yield from repeat("wide", "wide lstm", WIDE_PAIRS, FEWER_SEEDS)
-    yield from repeat("longer", "lstm", LONGER_PAIRS, FEWER_SEEDS, f"{LONGER_STEPS} steps")
-    yield from search("open lstm", PAIRS, OPEN_RATES)
-    yield from repeat("open", "open lstm", PAIRS, FEWER_SEEDS)
-
-
-def rate_of(store: Store, name: dict) -> float:
-    """The peak rate of a run: its own in the search, else the one with the lowest loss there."""
-    if name["part"] == "search":
-        return float(name["variant"].removeprefix("lr "))
-    found = best(store, len(RATES), lowest_loss, part="search", net=name["net"], pairs=name["pairs"])
-    return float(found["lr"])
+    both, searched = ("attention", "lstm"), {"part": "search", "seed": SEARCH_SEED}
+    yield from grid(KEY, **searched, net=both, pairs=PAIRS, variant=rate_names(RATES))
+    yield from grid(KEY, part="main", net=both, variant="best", seed=SEEDS, pairs=PAIRS)
+    yield from grid(KEY, **searched, net="wide lstm", pairs=WIDE_PAIRS, variant=rate_names(RATES))
+    yield from grid(KEY, part="wide", net="wide lstm", variant="best", seed=FEWER_SEEDS, pairs=WIDE_PAIRS)
+    longer = f"{LONGER_STEPS} steps"
+    yield from grid(KEY, part="longer", net="lstm", variant=longer, seed=FEWER_SEEDS, pairs=LONGER_PAIRS)
+    yield from grid(KEY, **searched, net="open lstm", pairs=PAIRS, variant=rate_names(OPEN_RATES))
+    yield from grid(KEY, part="open", net="open lstm", variant="best", seed=FEWER_SEEDS, pairs=PAIRS)
 
 
 def steps_of(name: dict) -> int:
@@ -103,7 +84,8 @@ def evaluate(model: torch.nn.Module, pairs: int, seed: int) -> tuple[float, floa
 
 def run(store: Store, name: dict) -> dict:
     """Train one net and return its row."""
-    lr, steps = rate_of(store, name), steps_of(name)
+    lr = rate_of(store, name, RATES, by_loss, net=name["net"], pairs=name["pairs"])
+    steps = steps_of(name)
     model = make_net(name["net"], name["seed"])
     start = time.perf_counter()
     _, accuracies = train_recall(model, name["pairs"], lr, steps, name["seed"])

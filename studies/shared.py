@@ -1,7 +1,9 @@
 """What several studies share: nets of one size, the best run of a search, what is read off a trained net."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,38 @@ def constants(module: dict, *names: str) -> dict:
     return {name.lower(): plain(module[name]) for name in names}
 
 
-def best(store: Store, count: int, merit=lambda row: float(row["accuracy"]), **wanted) -> dict[str, str]:
+def grid(key: tuple[str, ...], **values) -> Iterator[dict]:
+    """Yield every combination of the values (each one, or a sequence), the last name's values in turn first.
+
+    The fields of each come in the order of key.
+    """
+    choices = [value if isinstance(value, tuple | list | range) else [value] for value in values.values()]
+    for chosen in product(*choices):
+        found = dict(zip(values, chosen, strict=True))
+        yield {field: found[field] for field in key}
+
+
+def rate_names(rates: tuple[float, ...]) -> list[str]:
+    """The variants of a search over peak rates."""
+    return [f"lr {lr:g}" for lr in rates]
+
+
+def by_accuracy(row: dict[str, str]) -> float:
+    """A merit: the higher the accuracy, the higher."""
+    return float(row["accuracy"])
+
+
+def by_loss(row: dict[str, str]) -> float:
+    """A merit: the lower the loss, the higher."""
+    return -float(row["loss"])
+
+
+def by_accuracy_then_loss(row: dict[str, str]) -> tuple[float, float]:
+    """A merit: the highest accuracy; if several tie, the lowest loss."""
+    return by_accuracy(row), by_loss(row)
+
+
+def best(store: Store, count: int, merit=by_accuracy, **wanted) -> dict[str, str]:
     """The row with the highest merit among those with the wanted fields; if several tie, the first.
 
     Raises NotYet while fewer than `count` are there.
@@ -47,14 +80,11 @@ def best(store: Store, count: int, merit=lambda row: float(row["accuracy"]), **w
     return max(rows, key=merit)
 
 
-def lowest_loss(row: dict[str, str]) -> float:
-    """A merit: the lower the loss, the higher."""
-    return -float(row["loss"])
-
-
-def accuracy_then_loss(row: dict[str, str]) -> tuple[float, float]:
-    """A merit: the highest accuracy; if several tie, the lowest loss."""
-    return float(row["accuracy"]), -float(row["loss"])
+def rate_of(store: Store, name: dict, rates: tuple[float, ...], merit=by_accuracy, **wanted) -> float:
+    """The peak rate of a run: that of a variant "lr 0.01", else the best one of a search that tried these rates."""
+    if name["variant"].startswith("lr "):
+        return float(name["variant"].removeprefix("lr "))
+    return float(best(store, len(rates), merit, part="search", **wanted)["lr"])
 
 
 def commonest(logits: torch.Tensor) -> float:
@@ -62,26 +92,45 @@ def commonest(logits: torch.Tensor) -> float:
     return logits.argmax(dim=1).bincount().max().item() / len(logits)
 
 
-def judged(model: nn.Module, dataset: Dataset, history: train.History, device="cpu") -> dict:
-    """Fields of a row: how a trained net does on the other part of its data set, and how it got there."""
-    how = {"mean": dataset.mean, "std": dataset.std, "device": device}
+def judged(model: nn.Module, dataset: Dataset, **how) -> dict:
+    """Fields of a row: how a net does on the other part of its data set. how: goes to `train.evaluate`."""
+    how = {"mean": dataset.mean, "std": dataset.std} | how
     result = train.evaluate(model, dataset.test_images, dataset.test_labels, **how)
     return {
         "images": len(dataset.train_labels),
+        "looked_at": len(dataset.test_labels),
         "parameters": check.count_parameters(model),
         "accuracy": round(result.accuracy, 5),
         "loss": round(result.loss, 5),
-        "first_loss": round(history.losses[0], 5),
-        "train_loss": round(sum(history.losses[-100:]) / 100, 5),
-        "accuracy_by_epoch": " ".join(f"{epoch['val_accuracy']:.4f}" for epoch in history.epochs),
         "share_of_commonest_answer": round(commonest(result.logits), 4),
+        "collapsed": int(commonest(result.logits) > 0.5),
+        "logits": result.logits,
+    }
+
+
+def told(history: train.History, last: int = 100) -> dict:
+    """Fields of a row: how a net came to be. last: steps that `train_loss` is the mean of."""
+    return {
+        "epochs": len(history.epochs),
+        "passes": len(history.epochs),
+        "steps": len(history.losses),
+        "first_loss": round(history.losses[0], 5),
+        "train_loss": round(sum(history.losses[-last:]) / min(last, len(history.losses)), 5),
+        "accuracy_by_epoch": " ".join(f"{epoch['val_accuracy']:.4f}" for epoch in history.epochs),
         "seconds": round(history.seconds, 1),
     }
 
 
-def few_digits(side: int, train_images: int = 320, test_images: int = 100) -> Dataset:
-    """Handwritten digits, enlarged to side x side grey pixels: data for a replay that every machine has."""
-    digits = data.load("digits").take(train=train_images, test=test_images)
+def fitted(model: nn.Module, dataset: Dataset, **how) -> dict:
+    """A field of a row: the accuracy on the first 1,000 training images."""
+    images, labels = dataset.train_images[:1_000], dataset.train_labels[:1_000]
+    result = train.evaluate(model, images, labels, mean=dataset.mean, std=dataset.std, **how)
+    return {"train_accuracy": round(result.accuracy, 5)}
+
+
+def few_digits(side: int) -> Dataset:
+    """320 and 100 handwritten digits, enlarged to side x side grey pixels: for a replay, as every machine has them."""
+    digits = data.load("digits").take(train=320, test=100)
     parts = (digits.train_images, digits.test_images)
     larger = [F.interpolate(images.float(), (side, side)).byte() for images in parts]
     return replace(digits, train_images=larger[0], test_images=larger[1])

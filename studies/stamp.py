@@ -83,7 +83,7 @@ def plain(node: object, module: Module, used: set[str]) -> object:
         return node.attr
     if isinstance(node, ast.Name):
         used.add(node.id)
-        return module.theirs.get(node.id, node.id)
+        return module.ours.get(node.id, ("", ""))[1] or module.theirs.get(node.id, node.id)
     fields = ((name, value) for name, value in ast.iter_fields(node) if name not in IGNORED_FIELDS)
     kept = [[name, plain(value, module, used)] for name, value in fields if value is not None and value != []]
     return [type(node).__name__, *kept]
@@ -91,10 +91,11 @@ def plain(node: object, module: Module, used: set[str]) -> object:
 
 @lru_cache
 def parsed(source: str) -> Module:
+    """The module of a source; the same source is read once."""
     return Module(source)
 
 
-def code_of(study: str, folder: Path = FOLDER) -> dict[str, str]:
+def code_of(study: str) -> dict[str, str]:
     """The hash of each definition that a study reaches, by its name. Raises FileNotFoundError, SyntaxError."""
     found: dict[str, set[str]] = {}
     waiting, seen = [(study, root) for root in (*ROOTS, ALWAYS)], set()
@@ -103,12 +104,12 @@ def code_of(study: str, folder: Path = FOLDER) -> dict[str, str]:
         if place in seen:
             continue
         seen.add(place)
-        module = parsed((folder / f"{where}.py").read_text(encoding="utf-8"))
+        module = parsed((FOLDER / f"{where}.py").read_text(encoding="utf-8"))
         first, _, attribute = name.partition(".")
         if first in module.ours:
             other, there = module.ours[first]
             there = there or attribute
-            inside = parsed((folder / f"{other}.py").read_text(encoding="utf-8"))
+            inside = parsed((FOLDER / f"{other}.py").read_text(encoding="utf-8"))
             waiting += [(other, n) for n in (ALWAYS, *([there] if there in inside.made | inside.ours else inside.made))]
         for statement in module.made.get(name, []):
             used: set[str] = set()
@@ -119,7 +120,3 @@ def code_of(study: str, folder: Path = FOLDER) -> dict[str, str]:
         for name, texts in sorted(found.items())
     }
 
-
-def changes(was: dict, now: dict) -> list[str]:
-    """The names that came, went or changed between two dicts."""
-    return sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from studies.shared import VIT_32, unwatched
+from studies.shared import VIT_32, fitted, judged, told, unwatched
 from studies.teachers import RECIPE, logits_of
 from vitutils import data, lens, train
 from vitutils.data import Dataset
@@ -18,6 +18,7 @@ CONFIG = replace(VIT_32, global_pool="token")
 SHIFTS = (0, 1, 2, 4)
 SHIFTED_IMAGES = 1_000
 LOOKED_AT = 500  # test images for attention distance and for the cosine of the two tokens
+FIELDS = ("parameters", "passes", "steps", "accuracy", "loss", "train_accuracy", "collapsed", "logits")
 
 
 class Both(nn.Module):
@@ -60,8 +61,8 @@ def first_test(dataset: Dataset, count: int | None) -> Dataset:
     return replace(dataset, test_images=dataset.test_images[:count], test_labels=dataset.test_labels[:count])
 
 
-def student(name: dict, dataset: Dataset, teacher: nn.Module | None, passes: int) -> tuple[nn.Module, dict, Tensor]:
-    """Train a student: it, what a row says of it, and its answers for the test images."""
+def student(name: dict, dataset: Dataset, teacher: nn.Module | None, passes: int) -> tuple[nn.Module, dict]:
+    """Train a student: it, and what a row says of it, with its logits for the test images."""
     torch.manual_seed(name["seed"])
     model = DistilledViT(CONFIG) if name["kind"] == "token" else ViT(CONFIG)
     objective = Both(name["weight"]) if name["teacher"] == "labels" else train.labels_alone
@@ -70,20 +71,8 @@ def student(name: dict, dataset: Dataset, teacher: nn.Module | None, passes: int
         objective = Distillation(teacher, kind, name["weight"], name["temperature"])
     how = {field: name[field] for field in ("lr", "weight_decay", "label_smoothing", "seed")}
     history = train.fit(model, unwatched(dataset), replace(RECIPE, epochs=passes, **how), objective=objective)
-    how = {"mean": dataset.mean, "std": dataset.std}
-    result = train.evaluate(model, dataset.test_images, dataset.test_labels, **how)
-    fitted = train.evaluate(model, dataset.train_images[:1_000], dataset.train_labels[:1_000], **how)
-    answers = result.logits.argmax(dim=1)
-    row = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "passes": passes,
-        "steps": len(history.losses),
-        "accuracy": round(result.accuracy, 5),
-        "loss": round(result.loss, 5),
-        "train_accuracy": round(fitted.accuracy, 5),
-        "collapsed": int(answers.bincount().max().item() > len(answers) / 2),
-    }
-    return model, row, answers
+    row = told(history) | judged(model, dataset) | fitted(model, dataset)
+    return model, {field: row[field] for field in FIELDS}
 
 
 def look_into(model: nn.Module, dataset: Dataset) -> tuple[dict, dict[str, Tensor]]:

@@ -16,7 +16,7 @@ import torch
 
 from studies.harness import main
 from studies.shared import VIT_28 as VIT
-from studies.shared import best, constants, few_digits, judged, side_by_side
+from studies.shared import constants, few_digits, grid, judged, rate_names, rate_of, side_by_side, told
 from studies.store import Store
 from vitutils import data, train
 from vitutils.cnn import SmallCNN
@@ -48,7 +48,7 @@ LONGER = {
     "22 epochs, no flips": {"epochs": 22, "augment": None},
 }
 KEY = ("part", "net", "variant", "seed")
-FIELDS = (*KEY, "lr", "epochs", "images", "accuracy", "loss", "train_loss", "accuracy_by_epoch")
+FIELDS = ("lr", "epochs", "images", "accuracy", "loss", "train_loss", "accuracy_by_epoch")
 FIELDS += ("share_of_commonest_answer", "seconds")
 
 
@@ -62,25 +62,18 @@ def make_net(net: str, seed: int) -> torch.nn.Module:
 
 def runs(store: Store) -> Iterator[dict]:
     """Yield the key fields of every run, in order."""
-    for net in ("vit", "cnn"):
-        for lr in RATES:
-            yield {"part": "search", "net": net, "variant": f"lr {lr:g}", "seed": 100}
-    for seed in SEEDS:
-        for net in ("vit", "cnn"):
-            yield {"part": "main", "net": net, "variant": "best", "seed": seed}
-    for part, variants in (("ablation", ABLATION), ("longer", LONGER)):
-        for seed in SEEDS:
-            for variant in variants:
-                yield {"part": part, "net": "vit", "variant": variant, "seed": seed}
+    nets = ("vit", "cnn")
+    yield from grid(KEY, part="search", net=nets, variant=rate_names(RATES), seed=100)
+    yield from grid(KEY, part="main", seed=SEEDS, net=nets, variant="best")
+    yield from grid(KEY, part="ablation", net="vit", seed=SEEDS, variant=list(ABLATION))
+    yield from grid(KEY, part="longer", net="vit", seed=SEEDS, variant=list(LONGER))
 
 
 def recipe_of(store: Store, name: dict) -> train.Recipe:
     """The recipe of a run: in the search its own rate, else the one with the highest held-out accuracy there."""
-    recipe = replace(RECIPE, seed=name["seed"])
-    if name["part"] == "search":
-        return replace(recipe, lr=float(name["variant"].removeprefix("lr ")), epochs=SEARCH_EPOCHS)
-    lr = float(best(store, len(RATES), part="search", net=name["net"])["lr"])
-    return replace(recipe, lr=lr, **(ABLATION | LONGER).get(name["variant"], {}))
+    recipe = replace(RECIPE, seed=name["seed"], lr=rate_of(store, name, RATES, net=name["net"]))
+    changes = {"search": {"epochs": SEARCH_EPOCHS}} | ABLATION | LONGER
+    return replace(recipe, **changes.get("search" if name["part"] == "search" else name["variant"], {}))
 
 
 def run(store: Store, name: dict) -> dict:
@@ -97,8 +90,8 @@ def trained(net: str, dataset: Dataset, recipe: train.Recipe) -> dict:
     """Train a net: what a row says of it."""
     model = make_net(net, recipe.seed)
     history = train.fit(model, dataset, recipe)
-    found = {"lr": recipe.lr, "epochs": recipe.epochs} | judged(model, dataset, history)
-    return {field: found[field] for field in FIELDS if field in found}
+    found = {"lr": recipe.lr} | judged(model, dataset) | told(history)
+    return {field: found[field] for field in FIELDS}
 
 
 def replay(store: Store) -> dict:

@@ -17,16 +17,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import timm
 import torch
 from torch import nn
 
 from studies.harness import main
-from studies.shared import VIT_28, best, commonest, constants, few_digits, side_by_side
+from studies.shared import VIT_28, constants, few_digits, grid, judged, rate_names, rate_of, side_by_side
 from studies.store import Store
-from vitutils import data, pictures, probe, train, weights
-from vitutils.check import count_parameters
+from vitutils import data, pictures, probe, weights
 from vitutils.data import Dataset
 from vitutils.vit import ViT
 
@@ -40,6 +40,8 @@ STEPS, BATCH = 40, 16
 SHOTS = (5, "all")
 SEEDS, SEARCH_SEED = (0, 1, 2), 100
 KEY = ("part", "net", "variant", "seed")
+FIELDS = ("lr", "steps", "batch_size", "images", "looked_at", "parameters", "accuracy", "loss")
+FIELDS += ("share_of_commonest_answer", "seconds")
 
 
 def make_net(net: str, K: int, seed: int) -> nn.Module:
@@ -81,27 +83,19 @@ def drawn(dataset: Dataset, shots: str, seed: int) -> Dataset:
     return part_of(dataset, probe.draw_shots(dataset.train_labels, None if shots == "all" else int(shots), seed))
 
 
-def best_rate(store: Store, net: str) -> float:
-    """The rate with the highest held-out accuracy; if several tie, the smallest."""
-    rows = best(store, len(RATES), lambda row: (float(row["accuracy"]), -float(row["lr"])), part="search", net=net)
-    return float(rows["lr"])
+def by_accuracy_then_rate(row: dict[str, str]) -> tuple[float, float]:
+    """A merit: the highest accuracy; if several tie, the smallest rate."""
+    return float(row["accuracy"]), -float(row["lr"])
 
 
 def runs(store: Store) -> Iterator[dict]:
     """Yield the key fields of every run, in order."""
-    for net in NETS:
-        for lr in RATES:
-            yield {"part": "search", "net": net, "variant": f"lr {lr:g}", "seed": SEARCH_SEED}
-    for seed in SEEDS:
-        for shots in SHOTS:
-            for net in NETS:
-                yield {"part": "main", "net": net, "variant": str(shots), "seed": seed}
-    for seed in SEEDS:
-        for shots in SHOTS:
-            for net in TIED:
-                yield {"part": "tied", "net": net, "variant": str(shots), "seed": seed}
-            for net in FROZEN:
-                yield {"part": "frozen", "net": net, "variant": str(shots), "seed": seed}
+    yield from grid(KEY, part="search", net=NETS, variant=rate_names(RATES), seed=SEARCH_SEED)
+    shots = [str(count) for count in SHOTS]
+    yield from grid(KEY, part="main", seed=SEEDS, variant=shots, net=NETS)
+    for seed, variant in product(SEEDS, shots):
+        yield from grid(KEY, part="tied", net=list(TIED), variant=variant, seed=seed)
+        yield from grid(KEY, part="frozen", net=list(FROZEN), variant=variant, seed=seed)
 
 
 def run(store: Store, name: dict) -> dict:
@@ -109,11 +103,8 @@ def run(store: Store, name: dict) -> dict:
     part, net, variant, seed = (name[field] for field in KEY)
     if part == "frozen":
         return name | asked(net, drawn(photos(), variant, seed), features)
-    if part == "search":
-        dataset, lr = held_out(photos(), seed), float(variant.removeprefix("lr "))
-    else:
-        lr = TIED[net] if part == "tied" else best_rate(store, net)
-        dataset = drawn(photos(), variant, seed)
+    lr = TIED[net] if part == "tied" else rate_of(store, name, RATES, by_accuracy_then_rate, net=net)
+    dataset = held_out(photos(), seed) if part == "search" else drawn(photos(), variant, seed)
     return name | trained(make_net(net, dataset.num_classes, seed), dataset, lr, seed)
 
 
@@ -122,21 +113,9 @@ def trained(model: nn.Module, dataset: Dataset, lr: float, seed: int) -> dict:
     started = time.process_time()
     probe.train_steps(model, dataset, STEPS, lr, seed, batch_size=BATCH)
     seconds = time.process_time() - started
-    result = train.evaluate(
-        model, dataset.test_images, dataset.test_labels, mean=dataset.mean, std=dataset.std, batch_size=50
-    )
-    return {
-        "lr": lr,
-        "steps": STEPS,
-        "batch_size": min(BATCH, len(dataset.train_labels)),
-        "images": len(dataset.train_labels),
-        "looked_at": len(dataset.test_labels),
-        "parameters": count_parameters(model),
-        "accuracy": round(result.accuracy, 5),
-        "loss": round(result.loss, 5),
-        "share_of_commonest_answer": round(commonest(result.logits), 4),
-        "seconds": round(seconds, 1),
-    }
+    found = {"lr": lr, "steps": STEPS, "batch_size": min(BATCH, len(dataset.train_labels))}
+    found |= judged(model, dataset, batch_size=50) | {"seconds": round(seconds, 1)}
+    return {field: found[field] for field in FIELDS}
 
 
 @torch.inference_mode()
@@ -151,18 +130,15 @@ def asked(how: str, dataset: Dataset, features: Callable) -> dict:
     started = time.process_time()
     known, looked_at = (features(images, dataset) for images in (dataset.train_images, dataset.test_images))
     answers = FROZEN[how](known, dataset.train_labels, looked_at)
-    return {
-        "lr": "",
-        "steps": 0,
-        "batch_size": 0,
+    found = {
         "images": len(dataset.train_labels),
         "looked_at": len(dataset.test_labels),
-        "parameters": 0,
         "accuracy": round((answers == dataset.test_labels).double().mean().item(), 5),
-        "loss": "",
         "share_of_commonest_answer": round(answers.bincount().max().item() / len(answers), 4),
         "seconds": round(time.process_time() - started, 1),
     }
+    empty = dict.fromkeys(FIELDS, "") | {"steps": 0, "batch_size": 0, "parameters": 0}
+    return {field: found.get(field, empty[field]) for field in FIELDS}
 
 
 def replay(store: Store) -> dict:
