@@ -32,7 +32,7 @@ lint:  ## ruff alone: seconds
 lab:  ## open the notebooks in JupyterLab
 	$(ENV) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
-results:  ## which of results/ are stale against the study that made them
+results:  ## which of results/ were made by other code than the study that stands here
 	$(ENV) -m studies --status
 
 links:  ## ask other sites whether the pages that the book links to are still there

@@ -184,7 +184,7 @@ def trained(part: str, task: str, net: str, dataset: Dataset, recipe: train.Reci
 
 def replay(store: Store) -> dict:
     """A few steps of the ViT and the CNN with shapes that move, and of a dilated stack with blobs."""
-    recipe, rows = replace(RECIPE, epochs=2, lr=3e-3), {}
+    recipe, rows = replace(RECIPE, epochs=2, batch_size=16, lr=3e-3), {}
     for task, net in (("sides", "vit"), ("sides", "cnn"), ("blobs", "depth 4, dilated")):
         rows[net] = trained("main", task, net, make_data(task, "main", 0, 320, 96), recipe)
     return side_by_side(rows)

@@ -344,7 +344,7 @@ def replay(store: Store) -> dict:
     digits, rows = shared.few_digits(SIDE), {}
     for net in ("vit", "vit, conv stem", "cnn"):
         model = make_net(net, 1, 10, 0)
-        recipe = replace(RECIPE, epochs=2, lr=1e-2, augment=AUGMENT[FLIPS_AND_SHIFTS])
+        recipe = replace(RECIPE, epochs=2, batch_size=16, lr=1e-2, augment=AUGMENT[FLIPS_AND_SHIFTS])
         rows[net] = measured(model, digits, train.fit(model, shared.unwatched(digits), recipe), shifted=True)
     pixels = " ".join(f"{value:.3f}" for value in grey_shapes(2, 0)[0].double().mean(dim=(1, 2, 3)))
     return shared.side_by_side(rows) | {"mean pixels of shapes": pixels}

@@ -33,18 +33,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from studies import shared, students, teachers
 from studies.harness import main
 from studies.store import NotYet, Store
 from studies.teachers import SEARCH_SEED, key_of, logits_of, make_data, places, whole_set
-from vitutils import train, weights
+from vitutils import train
 from vitutils.cnn import SmallCNN
 from vitutils.data import Dataset
-from vitutils.distill import Distillation, DistilledViT
-from vitutils.timing import race
-from vitutils.vit import ViT
 
 KINDS = ("soft", "hard", "token")
 # A first look without a teacher, on held-out images, said: 1e-2 before 3e-3 and 3e-2, and decay 0.5 before 0.05
@@ -344,28 +341,9 @@ class Study:
 
     def run_time(self, name: dict) -> dict:
         """Milliseconds of a training step with each teacher at work, side by side."""
-        images = students.RECIPE.batch_size * TIMED_BATCHES // 2
-        dataset = shared.unwatched(whole_set(self.count).take(train=min(images, self.all)))
-        recipe = replace(students.RECIPE, epochs=2, lr=RATES[0])
-        cnn = SmallCNN(1, 10, teachers.CNN_WIDTHS["cnn"]).to(memory_format=torch.channels_last)
-        soft = {"cnn": cnn, "vit": teachers.Cropped(weights.load("pocket").model)}
-        if shared.has_imagenet():
-            net = weights.load(shared.IMAGENET).model
-            net.head = nn.Linear(net.config.embed_dim, 10)
-            soft["imagenet"] = shared.Enlarged(net, shared.IMAGENET_SIDE)
-        tries = {"none": (ViT, train.labels_alone)}
-        tries |= {f"{which} soft": (ViT, Distillation(net, "soft", 0.5, 3.0)) for which, net in soft.items()}
-        hard = Distillation(cnn, "hard", 0.5)
-        tries |= {"cnn hard": (ViT, hard), "cnn token": (DistilledViT, hard)}
-        candidates = {
-            which: lambda kind=kind, objective=objective: train.fit(
-                kind(students.CONFIG), dataset, recipe, objective=objective
-            )
-            for which, (kind, objective) in tries.items()
-        }
-        seconds = race(candidates, repeats=TIMED_REPEATS if self.name == "cpu" else 1)
-        steps = 2 * math.ceil(len(dataset.train_labels) / students.RECIPE.batch_size)
-        ms = {which: [round(1_000 * s / steps, 3) for s in values] for which, values in seconds.items()}
+        images = min(students.RECIPE.batch_size * TIMED_BATCHES // 2, self.all)
+        repeats = TIMED_REPEATS if self.name == "cpu" else 1
+        steps, ms = students.time_steps(whole_set(self.count).take(train=images), RATES[0], repeats)
         return {"details": json.dumps(ms), "steps": steps}
 
     def run(self, name: dict) -> dict:

@@ -12,7 +12,7 @@ and may declare
     SCALES            its sizes by name, for --scale
     COMMANDS          functions of the store, each an option of the command line by its name
     work(store)       does all runs by itself, where several processes have to work together
-    TOLERANCE         how far a replayed number may lie from the recorded one, as a share of it or of 1
+    TOLERANCE         how far a replayed number may lie from the recorded one, if not record.TOLERANCE
 """
 
 import argparse

@@ -105,7 +105,7 @@ def trained(net: str, dataset: Dataset, recipe: train.Recipe) -> dict:
 
 def replay(store: Store) -> dict:
     """Two nets, a few steps on digits."""
-    recipe = replace(RECIPE, epochs=2)
+    recipe = replace(RECIPE, epochs=2, batch_size=16)
     return side_by_side({net: trained(net, few_digits(28), recipe) for net in ("library", "ours, two more norms")})
 
 

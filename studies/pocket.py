@@ -171,7 +171,7 @@ def card(store: Store) -> str:
 
 def replay(store: Store) -> dict:
     """Two of the recipes, a few steps on digits."""
-    recipe = replace(RECIPE, epochs=2, batch_size=64, lr=2e-3, augment=data.flip_shift(pad=1))
+    recipe = replace(RECIPE, epochs=1, batch_size=16, lr=2e-3, augment=data.flip_shift(pad=1))
     tries = {extra: replace(recipe, **EXTRAS[extra]) for extra in ("nothing more", "averaged weights (EMA)")}
     rows = {extra: trained(few_digits(28), one, torch.device("cpu"))[1] for extra, one in tries.items()}
     return side_by_side({extra: {field: row[field] for field in row if field in FIELDS} for extra, row in rows.items()})

@@ -1,9 +1,9 @@
 """What was run, as hashes: one for each definition that a study's run, runs, configuration and KEY reach.
 
 A definition is a function, class or constant at the top of a module in studies. Its hash is that of its syntax tree
-without docstrings, comments, layout, imports and type hints, so none of these makes results stale; nor does the command
-line, which no run reaches, or moving a definition to another module. What is reached in vitutils is not followed: the
-replay of a row sees to that. Every supported Python gives the same hashes.
+without docstrings, comments, layout, imports and functions' type hints, so none of these makes results stale. Nor does
+the command line, which no run reaches, nor moving a definition to another module. What is reached in vitutils is not
+followed: the replay of a row sees to that.
 """
 
 import ast

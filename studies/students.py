@@ -1,17 +1,20 @@
 """The students of the study of distillation: how one is trained, and what is looked at in it."""
 
+import math
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from studies.shared import VIT_32, fitted, judged, told, unwatched
-from studies.teachers import RECIPE, logits_of
-from vitutils import data, lens, train
+from studies.shared import IMAGENET, IMAGENET_SIDE, VIT_32, Enlarged, fitted, has_imagenet, judged, told, unwatched
+from studies.teachers import CNN_WIDTHS, RECIPE, Cropped, logits_of
+from vitutils import data, lens, train, weights
+from vitutils.cnn import SmallCNN
 from vitutils.data import Dataset
 from vitutils.distill import Distillation, DistilledViT
 from vitutils.shift import accuracy_under_shift
+from vitutils.timing import race
 from vitutils.vit import ViT
 
 CONFIG = replace(VIT_32, global_pool="token")
@@ -91,3 +94,25 @@ def look_into(model: nn.Module, dataset: Dataset) -> tuple[dict, dict[str, Tenso
     found["accuracies"] = " ".join(f"{value:.4f}" for value in moved)
     found["distances"] = " ".join(f"{value:.3f}" for value in distances.mean(dim=(0, 2)))
     return found, heads
+
+
+def time_steps(dataset: Dataset, lr: float, repeats: int) -> tuple[int, dict[str, list[float]]]:
+    """How many steps were timed, and milliseconds of each with each teacher at work, side by side."""
+    dataset, recipe = unwatched(dataset), replace(RECIPE, epochs=2, lr=lr)
+    cnn = SmallCNN(1, 10, CNN_WIDTHS["cnn"]).to(memory_format=torch.channels_last)
+    soft = {"cnn": cnn, "vit": Cropped(weights.load("pocket").model)}
+    if has_imagenet():
+        net = weights.load(IMAGENET).model
+        net.head = nn.Linear(net.config.embed_dim, 10)
+        soft["imagenet"] = Enlarged(net, IMAGENET_SIDE)
+    tries = {"none": (ViT, train.labels_alone)}
+    tries |= {f"{which} soft": (ViT, Distillation(net, "soft", 0.5, 3.0)) for which, net in soft.items()}
+    hard = Distillation(cnn, "hard", 0.5)
+    tries |= {"cnn hard": (ViT, hard), "cnn token": (DistilledViT, hard)}
+    candidates = {
+        which: lambda kind=kind, objective=objective: train.fit(kind(CONFIG), dataset, recipe, objective=objective)
+        for which, (kind, objective) in tries.items()
+    }
+    steps = 2 * math.ceil(len(dataset.train_labels) / RECIPE.batch_size)
+    seconds = race(candidates, repeats=repeats)
+    return steps, {which: [round(1_000 * s / steps, 3) for s in values] for which, values in seconds.items()}

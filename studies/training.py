@@ -98,7 +98,7 @@ def replay(store: Store) -> dict:
     """The ViT in two recipes and the CNN, a few steps on digits."""
     rows = {}
     for net, variant in (("vit", "base"), ("vit", "mixup and cutmix"), ("cnn", "base")):
-        recipe = replace(RECIPE, epochs=2, **ABLATION[variant])
+        recipe = replace(RECIPE, epochs=2, batch_size=16, **ABLATION[variant])
         rows[f"{net}, {variant}"] = trained(net, few_digits(28), recipe)
     return side_by_side(rows)
 

@@ -1,13 +1,14 @@
 """Chapter 11's study: teachers that are looked up answer as they would, and every student got what its search chose."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from studies import distillation as study
-from studies.store import Store
+from studies import students, teachers
+from studies.record import store_of
+from studies.store import NotYet
 from vitutils import data, train
 from vitutils.cnn import SmallCNN
 
@@ -20,12 +21,12 @@ def images():
         data.load("fashion_mnist", download=False)
     except data.DataError:
         pytest.skip("Fashion-MNIST is not on this machine")
-    return study.whole_set(COUNT)
+    return teachers.whole_set(COUNT)
 
 
 @pytest.fixture()
 def smoke(tmp_path, images):
-    return study.Study(Store(Path(study.__file__), study.KEY, folder=tmp_path), "smoke")
+    return study.Study(store_of(study, tmp_path, "smoke"))
 
 
 def batch(images, augment):
@@ -39,17 +40,17 @@ def test_a_teacher_that_is_looked_up_answers_as_the_net_does(images):
     torch.manual_seed(0)
     net = SmallCNN(1, 10, (4, 8)).eval()
     how = {"mean": images.mean, "std": images.std}
-    asked = [study.logits_of(net, part, **how) for part in (images.train_images, images.train_images.flip(3))]
-    looked = study.Looked(torch.stack(asked, dim=1).flatten(0, 1), COUNT, **how)
+    asked = [teachers.logits_of(net, part, **how) for part in (images.train_images, images.train_images.flip(3))]
+    looked = teachers.Looked(torch.stack(asked, dim=1).flatten(0, 1), COUNT, **how)
     for seed in range(3):
         torch.manual_seed(seed)
-        x = batch(images, study.AUGMENT[study.FLIPS])
+        x = batch(images, teachers.AUGMENT[teachers.FLIPS])
         with torch.no_grad():
             torch.testing.assert_close(looked(x), net(x), atol=1e-5, rtol=0)
 
 
 def test_a_view_that_nobody_asked_about_is_refused(images):
-    looked = study.Looked(torch.zeros(2 * COUNT, 10), COUNT, images.mean, images.std)
+    looked = teachers.Looked(torch.zeros(2 * COUNT, 10), COUNT, images.mean, images.std)
     with pytest.raises(KeyError):
         torch.manual_seed(0)
         looked(batch(images, data.flip_shift(pad=2)))
@@ -62,16 +63,21 @@ def test_nothing_that_a_search_decides_is_named_before_it_is_over(smoke):
         if name and (wanted := smoke.needs(name)):
             assert wanted in named[:place], name
     final = [name for name in named if name and name["part"] in ("answers", "time")]
-    assert final and not any(smoke.ready(name, named) for name in final)
+    for name in final:
+        with pytest.raises(NotYet):
+            smoke.wait(name)
+    assert final
 
 
 def test_one_student_waits_for_its_teacher_and_comes_out_again(smoke):
     way = study.Try(1e-2, weight=0.5, temperature=3.0)
     name = smoke.name_of("search", 100, study.SAME, "soft", way, study.SEARCH_SEED)
     teacher = smoke.needs(name)
-    assert not smoke.ready(name, [])
+    with pytest.raises(NotYet, match="1 other runs"):
+        study.run(smoke.store, name)
     smoke.store.append(smoke.run(teacher))
-    assert smoke.ready(name, []) and (teacher["images"], teacher["seed"]) == (100, study.SEARCH_SEED)
+    smoke.wait(name)
+    assert (teacher["images"], teacher["seed"]) == (100, study.SEARCH_SEED)
     first = smoke.run(name)
     smoke.file(teacher).unlink()  # made anew where it is gone
     again = smoke.run(name)
@@ -89,7 +95,7 @@ def test_kinds_of_one_seed_start_alike_and_see_the_same_images(smoke, monkeypatc
         return real(model, dataset, recipe, objective=objective, **how)
 
     real = train.fit
-    monkeypatch.setattr(study.train, "fit", fit)
+    monkeypatch.setattr(students.train, "fit", fit)
     smoke.store.append(smoke.run(smoke.teacher_of("vit", "main", 100, 0)))
     for teacher, kind in (("", "none"), ("vit", "hard"), ("vit", "token"), ("labels", "token")):
         row = smoke.run(smoke.name_of("main", 100, teacher, kind, study.Try(1e-2, weight=0.5), 0))
@@ -107,14 +113,14 @@ def test_kinds_of_one_seed_start_alike_and_see_the_same_images(smoke, monkeypatc
 
 @pytest.fixture(scope="module")
 def rows():
-    return Store(Path(study.__file__), study.KEY).rows()
+    return store_of(study).rows()
 
 
 def test_every_student_took_what_its_own_search_chose(rows):
-    runs = study.Study(Store(Path(study.__file__), study.KEY), "cpu")
+    runs = study.Study(store_of(study))
     for row in rows:
         if row["part"] == "main":
-            best = runs.chosen(int(row["images"]), row["teacher"], row["kind"], rows)
+            best = runs.chosen(int(row["images"]), row["teacher"], row["kind"])
             assert best == study.Try(**{field: float(row[field]) for field in study.Try.__dataclass_fields__}), row
 
 

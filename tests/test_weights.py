@@ -412,12 +412,12 @@ def test_the_real_vit_tiny_knows_a_cat():
 
 def test_the_pocket_vit_is_what_its_card_says(no_network):
     from studies import pocket
-    from studies.store import Store
+    from studies.record import store_of
 
     assert weights.POCKET_FILE.stat().st_size < 2_000_000
-    store = Store(pocket.__file__, pocket.KEY)
+    store = store_of(pocket)
     card = weights.POCKET_FILE.with_suffix(".md").read_text()
-    assert card == pocket.card(store), "written by an older script: python -m studies.pocket --ship"
+    assert card == pocket.card(store), "written by an older study: python -m studies pocket --ship"
     shipped = next(r for r in store.rows() if r["part"] == "main" and int(r["seed"]) == pocket.SHIPPED)
     assert float(shipped["accuracy"]) >= 0.915
     try:
