@@ -39,7 +39,7 @@ def step(study: ModuleType, store: Store, missing: list[dict]) -> tuple[bool, st
             try:
                 row = study.run(store, name)
             except NotYet as reason:
-                why = why and str(reason)
+                why = why and (str(reason) or "another run")
                 continue
             store.append(row)
             print(*(f"{field}={value}" for field, value in row.items() if 0 < len(str(value)) < 60), flush=True)

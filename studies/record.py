@@ -105,23 +105,26 @@ def replayed(study: ModuleType, store: Store) -> tuple[dict, list[str]]:
 
 
 def restamp(study: ModuleType, store: Store, reason: str) -> None:
-    """Stamp the present code onto results that other code made, and record its miniature.
+    """Stamp the present code onto results that other code made.
 
-    reason: has to name all that changed, "replay" too where the miniature gives something else. Raises SystemExit where
-    it does not, and where a replayed row of the .csv moved.
+    reason: has to name all that changed, and "replay" where a miniature is not what is recorded, or nothing is. Raises
+    SystemExit where it does not, where a replayed row of the .csv moved, and where predictions changed.
     """
     about, (row, moved) = store.about(), replayed(study, store)
-    real = is_real(row, store)
     changed = changes(study, about) + ["replay"] * bool(moved)
+    if not changed:
+        print(f"{store.json}: nothing has changed")
+        return
+    final = "predicted" in changed or (moved and is_real(row, store))
     unsaid = [name for name in changed if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reason)]
-    if unsaid or (real and moved):
+    if final or unsaid:
         told = [f"{store.json} stays as it is. Changed: {', '.join(changed)}", *(f"  replay: {line}" for line in moved)]
-        if not (real and moved):
-            told.append("If that moves no result, say of each why: --restamp " + repr("NAME: renamed; NAME: moved"))
+        if not final:
+            told.append(f'If that moves no result, say why; name also: {", ".join(unsaid)}: --restamp "NAME: renamed"')
         raise SystemExit("\n".join([*told, AGAIN.format(store=store)]))
     note = {"when": now(), "changed": changed, "reason": reason}
-    notes = {"restamped": [*about.get("restamped", []), note]} if changed else {}
-    store.write(**made_by(study), **({} if real else {"replay": row}), **notes)
+    row = {"replay": row} if moved else {}
+    store.write(**made_by(study), **row, restamped=[*about.get("restamped", []), note])
 
 
 # --- what there is ---

@@ -246,6 +246,9 @@ def test_predictions_are_kept_and_may_not_change_once_there_are_rows(toy):
     assert record.changes(later, store.about()) == ["predicted"]
     without, store = toy()
     assert record.changes(without, store.about()) == ["predicted"]
+    with pytest.raises(SystemExit, match="stays as it is"):
+        record.restamp(later, store, "predicted: I know better now")
+    assert store.about()["predicted"] == study.predicted
 
 
 @pytest.mark.parametrize("row", ['{"expected": "more", "reason": "so"}', '{"expected": 1}', '{"reason": "so"}'])
@@ -290,10 +293,13 @@ def test_a_miniature_is_recorded_and_told_when_it_moves(toy):
     study, store = toy(mini)
     complete(study, store)
     assert record.replayed(study, store)[1] == ["no row of it is recorded"]
-    with pytest.raises(SystemExit, match="replay"):
+    with pytest.raises(SystemExit, match="name also: replay"):
         record.restamp(study, store, "")
     record.restamp(study, store, "replay: the first")
     assert store.about()["replay"] == {"value": 3.0, "count": 3} and record.replayed(study, store)[1] == []
+    about = store.about()
+    record.restamp(study, store, "")
+    assert store.about() == about  # nothing has changed
     other, store = toy(mini, ("return 2 * x", "return 2.1 * x"))
     assert record.replayed(other, store)[1] == ["value is 3.1500000000000004 instead of 3.0"]
 
