@@ -10,6 +10,8 @@ import vit_pytorch
 from torch import nn
 
 from studies import library
+from studies.record import store_of
+from studies.store import NotYet
 from vitutils import check, weights
 from vitutils.train import parameter_groups
 from vitutils.vit import ViT
@@ -130,26 +132,14 @@ def test_a_seed_names_the_first_weights(name):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_an_unstarted_search_is_not_taken_for_a_best_rate(tmp_path, monkeypatch):
-    class Finished(Exception):
-        pass
-
-    def stop(seconds):
-        raise Finished
-
-    monkeypatch.setattr(library.time, "sleep", stop)
-    monkeypatch.setattr("builtins.print", lambda *args, **kwargs: None)
-    store = library.Store(Path("library.py"), library.KEY, folder=tmp_path)
-    rows = [
-        {"part": "search", "net": "ours", "variant": f"lr {lr:g}", "seed": 100, "lr": lr, "accuracy": accuracy}
-        for lr, accuracy in zip(library.RATES, (0.7, 0.9, 0.8, 0.6), strict=True)
-    ]
-    for row in rows[:-1]:
-        store.append(row)
-    with pytest.raises(Finished):
-        library.best_rate(store, "ours")
-    store.append(rows[-1])
-    assert library.best_rate(store, "ours") == library.RATES[1]
+def test_an_unstarted_search_is_not_taken_for_a_best_rate(tmp_path):
+    store, name = store_of(library, tmp_path), {"part": "main", "net": "ours", "variant": "best", "seed": 0}
+    for lr, accuracy in zip(library.RATES, (0.7, 0.9, 0.8, 0.6), strict=True):
+        with pytest.raises(NotYet, match=f"search, ours: {len(store.rows())} of 4 runs"):
+            library.rate_of(store, name, library.RATES, net="ours")
+        searched = {"part": "search", "net": "ours", "variant": f"lr {lr:g}", "seed": 100}
+        store.append(searched | {"lr": lr, "accuracy": accuracy})
+    assert library.rate_of(store, name, library.RATES, net="ours") == library.RATES[1]
 
 
 def test_decay_leaves_out_the_librarys_positions():
