@@ -76,7 +76,7 @@ def best(store: Store, count: int, merit=by_accuracy, **wanted) -> dict[str, str
     """
     rows = [row for row in store.rows() if all(row[field] == str(value) for field, value in wanted.items())]
     if len(rows) < count:
-        raise NotYet(f"the search of {', '.join(map(str, wanted.values()))}: {len(rows)} of {count} runs")
+        raise NotYet(f"{', '.join(map(str, wanted.values()))}: {len(rows)} of {count} runs")
     return max(rows, key=merit)
 
 

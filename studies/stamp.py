@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-ROOTS = ("KEY", "configuration", "runs", "run", "work")
+ROOTS = ("KEY", "configuration", "runs", "run")
 IGNORED_FIELDS = {"ctx", "kind", "type_comment", "type_params", "returns", "annotation", "simple"}
 ALWAYS = ""  # the place of statements that make no name: they run with the module
 

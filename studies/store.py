@@ -90,10 +90,12 @@ class Store:
         return json.loads(self.json.read_text(encoding="utf-8")) if self.json.exists() else {}
 
     def write(self, **fields) -> None:
-        """Set fields of the .json and leave the others as they are."""
+        """Set fields of the .json and leave the others as they are; whoever reads it meanwhile finds it whole."""
         with self.locked():
             text = json.dumps(self.about() | fields, indent=1) + "\n"
-            self.json.write_text(text, encoding="utf-8", newline="\n")
+            half = self.own / self.json.name
+            half.write_text(text, encoding="utf-8", newline="\n")
+            half.replace(self.json)
 
     def begin(self, **fields) -> None:
         """Say who starts, when, and with what (stamp, configuration, predictions), before the first row."""

@@ -128,14 +128,16 @@ def runs(store: Store) -> Iterator[dict]:
 
 
 def work(store: Store) -> None:
-    """Do what is missing: both processes do each run, the first one keeps the row."""
-    if not dist.is_torchelastic_launched():
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        environment = {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""} | os.environ
-        command = [*launcher, "-m", "studies.throughput", "--folder", str(store.folder)]
-        if status := subprocess.run(command, env=environment).returncode:
-            sys.exit(status)
-        return
+    """Start the two processes, and wait for them."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""} | os.environ
+    command = [*launcher, "-m", "studies", "throughput", "--join", "--folder", str(store.folder)]
+    if status := subprocess.run(command, env=environment).returncode:
+        sys.exit(status)
+
+
+def join(store: Store) -> None:
+    """Be one of the two processes, as torchrun starts them: both do each run, the first keeps the row."""
     with ranks.joined() as here:
         missing = ranks.gather([name for name in runs(store) if not store.has(name)])[0]  # as rank 0 sees it
         for net, batch in NETS:
@@ -146,7 +148,6 @@ def work(store: Store) -> None:
             if here.first:
                 store.append(row)
                 print(*(f"{key}={value}" for key, value in row.items()), flush=True)
-        ranks.gather(None)  # the row is written before the other goes on
 
 
 def replay(store: Store) -> dict:
@@ -169,6 +170,8 @@ def configuration() -> dict:
         "backend": "gloo",
     }
 
+
+COMMANDS = {"join": join}
 
 if __name__ == "__main__":
     main("throughput")
