@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -345,11 +344,12 @@ def test_rows_are_written_by_one_at_a_time(tmp_path):
 def test_two_processes_never_claim_the_same_run(tmp_path):
     store = Store("demo", ("net",), folder=tmp_path)
     code = (
-        "import sys, time; from studies.store import Store\n"
+        "import sys; from studies.store import Store\n"
         f"with Store('demo', ('net',), folder={str(tmp_path)!r}).claimed({{'net': 'vit'}}) as mine:\n"
-        "    print(mine, flush=True); time.sleep(60)\n"
+        "    print(mine, flush=True); sys.stdin.read()\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
     assert holder.stdout.readline() == "True\n"
     with store.claimed({"net": "vit"}) as mine, store.claimed({"net": "cnn"}) as another:
         assert not mine and another
@@ -404,9 +404,22 @@ def test_a_study_is_called_by_its_name(capsys):
 # --- the data-scale study, at its smallest scale, in two processes ---
 
 
-def data_scale(folder: Path, *more: str) -> subprocess.Popen:
+# The study's own command, but its process is gone, without a word, once there are so many rows.
+DIES = """
+import os, runpy
+from studies.store import Store
+append = Store.append
+def last(self, row):
+    append(self, row)
+    len(self.rows()) < {rows} or os._exit(9)
+Store.append = last
+runpy.run_module("studies.data_scale", run_name="__main__", alter_sys=True)
+"""
+
+
+def data_scale(folder: Path, *how: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "VITBOOK_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", *more, "--scale", "smoke", "--folder", str(folder)]
+    command = [sys.executable, *how, "--scale", "smoke", "--folder", str(folder)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe)
 
@@ -420,14 +433,11 @@ def killed_and_resumed(tmp_path_factory):
         pytest.skip("Fashion-MNIST is not on this machine")
     study = record.load("data_scale")
     store = record.store_of(study, tmp_path_factory.mktemp("study"), "smoke")
-    first = data_scale(store.folder, "studies.data_scale")
-    while len(store.rows()) < 60 and first.poll() is None:
-        time.sleep(0.05)
-    first.kill()
-    first.communicate()
+    first = data_scale(store.folder, "-c", DIES.format(rows=60))
+    assert first.communicate(timeout=1800)[1] == "" and first.returncode == 9
     before = list(store.rows())
-    resumed = data_scale(store.folder, "studies", "data_scale", "--shards", "2")
-    told = resumed.communicate(timeout=600)
+    resumed = data_scale(store.folder, "-m", "studies", "data_scale", "--shards", "2")
+    told = resumed.communicate(timeout=1800)
     assert resumed.returncode == 0, told
     return study, store, before, told
 
@@ -438,7 +448,7 @@ def test_a_killed_study_goes_on_in_two_processes_and_repeats_nothing(killed_and_
     rows = store.rows()
     keys = [tuple(row[field] for field in store.key) for row in rows]
     expected = [tuple(str(name[field]) for field in store.key) for name in study.runs(store)]
-    assert 0 < len(before) < len(rows) and rows[: len(before)] == before
+    assert 60 == len(before) < len(rows) and rows[: len(before)] == before
     assert len(set(keys)) == len(keys) and sorted(keys) == sorted(expected)
     assert stdout.count("scale=smoke") == len(rows) - len(before)
     about = store.about()
