@@ -14,7 +14,7 @@ from studies.store import RESULTS, Store, now
 
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?|nan", re.I)
 COUNTED = re.compile("accurac|share|heads")  # shares of a few hundred images: one answer more moves them
-TOLERANCE = 0.003  # machines and versions of torch add in another order
+TOLERANCE = 0.006  # of a number, or of 1: on a machine without AVX a loss came out 0.0035 away
 AGAIN = "To run it again, delete {store.csv.name} and {store.json.name}, then: python -m studies {store.name}"
 
 
