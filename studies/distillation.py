@@ -116,8 +116,6 @@ class Study:
         self.count = None if self.name == "cpu" else max(self.scale.passes)
         self.small, self.large, self.all = sorted(self.scale.passes)
 
-    # --- which runs there are ---
-
     def tries(self, kind: str) -> list[Try]:
         """The eight tries of a kind."""
         return [Try(lr=lr, **setting) for lr in RATES for setting in SETTINGS[kind]]
@@ -237,8 +235,6 @@ class Study:
         if left := [other for other in needed if not self.store.has(other)]:
             raise NotYet(f"{len(left)} other runs")
 
-    # --- teachers ---
-
     def file(self, name: dict) -> Path:
         """Where what a run leaves for others is kept."""
         about = "_".join(str(name[field]).replace(", ", "-").replace(" ", "-") for field in KEY)
@@ -277,8 +273,6 @@ class Study:
             "train_accuracy": round(own.double().mean().item(), 5),
         }
 
-    # --- students ---
-
     def passes(self, name: dict) -> int:
         """How often a student sees each image: in the unlabelled part all make the steps of the largest size."""
         if name["part"] == "search":
@@ -316,8 +310,6 @@ class Study:
         right = (logits.argmax(dim=1) == dataset.train_labels.repeat(2)).double().mean().item()
         confidence = logits.softmax(dim=1).amax(dim=1).double().mean().item()
         return {"told_right": round(right, 5), "told_confidence": round(confidence, 5)}
-
-    # --- comparisons ---
 
     def run_answers(self, name: dict) -> dict:
         """The share of test images on which two of a size and seed decide differently."""
