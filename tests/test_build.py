@@ -600,17 +600,18 @@ def test_a_build_that_is_stopped_leaves_no_kernel_and_keeps_what_was_finished(tm
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_ends_the_block_once(name):
     number = getattr(signal, name)
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt) as seen, running.stoppable():
-        try:
-            signal.raise_signal(number)
-        finally:
-            if name != "SIGINT":
-                signal.raise_signal(number)  # while it is cleaned up
-    assert getattr(seen.value, "status", 130) == 128 + number
-    assert signal.getsignal(number) == before
-    signal.signal(number, signal.SIG_IGN)  # as `nohup` does
+    usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    before = signal.signal(number, usual)  # these tests may run under `nohup` themselves
     try:
+        with pytest.raises(KeyboardInterrupt) as seen, running.stoppable():
+            try:
+                signal.raise_signal(number)
+            finally:
+                if name != "SIGINT":
+                    signal.raise_signal(number)  # while it is cleaned up
+        assert getattr(seen.value, "status", 130) == 128 + number
+        assert signal.getsignal(number) == usual
+        signal.signal(number, signal.SIG_IGN)  # as `nohup` does
         with running.stoppable():
             signal.raise_signal(number)
     finally:

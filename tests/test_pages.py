@@ -281,11 +281,11 @@ def commands_are_the_makefiles(root: Path) -> list[str]:
 @rule
 def variables_are_real(root: Path) -> list[str]:
     """An environment variable that a page tells of is read somewhere in the code."""
-    code = "".join(p.read_text(encoding="utf-8") for p in root.glob("vitutils/*.py"))
+    code = "".join(p.read_text(encoding="utf-8") for room in ("vitutils", "scripts") for p in root.glob(f"{room}/*.py"))
     return [
         f"{path.name}: nothing reads {name}"
         for path, markdown in texts(root)
-        for name in sorted(set(re.findall(r"VITBOOK_[A-Z]+", markdown)))
+        for name in sorted(set(re.findall(r"VITBOOK_[A-Z_]+", markdown)))
         if not re.search(rf"\b{name}\b", code)
     ]
 
