@@ -92,7 +92,7 @@ def lead_on(path: Path, name: str) -> str:
         new = re.sub(r"^\*Next\.\* .*\Z", following, source, flags=re.M | re.S)
         if new != source:
             cell["source"] = new.splitlines(keepends=True)
-            return rules.dumps(chapter.notebook)
+            return rules.dumps(rules.normalise(chapter.notebook))
     raise Refused(f"{path.name}: expected a last paragraph that begins with '*Next.* '")
 
 

@@ -486,7 +486,7 @@ def test_the_main_runs_took_the_rate_that_the_search_chose():
     pocket = record.load("pocket")
     store = record.store_of(pocket)
     for row in store.rows():
-        recipe, shift = pocket.recipe_of(store, row)
+        recipe, shift = pocket.recipe_of(store, row | {"seed": int(row["seed"])})
         assert (recipe.lr, shift) == (float(row["lr"]), int(row["shift"])), row["variant"]
         assert (recipe.epochs, recipe.batch_size) == (int(row["epochs"]), int(row["batch_size"])), row["variant"]
 
