@@ -285,6 +285,44 @@ def test_pictures_are_upright_whatever_the_camera_was(tmp_path, tag, kind):
     assert any(torch.equal(image[:, [0, -1], [0, -1]].T, wanted) for image in square)
 
 
+KEPT = [("PNG", mode) for mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")]
+KEPT += [("JPEG", mode) for mode in ("L", "RGB", "CMYK")] + [("TIFF", mode) for mode in ("I;16", "RGB", "RGBA")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), [*KEPT, ("WEBP", "RGB"), ("WEBP", "RGBA"), ("AVIF", "RGB")])
+def test_a_picture_is_turned_once_however_often_it_is_seen(kind, mode):
+    deep = np.linspace(0, 65535, 16 * 32).reshape(16, 32).astype(np.uint16)
+    stored, exif = Image.fromarray(deep) if mode == "I;16" else corners().convert(mode), Image.Exif()
+    for tag in (2, 3, 6):
+        exif[0x0112] = tag
+        file = Image.open(io.BytesIO(raw(stored, kind, exif=exif)))
+        file.load()
+        before = dict(file.info)
+        once, grey = decoding.as_seen(file), decoding.AsSeen(grey=True)(file)
+        assert once.size == grey.size == ((16, 32) if tag == 6 else (32, 16))
+        for step in (decoding.as_seen, decoding.AsSeen()):
+            assert np.array_equal(np.array(step(once)), np.array(once)), tag
+        assert np.array_equal(np.array(decoding.AsSeen(grey=True)(grey)), np.array(grey)), tag
+        assert file.info == before, "the picture that came in stays as it was"
+
+
+def test_a_turn_that_xmp_tells_of_is_taken_once():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    file = Image.open(io.BytesIO(raw(corners(), "JPEG", xmp=xmp)))
+    once = decoding.as_seen(file)
+    assert once.size == (16, 32) and decoding.as_seen(once).size == (16, 32)
+
+
+def test_a_photo_of_a_set_is_upright_for_a_net_too(home):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    fill(home / "images" / "phone", {"a": 4, "b": 4})
+    for i in range(4):
+        write(home / "images" / "phone" / "a" / f"{i:03d}.png", raw(corners(), "PNG", exif=exif))
+    seen = pictures.load("phone").train[0][0]
+    assert seen.size == decoding.AsSeen()(seen).size == (16, 32)
+
+
 def test_broken_exif_is_no_reason_to_lose_a_picture(tmp_path):
     for exif in (b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
         assert decoded(tmp_path, raw(corners(), "JPEG", exif=exif), "a.jpg").shape == (16, 32, 3)

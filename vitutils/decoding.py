@@ -25,7 +25,7 @@ try:
 except ImportError:
     HEIC = False
 
-VERSION = 2  # raise it when a picture comes out otherwise: features that are kept in files are then computed anew
+VERSION = 3  # raise it when a picture comes out otherwise: features that are kept in files are then computed anew
 THREAD = 16  # of a picture longer than so many times its width only the middle is kept
 # Formats of pictures; no program is started, and no film or page is taken for a picture.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM", "TGA", "ICO")
@@ -92,7 +92,8 @@ def as_seen(image: Image.Image) -> Image.Image:
 
     Greys of 16 or 32 bits keep their order: whole numbers are scaled from the smallest of 8, 10, 12, 14 or 16 bits that
     holds them, fractions from 0..1, and what fits neither from its smallest value to its largest. What is no number
-    becomes black.
+    becomes black. What the file says about itself stays behind, so that nobody turns the picture again: seen twice it
+    is the same.
     """
     turn = None
     image.load()  # a TIFF is turned by Pillow as it is loaded, and its tag is taken away
@@ -106,6 +107,7 @@ def as_seen(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
+    image.info = {}  # not .clear(): the picture that came in may share it
     return image if turn is None else image.transpose(turn)
 
 
