@@ -203,11 +203,30 @@ def test_a_part_may_lie_in_a_folder_of_its_own_name(home):
         assert train.bincount().tolist() == [4, 4] and test.bincount().tolist() == [3, 3], how
 
 
-def test_parts_inside_the_classes_are_refused(home):
+@pytest.mark.parametrize(
+    ("folders_below", "words"),
+    [
+        ("cat/train cat/test dog/train dog/test", "cat holds a folder test.*part"),
+        ("cat/train cat/test dog/train dog/test bird", "cat holds a folder test.*part"),
+        ("cat/a/Val cat/a/x dog bird", "cat holds a folder Val.*part"),
+        ("learn/cat learn/dog exam/cat exam/dog docs", "exam and learn both hold a folder cat"),
+        ("learn/cat learn/dog learn/bird exam/cat", "exam and learn both hold a folder cat"),
+        ("learn/Cat learn/Dog exam/cat exam/dog", "exam and learn both hold a folder Cat"),
+        ("a/learn/cat a/learn/dog b/exam/cat b/exam/dog", "a and b both hold a folder cat"),
+        ("fold1/cat fold1/dog fold2/cat fold2/dog fold3/cat", "fold1 and fold2 both hold a folder cat"),
+        ("cats dogs sample/cats sample/dogs", "sample holds a folder cats.*class"),
+        ("cats dogs sample/Cats", "sample holds a folder Cats.*class"),
+        ("cat cat/masks dog dog/masks", "cat and dog both hold a folder masks"),
+        ("train/f1/cat train/f1/dog train/f2/cat train/f2/dog test/cat test/dog", "train: f1 and f2 both hold .* cat"),
+        ("train/cat/images train/cat/masks train/dog/images test/cat test/dog", "train: cat and dog both.* images"),
+        ("train/cat train/dog test/cat test/dog test/old/cat", "test: old holds a folder cat.*class"),
+        ("train/cat train/dog test/cat/train test/dog", "test: cat holds a folder train.*part"),
+    ],
+)
+def test_what_may_be_parts_or_classes_below_the_classes_is_refused(home, folders_below, words):
     root = home / "images" / "loose"
-    for name in ("cat", "dog"):
-        fill(root / name, {"train": 4, "test": 4})
-    refused(home, root, "cat, dog all hold the folders test, train")
+    fill(root, dict.fromkeys(folders_below.split(), 4))
+    refused(home, root, f"{words}.*Expected CLASS/.*PART/CLASS/.*training")
 
 
 @pytest.mark.parametrize("names", [("train", "training", "test"), ("train", "test", "val", "dev")])
@@ -242,11 +261,21 @@ def test_a_class_may_be_called_train(home):
         assert train.bincount().tolist() == [4, 4, 4], how
 
 
-def test_classes_may_have_folders_of_their_own(home):
-    for name in ("cat", "dog"):
-        fill(home / "images" / "loose" / name, {"images": 5})
-    for how, (train, _, _) in both(home, home / "images" / "loose").items():
-        assert train.bincount().tolist() == [4, 4], how
+@pytest.mark.parametrize(
+    ("folders_below", "told"),
+    [
+        ("cat/images dog/images", "cat/images, dog/images"),
+        ("cat/cat dog/dog", "cat/cat, dog/dog"),
+        ("cat/2019 cat/2020/may dog", "cat/2019, cat/2020"),
+        ("PetImages/Cat PetImages/Dog Extra", "PetImages/Cat, PetImages/Dog"),
+        ("train/cat/2019 train/dog test/cat test/dog/more", "cat/2019, dog/more"),
+    ],
+)
+def test_classes_may_have_folders_of_their_own_and_that_is_said(home, folders_below, told):
+    fill(home / "images" / "loose", dict.fromkeys(folders_below.split(), 5))
+    for how, (train, test, source) in both(home, home / "images" / "loose").items():
+        assert len(train) + len(test) == 5 * len(folders_below.split()) and train.max() == 1, how
+        assert f"subfolders count as the class that they lie in: {told}" in source, how
 
 
 # --- as a person sees them ---

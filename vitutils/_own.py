@@ -12,7 +12,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -185,23 +185,27 @@ def read_layout(path: Path) -> Layout:
 
     Either parts, each with one folder a class, or class folders alone; one folder around it all is looked through.
     Parts go by any of the names in `KNOWN`, in any case; of three, the second joins the training part. Raises DataError
-    for what is none of this, for parts that are not recognised, classes that are empty, alone, or differ between the
-    parts, and for class names that differ in case alone.
+    for what is none of this, for parts that are not recognised, for folders below the classes that may be parts or
+    classes themselves, classes that are empty, alone, or differ between the parts, and for class names that differ in
+    case alone.
     """
     found = entries(path)
     found, around = _unwrapped(found)
     place = path.joinpath(*around)
     tops = sorted({entry.names[0] for entry in found if entry.file is None})
     known = [name for name in tops if part_of(name)]
-    notes, left = [], []
+    notes, left, deep = [], [], []
     if len(known) > 1 and any(part_of(name) == "train" for name in known):
-        parts, used = _parts(found, known, place, notes, left)
+        parts, used = _parts(found, known, place, notes, left, deep)
     else:
-        parts, used = {"": _classes(found, tops, known, place, left)}, None
+        parts, used = {"": _classes(found, tops, known, place, left, deep)}, None
     loose = [e for e in found if e.picture and len(e.names) <= (2 if used and e.names[0] in used else 1)]
     beside = [e for e in found if e.picture and used and len(e.names) > 1 and e.names[0] not in known]
     left += _counted(len(loose), "in no class folder") + _counted(len(beside), "outside the parts")
     left += _others(found)
+    if deep:
+        told = ", ".join(deep[:6]) + ", ..." * (len(deep) > 6)
+        notes.append(f"subfolders count as the class that they lie in: {told}")
     if left:
         notes.append(f"left out: {', '.join(left)}")
     return Layout(parts, tuple(notes))
@@ -232,7 +236,7 @@ def _unwrapped(found: list[Entry], inside_a_part: bool = False) -> tuple[list[En
 
 
 def _parts(
-    found: list[Entry], known: list[str], place: Path, notes: list[str], left: list[str]
+    found: list[Entry], known: list[str], place: Path, notes: list[str], left: list[str], deep: list[str]
 ) -> tuple[dict[str, dict[str, list]], list[str]]:
     """Train and test, each {class: files}, and the folders' names that were used."""
     named: dict[str, str] = {}
@@ -241,12 +245,12 @@ def _parts(
             raise DataError(f"{place} has two folders for one part: {other} and {name}; keep one of them")
         named[part_of(name)] = name
     below = {part: _unwrapped(_below(found, name), inside_a_part=True)[0] for part, name in named.items()}
-    train = _tree(below["train"], place / named["train"])
+    train = _tree(below["train"], place / named["train"], deep)
     for part in ("val", "test"):
         if part in named and _is_flat(below[part], set(train)):
             count = sum(entry.picture for entry in below[part])
             left.append(f"{named.pop(part)} ({count} pictures without labels)")
-    read = {part: train if part == "train" else _tree(below[part], place / name) for part, name in named.items()}
+    read = {part: train if part == "train" else _tree(below[part], place / named[part], deep) for part in named}
     for part, classes in read.items():
         if odd := sorted(set(classes) ^ set(train)):
             both = f"{named['train']} and {named[part]}"
@@ -266,7 +270,9 @@ def _is_flat(below: list[Entry], classes: set[str]) -> bool:
     return any(entry.picture for entry in below) and (not tops or (len(tops) == 1 and not tops & classes))
 
 
-def _classes(found: list[Entry], tops: list[str], known: list[str], place: Path, left: list[str]) -> dict[str, list]:
+def _classes(
+    found: list[Entry], tops: list[str], known: list[str], place: Path, left: list[str], deep: list[str]
+) -> dict[str, list]:
     """{class: files} of class folders alone; a part's name there stands for pictures without labels, or is a fault."""
     below = {name: _below(found, name) for name in tops}
     looked_through = {name: _unwrapped(below[name], inside_a_part=True)[0] for name in tops}
@@ -281,17 +287,11 @@ def _classes(found: list[Entry], tops: list[str], known: list[str], place: Path,
             f"{place} has {tops[0]} alone: expected train and test by any of the names {KNOWN}; or class folders alone"
         )
     if len(tops) < 2:
-        return _tree(found, place)
+        return _tree(found, place, deep)
     if len(like := {part: name for name in tops for part in _parts_in(name)}) > 1 and "train" in like:
         raise DataError(
             f"{place} has {', '.join(tops)}: if {' and '.join(sorted(like.values()))} are parts, call them "
             f"{KNOWN}; if they are classes, call them otherwise"
-        )
-    common = set.intersection(*(folders[name] for name in tops))
-    if len(common) > 1:
-        raise DataError(
-            f"{place}: {', '.join(tops)} all hold the folders {', '.join(sorted(common))}. If these are the classes, "
-            f"name the parts above them {KNOWN}; if not, put the pictures straight into the class folders"
         )
     for name in known:
         if part_of(name) != "train" or len(folders[name]) > 1:  # pictures of trains are a class
@@ -299,7 +299,7 @@ def _classes(found: list[Entry], tops: list[str], known: list[str], place: Path,
                 f"{place} has {', '.join(tops)}: {name} is a part without another to go with it. Expected two or three "
                 f"parts by any of the names {KNOWN}; or class folders alone"
             )
-    return _tree(found, place)
+    return _tree(found, place, deep)
 
 
 def _below(found: list[Entry], name: str) -> list[Entry]:
@@ -307,8 +307,8 @@ def _below(found: list[Entry], name: str) -> list[Entry]:
     return [Entry(e.names[1:], e.file, e.picture) for e in found if e.names[0] == name and len(e.names) > 1]
 
 
-def _tree(found: list[Entry], place: Path) -> dict[str, list[Path | Packed]]:
-    """{class: pictures} of the folders at the top, sorted; every class has some."""
+def _tree(found: list[Entry], place: Path, deep: list[str]) -> dict[str, list[Path | Packed]]:
+    """{class: pictures} of the folders at the top, sorted; every class has some. deep: takes the classes' subfolders."""
     classes = sorted({entry.names[0] for entry in found if entry.file is None})
     if len(classes) < 2:
         held = f"one folder, {classes[0]}" if classes else "no folders"
@@ -318,6 +318,7 @@ def _tree(found: list[Entry], place: Path) -> dict[str, list[Path | Packed]]:
         other = spellings.setdefault(name.strip().casefold(), name)
         if other != name:
             raise DataError(f"{place}: the classes {other} and {name} are one name but for case: join or rename them")
+    deep += [folder for folder in _subfolders(found, spellings, place) if folder not in deep]
     read = {}
     for name in classes:
         inside = [entry for entry in found if entry.names[0] == name and entry.file]
@@ -327,6 +328,36 @@ def _tree(found: list[Entry], place: Path) -> dict[str, list[Path | Packed]]:
             kinds = " ".join(IMG_EXTENSIONS)
             raise DataError(f"class {name!r} is empty: {place / name} holds {held}; expected images ({kinds})")
     return read
+
+
+def _subfolders(found: list[Entry], classes: dict[str, str], place: Path) -> list[str]:
+    """The classes' folders with pictures, as CLASS/FOLDER. classes: {name in small letters: name}.
+
+    Raises DataError where one is called like a part, like another class, or like one in another class: they may be
+    classes, and what is above them parts. It may be if each class has its pictures in a single folder (CLASS/images/).
+    """
+    ways = defaultdict(set)
+    for entry in found:
+        if entry.picture and len(entry.names) > 1:
+            ways[entry.names[0]].add(entry.names[1:-1])
+    single, first = all(len(way) == 1 for way in ways.values()), {}
+    for name in sorted(ways):
+        for folder in sorted({folder for way in ways[name] for folder in way}):
+            key = folder.strip().casefold()
+            other = first.setdefault(key, name)
+            if part_of(folder):
+                odd = f"{name} holds a folder {folder}, which is the name of a part"
+            elif classes.get(key, name) != name:
+                odd = f"{name} holds a folder {folder}, which is the name of a class"
+            elif other != name and not single:
+                odd = f"{other} and {name} both hold a folder {folder}"
+            else:
+                continue
+            raise DataError(
+                f"{place}: {odd}. Expected CLASS/ or PART/CLASS/, the pictures straight in the class folders and the "
+                f"parts called {KNOWN}"
+            )
+    return sorted({f"{name}/{way[0]}" for name in ways for way in ways[name] if way})
 
 
 def _counted(count: int, where: str) -> list[str]:
