@@ -600,6 +600,53 @@ def test_links_are_followed_but_not_in_circles(home):
         folders.load_folder(root, 4)
 
 
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
+@pytest.mark.parametrize(
+    ("links", "words"),
+    [
+        ({"cat/more": "dog", "dog/more": "cat"}, "cat/more/more and .*cat are one folder"),
+        ({"cat/more": "dog"}, "dog and .*cat/more are one folder"),
+        ({"cat/x": "../elsewhere", "cat/y": "../elsewhere"}, "cat/y and .*cat/x are one folder"),
+        ({"train/cat": "../elsewhere", "test/cat": "../elsewhere"}, "train/cat and .*test/cat are one folder"),
+        ({"cat/more": "../around", "../around/back": "dog"}, "dog and .*cat/more/back are one folder"),
+    ],
+)
+def test_a_folder_that_is_reached_twice_is_refused(home, links, words):
+    root = home / "images" / "loose"
+    fill(root, {"cat": 3, "dog": 3, "../elsewhere": 2, "../around": 2})
+    for link, target in links.items():
+        (root / link).parent.mkdir(exist_ok=True)
+        (root / link).symlink_to((root / target).resolve(), target_is_directory=True)
+    for load in (lambda: folders.load_folder(root, 4), lambda: pictures.load("loose")):
+        with pytest.raises(DataError, match=words):
+            load()
+
+
+ONE_NAME = [("caf\u00e9", "cafe\u0301"), ("\u1100\u1161", "\uac00")]  # as other systems and as macOS write it
+
+
+@pytest.mark.parametrize("spellings", ONE_NAME)
+def test_no_picture_is_lost_to_a_name_in_two_spellings(home, spellings):
+    root = home / "images" / "loose"
+    fill(root, {spellings[0]: 3, spellings[1]: 3, "tea": 6})
+    for name in spellings:
+        write(root / "tea" / f"{name}.png", raw(dot(9)))
+    if len(list(root.iterdir())) < 3:
+        pytest.skip("here the two are one name")
+    for how, (train, test, _) in both(home, root).items():
+        assert (train.bincount() + test.bincount()).tolist() in ([6, 8], [8, 6]), how
+
+
+def test_of_two_files_by_one_name_in_a_zip_the_last_counts(home):
+    fill(home / "made", {"a": 5, "b": 5})
+    pack(home / "made", home / "images" / "twice.zip")
+    with zipfile.ZipFile(home / "images" / "twice.zip", "a") as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("a/000.png", raw(dot(77)))
+    one = folders.load_folder(home / "images" / "twice.zip", 4)
+    assert len(one.train_labels) + len(one.test_labels) == 10
+    assert 77 in torch.cat([one.train_images, one.test_images])[:, 0]
+
+
 def test_an_encrypted_zip_is_named(home):
     fill(home / "made", {"a": 5, "b": 5})
     pack(home / "made", home / "images" / "locked.zip")

@@ -15,7 +15,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -118,10 +118,12 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 def entries(path: Path) -> list[Entry]:
     """What a folder or zip holds, sorted by name, without what is hidden and what systems leave.
 
-    Raises DataError for an encrypted or broken zip, and for a folder that cannot be looked into.
+    Raises DataError for an encrypted or broken zip, and for a folder that cannot be looked into, or is reached twice.
     """
     found = {entry.names: entry for entry in (_zipped(path) if path.is_file() else _walked(path))}
-    return [found[names] for names in sorted(found)]  # of two by one name the last, as unpacking would leave it
+    # Of two by one name the last, as unpacking would leave it; names in one spelling only now, for those are two files.
+    plain = [replace(found[names], names=_plain(names)) for names in sorted(found)]
+    return sorted(plain, key=lambda entry: entry.names)
 
 
 def _hidden(name: str) -> bool:
@@ -145,16 +147,20 @@ def _judged(names: tuple[str, ...], file: Path | Packed) -> Entry:
 
 
 def _walked(folder: Path) -> Iterator[Entry]:
-    """A folder's entries. Links are followed, but not to a folder that they lie in."""
+    """A folder's entries. Links are followed, but not to a folder that they lie in; no folder may be reached twice."""
+    reached: dict[Path, str] = {}
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot look into the folder {error.filename} ({error.strerror})")
 
     for top, subs, files in os.walk(folder, followlinks=True, onerror=refuse):
         names, real = Path(top).relative_to(folder).parts, Path(os.path.realpath(top))
-        subs[:] = [s for s in subs if not _hidden(s) and not real.is_relative_to(os.path.realpath(Path(top, s)))]
-        yield from (Entry(_plain((*names, sub)), None) for sub in subs)
-        yield from (_judged(_plain((*names, file)), Path(top, file)) for file in files if not _hidden(file))
+        if (other := reached.setdefault(real, top)) != top:
+            raise DataError(f"{top} and {other} are one folder, by a link: its pictures would count twice; keep one")
+        shown = [sub for sub in sorted(subs) if not _hidden(sub)]
+        subs[:] = [sub for sub in shown if not real.is_relative_to(os.path.realpath(Path(top, sub)))]
+        yield from (Entry((*names, sub), None) for sub in subs)
+        yield from (_judged((*names, file), Path(top, file)) for file in files if not _hidden(file))
 
 
 def _zipped(path: Path) -> Iterator[Entry]:
@@ -165,11 +171,11 @@ def _zipped(path: Path) -> Iterator[Entry]:
             raise DataError(f"{path} is encrypted: unpack it, or pack it without a password")
         folder, _, name = info.filename.replace("\\", "/").rpartition("/")
         if folder not in above:
-            names = above[folder] = _plain(part for part in folder.split("/") if part not in ("", ".", ".."))
+            names = above[folder] = tuple(part for part in folder.split("/") if part not in ("", ".", ".."))
             if not any(map(_hidden, names)):
                 yield from (Entry(names[: depth + 1], None) for depth in range(len(names)))
         if name and not _hidden(name) and not any(map(_hidden, above[folder])):
-            yield _judged((*above[folder], *_plain([name])), Packed(path, info))
+            yield _judged((*above[folder], name), Packed(path, info))
 
 
 def _plain(names: Iterable[str]) -> tuple[str, ...]:
@@ -308,7 +314,7 @@ def _below(found: list[Entry], name: str) -> list[Entry]:
 
 
 def _tree(found: list[Entry], place: Path, deep: list[str]) -> dict[str, list[Path | Packed]]:
-    """{class: pictures} of the folders at the top, sorted; every class has some. deep: takes the classes' subfolders."""
+    """{class: pictures} of the folders at the top, sorted; every class has some. deep: takes their subfolders."""
     classes = sorted({entry.names[0] for entry in found if entry.file is None})
     if len(classes) < 2:
         held = f"one folder, {classes[0]}" if classes else "no folders"
