@@ -33,7 +33,15 @@ from tqdm import tqdm
 from vitutils import _fingerprint, data, train
 from vitutils._progress import show_progress
 from vitutils._sources import data_folders
-from vitutils.given import at_least_1, check_training, checked_features, checked_labels, logits_for
+from vitutils.given import (
+    at_least_1,
+    check_training,
+    checked_features,
+    checked_labels,
+    checked_rate,
+    checked_rates,
+    logits_for,
+)
 from vitutils.modes import eval_mode
 from vitutils.pictures import Pictures
 from vitutils.vit import ViTConfig
@@ -142,8 +150,8 @@ def train_steps(
     Raises ValueError for no images, a rate of 0, or a net that gives more
     than logits (B, K) for the labels.
     """
-    check_training(dataset, steps, lr, batch_size)
-    net = net.to(device).train()
+    check_training(dataset, steps, batch_size)
+    lr, net = checked_rate(lr), net.to(device).train()
     optimizer = torch.optim.AdamW(train.parameter_groups(net, 0.05), lr=lr)
     schedule = train.make_schedule(optimizer, steps, warmup=0.1)
     size, epoch = min(batch_size, len(dataset.train_labels)), 0
@@ -182,14 +190,15 @@ def choose_rate(
         dataset, train_images=images[fit], train_labels=labels[fit]
     )
     scores = {}
-    for lr in sorted(rates):
+    for lr in checked_rates(rates):
         net = train_steps(make(), part, lr=lr, **how)
-        found = train.evaluate(
-            net, images[choose], labels[choose], mean=dataset.mean,
-            std=dataset.std, device=how.get("device", "cpu"),
-        )
-        if found.logits.isfinite().all():
-            scores[lr] = found.accuracy
+        try:
+            scores[lr] = train.evaluate(
+                net, images[choose], labels[choose], mean=dataset.mean,
+                std=dataset.std, device=how.get("device", "cpu"),
+            ).accuracy
+        except FloatingPointError:
+            continue  # it diverged
     if not scores:
         raise ValueError(f"no rate of {[*rates]} led to a finite loss")
     return max(scores, key=scores.get)

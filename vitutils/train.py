@@ -7,6 +7,7 @@ Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), t
 
 import copy
 import hashlib
+import math
 import os
 import pickle
 import time
@@ -31,13 +32,14 @@ from vitutils import plot
 from vitutils import ranks as processes
 from vitutils._progress import show_progress
 from vitutils.data import Dataset, batch_sizes, batches, seeded
+from vitutils.given import checked_labels, logits_for, plain, shown
 from vitutils.modes import eval_mode, modes_kept, own_modes, set_modes
 
 SCHEDULES = ("cosine", "constant")
 # Numbers of a recipe: what each must be, in words, and whether one is.
 LIMITS = {
-    "epochs": ("a whole number of 1 or more", lambda n: n >= 1 and n % 1 == 0),
-    "batch_size": ("a whole number of 1 or more", lambda n: n >= 1 and n % 1 == 0),
+    "epochs": ("a whole number of 1 or more, 10**9 at most", lambda n: 1 <= n <= 10**9 and n % 1 == 0),
+    "batch_size": ("a whole number of 1 or more, 10**9 at most", lambda n: 1 <= n <= 10**9 and n % 1 == 0),
     "lr": ("a finite number above 0", lambda x: 0 < x < float("inf")),
     "weight_decay": ("a finite number of 0 or more", lambda x: 0 <= x < float("inf")),
     "warmup": ("between 0 and 1", lambda x: 0 <= x <= 1),
@@ -56,14 +58,9 @@ def checked(name: str, value: object) -> int | float | None:
     number = plain(value)
     if number is None and "None" in what:
         return None
-    if isinstance(number, bool) or not isinstance(number, Real) or not fits(number):
-        raise ValueError(f"{name} must be {what}, got {value!r}")
+    if isinstance(number, bool) or not isinstance(number, Real) or not fits(number) or 10**308 < number < float("inf"):
+        raise ValueError(f"{name} must be {what}, got {shown(value)}")
     return int(number) if isinstance(number, Integral) or "whole" in what else float(number)
-
-
-def plain(value: object) -> object:
-    """A number of NumPy's, or a tensor that holds one, as Python's own; anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 @dataclass(frozen=True)
@@ -234,16 +231,31 @@ def evaluate(
     """Evaluate on uint8 images (N, C, H, W) and int64 labels (N,), in eval mode; each module's own is put back after.
 
     mean, std: per channel, those that the model was trained with.
+    Raises ValueError for no images, labels that are no classes, and a model that gives anything but logits (B, K) with
+    a place for each; FloatingPointError where the loss is not finite, for then argmax is no answer.
     """
-    device = torch.device(device)
+    device, labels = torch.device(device), _labels_of(images, labels)
     with eval_mode(model), autocast(device):
         parts = [
-            model(x).float().cpu()
-            for x, _ in batches(images, labels, batch_size, seed=None, device=device, mean=mean, std=std)
+            logits_for(model(x), y).float().cpu()
+            for x, y in batches(images, labels, batch_size, seed=None, device=device, mean=mean, std=std)
         ]
-    logits, labels = torch.cat(parts), labels.cpu()
+    logits = torch.cat(parts)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    loss = losses.mean().item()
+    if not math.isfinite(loss):
+        count = (~losses.isfinite()).sum().item()
+        raise FloatingPointError(f"the loss of {count} of {len(losses)} images is not finite: the model has diverged")
     accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-    return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)
+    return Evaluation(loss, accuracy, logits)
+
+
+def _labels_of(images: Tensor, labels: Tensor) -> Tensor:
+    """Labels (N,) of images (N, C, H, W) as int64 on the CPU. Raises ValueError for none, and for what is no class."""
+    labels = checked_labels(labels)
+    if len(images) != len(labels):
+        raise ValueError(f"expected {len(images)} labels, one an image, got {len(labels)}")
+    return labels
 
 
 def save_checkpoint(path: Path, **parts) -> None:
@@ -259,9 +271,17 @@ def save_checkpoint(path: Path, **parts) -> None:
 
 def labels_alone(outputs: Tensor, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The objective of a net that has no teacher: cross-entropy of logits (B, K) with the labels."""
+    _check_outputs(outputs)
+    return F.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
+
+
+def _check_outputs(outputs: object, K: int | None = None) -> None:
+    """Hold that they are logits (B, K). Shapes alone are looked at: values would have to come from the device."""
     if not isinstance(outputs, Tensor):
         raise ValueError(f"expected logits (B, K), got a {type(outputs).__name__}: pass an objective that takes it")
-    return F.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
+    if outputs.ndim != 2 or (K is not None and outputs.shape[1] < K):
+        wanted = "K" if K is None else K
+        raise ValueError(f"expected logits (B, {wanted}), got {tuple(outputs.shape)}: give the net a head of {wanted}")
 
 
 def described(recipe: Recipe, objective: Callable) -> dict:
@@ -379,10 +399,19 @@ def fit(
 
     Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint of another
     recipe, net, teacher, or of other images (every byte of them counts), and for fewer images than ranks. What only
-    one rank meets is a `ranks.RankError` on all.
+    one rank meets is a `ranks.RankError` on all. Also ValueError for an empty part, a model
+    without logits for each class or without parameters to train; FloatingPointError once the held-out loss is not
+    finite.
     """
     if resume and not checkpoint:
         raise ValueError("resume=True goes on from a checkpoint: say which, checkpoint=PATH")
+    for part, labels in {"to train on": dataset.train_labels, "held out": dataset.test_labels}.items():
+        if not len(labels):
+            raise ValueError(f"{dataset.name}: expected images {part}, one or more, got none")
+    parameters = [*model.parameters()]
+    if not any(p.requires_grad for p in parameters):
+        got = f"{len(parameters)}, all frozen: set requires_grad of those to train" if parameters else "none"
+        raise ValueError(f"expected parameters to train, got {got}")
     with modes_kept(model):
         if not model.training:
             model.train()
@@ -448,7 +477,10 @@ def _fit(model, dataset, recipe, objective, device, checkpoint, resume, report) 
                 weight = ranks.weight(sizes[step])
                 x, y = mix(x, y)
                 with autocast(device):
-                    loss = weight * objective(parallel(x), x, y, recipe.label_smoothing)
+                    outputs = parallel(x)
+                    if not recent and objective is labels_alone:
+                        _check_outputs(outputs, dataset.num_classes)
+                    loss = weight * objective(outputs, x, y, recipe.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
@@ -468,7 +500,11 @@ def _fit(model, dataset, recipe, objective, device, checkpoint, resume, report) 
                 bar.update()
             _record(history, recent)
         elapsed += time.perf_counter() - started
-        val_loss, val_accuracy = _held_out(averaged if averaged is not None else model, dataset, device)
+        try:
+            val_loss, val_accuracy = _held_out(averaged if averaged is not None else model, dataset, device)
+        except FloatingPointError as error:
+            told = f"the held-out loss is not finite after step {len(history.losses)} ({error})"
+            raise FloatingPointError(f"{told}. Lower the learning rate, or lengthen the warm-up") from None
         history.epochs.append(
             {
                 "epoch": epoch + 1,
@@ -542,7 +578,10 @@ def _held_out(model: nn.Module, dataset: Dataset, device: torch.device) -> tuple
     for buffer in model.buffers():  # BatchNorm's running means: those of rank 0, which writes the checkpoint
         torch.distributed.broadcast(buffer, 0)
     mine = slice(ranks.rank, None, ranks.world)
-    result = evaluate(model, dataset.test_images[mine], dataset.test_labels[mine], **how)
+    result = processes.agree(
+        lambda: evaluate(model, dataset.test_images[mine], dataset.test_labels[mine], **how),
+        (FloatingPointError, ValueError),
+    )
     weight = len(result.logits) / len(dataset.test_labels)
     parts = processes.gather((weight * result.loss, weight * result.accuracy))
     return sum(loss for loss, _ in parts), sum(accuracy for _, accuracy in parts)

@@ -1,0 +1,163 @@
+"""What was given and cannot be meant: refused in words, or taken as what it is; never a silent wrong answer."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vitutils import cli, data, probe, train
+
+NAN = float("nan")
+SHORT = train.Recipe(epochs=1, batch_size=64, lr=2e-3)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits").take(train=128, test=50)
+
+
+def linear(K=10):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, K))
+
+
+class Gives(nn.Module):
+    """A net that gives something of its own, made from its logits, in eval mode alone or always."""
+
+    def __init__(self, change, always=True, K=10):
+        super().__init__()
+        self.inner, self.change, self.always = linear(K), change, always
+
+    def forward(self, images):
+        logits = self.inner(images)
+        return self.change(logits) if self.always or not self.training else logits
+
+
+# --- numbers to train with ---
+
+
+def test_a_rate_may_be_any_librarys_number_and_stays_as_it_was(digits):
+    plain = probe.train_steps(linear(), digits, steps=2, lr=float(torch.tensor(1e-2)))
+    for lr in (torch.tensor(1e-2), np.float32(1e-2), np.array(1e-2, dtype=np.float32)):
+        net = probe.train_steps(linear(), digits, steps=2, lr=lr)
+        assert torch.equal(net[1].weight, plain[1].weight) and float(lr) == float(np.float32(1e-2))
+    for rates in (torch.tensor([1e-3, 1e-1]), np.array([1e-3, 1e-1], dtype=np.float32), (1e-1, np.float32(1e-3))):
+        before = [float(rate) for rate in rates]
+        best = probe.choose_rate(linear, digits, rates, steps=4)
+        assert type(best) is float and best in before and [float(rate) for rate in rates] == before
+
+
+RATES = ["a", None, 0.001, ["a"], [None], [1e-3, NAN], [True], torch.tensor(1e-3), [10**400]]
+
+
+@pytest.mark.parametrize("rates", RATES, ids=range(len(RATES)))
+def test_rates_that_are_none_are_refused(digits, rates):
+    with pytest.raises(ValueError, match="expected (rates|a learning rate above 0).*got"):
+        probe.choose_rate(linear, digits, rates, steps=1)
+
+
+@pytest.mark.parametrize("lr", ["a", None, True, NAN, -1, torch.tensor([1e-3, 1e-3]), 10**400, 1j], ids=range(8))
+def test_a_rate_that_is_none_is_refused(digits, lr):
+    with pytest.raises(ValueError, match="expected a learning rate above 0, got"):
+        probe.train_steps(linear(), digits, steps=1, lr=lr)
+
+
+HUGE = [{"epochs": 10**400}, {"batch_size": 10**5000}, {"lr": 10**400}, {"mixup": 10**400}]
+
+
+@pytest.mark.parametrize("changes", HUGE, ids=range(4))
+def test_numbers_too_large_to_be_meant_are_refused(changes):
+    with pytest.raises(ValueError, match=f"^{[*changes][0]} must be .*, got .{{1,60}}$"):
+        train.Recipe(**changes)
+
+
+# --- what a net gives ---
+
+
+def judged(net, part, labels=None):
+    labels = part.test_labels if labels is None else labels
+    return train.evaluate(net, part.test_images, labels, mean=part.mean, std=part.std)
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+def test_logits_that_are_not_finite_are_no_accuracy(digits, value):
+    for rows in (slice(None), slice(3, 4)):
+
+        def spoil(logits, rows=rows):
+            logits = logits.clone()
+            logits[rows] = value
+            return logits
+
+        count = len(range(50)[rows])
+        with pytest.raises(FloatingPointError, match=rf"{count} of 50 images"):
+            judged(Gives(spoil), digits)
+        with pytest.raises(FloatingPointError, match=r"after step 2.*of 50 images"):
+            train.fit(Gives(spoil, always=False), digits, SHORT)
+    masked = Gives(lambda logits: logits.index_fill(1, torch.tensor([9]), -float("inf")))
+    few = digits.test_labels != 9  # a class that is masked out is nobody's
+    seen = train.evaluate(masked, digits.test_images[few], digits.test_labels[few], mean=digits.mean, std=digits.std)
+    assert np.isfinite(seen.loss)
+
+
+def test_a_run_whose_last_step_diverges_writes_no_weights(tmp_path, capsys):
+    given = ["--data", "digits", "--net", "book/4", "--images", "40", "--batch-size", "40", "--epochs", "1"]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*given, "--device", "cpu", "--lr", "1e30", "--warmup", "0", "--out", str(tmp_path)])
+    told = capsys.readouterr()
+    assert end.value.code == 1 and "error: the held-out loss is not finite after step 1" in told.err
+    assert "accuracy" not in told.out and not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "run.pt").exists()
+
+
+OUTPUTS = {
+    "a tuple": (Gives(lambda x: (x, x), always=False), r"expected logits \(B, K\), got a tuple"),
+    "a dict": (Gives(lambda x: {"logits": x}, always=False), "got a dict"),
+    "an object": (Gives(lambda x: SimpleNamespace(logits=x), always=False), "got a SimpleNamespace"),
+    "nothing": (Gives(lambda x: None, always=False), "got a NoneType"),
+    "maps": (Gives(lambda x: x[:, :, None, None], always=False), r"got \(50, 10, 1, 1\)"),
+    "few logits": (Gives(lambda x: x[:, :5], always=False), "classes from 0 to 4"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_is_no_logits_in_eval_mode_is_refused(digits, name):
+    net, message = OUTPUTS[name]
+    with pytest.raises(ValueError, match=message):
+        judged(net, digits)
+    with pytest.raises(ValueError, match=message):
+        train.fit(net, digits, SHORT)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_what_is_no_logits_in_train_mode_is_refused(digits, mixup):
+    for net, message in (
+        (Gives(lambda x: x[:, :5]), r"expected logits \(B, 10\), got \(64, 5\)"),
+        (Gives(lambda x: x[:, :, None, None]), r"expected logits \(B, 10\), got \(64, 10, 1, 1\)"),
+        (Gives(lambda x: x[0]), r"expected logits \(B, 10\), got \(10,\)"),
+        (Gives(lambda x: {"logits": x}), "got a dict"),
+        (nn.Flatten(), "expected parameters to train, got none"),
+        (linear().requires_grad_(False), "expected parameters to train, got 2, all frozen"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train.fit(net, digits, replace(SHORT, mixup=mixup))
+
+
+def test_labels_that_are_none_are_not_passed_over(digits):
+    wrong = {
+        r"labels from 0, got -100": digits.test_labels.index_fill(0, torch.tensor([3]), -100),
+        r"classes from 0 to 9, got 0 to 10": digits.test_labels.index_fill(0, torch.tensor([3]), 10),
+        "whole numbers": digits.test_labels.float(),
+        "expected 50 labels.*got 49": digits.test_labels[:-1],
+    }
+    for message, labels in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            judged(linear(), digits, labels)
+    with pytest.raises(ValueError, match="one or more"):
+        train.evaluate(linear(), digits.test_images[:0], digits.test_labels[:0], mean=digits.mean, std=digits.std)
+    for part in ("train", "test"):
+        none = {f"{part}_images": digits.test_images[:0], f"{part}_labels": digits.test_labels[:0]}
+        with pytest.raises(ValueError, match="one or more"):
+            train.fit(linear(), replace(digits, **none), SHORT)
