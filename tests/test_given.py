@@ -1,14 +1,17 @@
 """What was given and cannot be meant: refused in words, or taken as what it is; never a silent wrong answer."""
 
 from dataclasses import replace
+from functools import partial, wraps
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 from vitutils import cli, data, probe, train
+from vitutils.distill import Distillation
 
 NAN = float("nan")
 SHORT = train.Recipe(epochs=1, batch_size=64, lr=2e-3)
@@ -161,3 +164,102 @@ def test_labels_that_are_none_are_not_passed_over(digits):
         none = {f"{part}_images": digits.test_images[:0], f"{part}_labels": digits.test_labels[:0]}
         with pytest.raises(ValueError, match="one or more"):
             train.fit(linear(), replace(digits, **none), SHORT)
+
+
+# --- a run goes on as it began ---
+
+
+class Scaled(nn.Module):
+    """A net whose factor stands neither in its weights nor in its repr."""
+
+    def __init__(self, factor=1.0, act=torch.relu):
+        super().__init__()
+        self.inner, self.factor, self.act = linear(), factor, act
+
+    def forward(self, images):
+        return self.factor * self.act(self.inner(images))
+
+
+def weighed(factor):
+    def loss(outputs, images, labels, smoothing):
+        return factor * nn.functional.cross_entropy(outputs, labels)
+
+    return loss
+
+
+def frozen(*names):
+    net = linear()
+    net[1].requires_grad_(True)
+    for name in names:
+        net.get_parameter(name).requires_grad_(False)
+    return net
+
+
+def deaf(teacher):
+    return Distillation(teacher, "soft")
+
+
+ANOTHER = {  # what a run began with, and what must not go on with it
+    "augment": ({"augment": data.flip_shift(1)}, {"augment": data.flip_shift(2)}),
+    "augment begun": ({}, {"augment": data.flip_shift(1)}),
+    "augment left off": ({"augment": data.flip_shift(1)}, {}),
+    "lambda": ({"augment": lambda x: x.flip(-1)}, {"augment": lambda x: x.flip(-2)}),
+    "constant": ({"augment": lambda x: x.roll(1)}, {"augment": lambda x: x.roll(2)}),
+    "default": ({"augment": lambda x, n=1: x.roll(n)}, {"augment": lambda x, n=2: x.roll(n)}),
+    "partial": ({"augment": partial(torch.roll, shifts=1)}, {"augment": partial(torch.roll, shifts=2)}),
+    "transform": ({"augment": v2.RandomHorizontalFlip(0.1)}, {"augment": v2.RandomHorizontalFlip(0.9)}),
+    "tensor": ({"augment": torch.ones(8, 8).to(torch.uint8).__mul__}, {"augment": torch.zeros(8, 8).byte().__mul__}),
+    "objective": ({"objective": weighed(1.0)}, {"objective": weighed(2.0)}),
+    "objective left off": ({"objective": weighed(1.0)}, {}),
+    "teacher": ({"objective": deaf(Scaled(1.0))}, {"objective": deaf(Scaled(2.0))}),
+    "activation": ({"objective": deaf(Scaled(act=torch.relu))}, {"objective": deaf(Scaled(act=torch.tanh))}),
+    "layer": (
+        {"objective": deaf(nn.Sequential(linear(), nn.ReLU()))},
+        {"objective": deaf(nn.Sequential(linear(), nn.GELU()))},
+    ),
+    "classes": ({}, {"classes": tuple("9876543210")}),
+    "frozen": ({"net": frozen("1.bias")}, {"net": frozen("1.weight")}),
+    "thawed": ({"net": frozen("1.bias")}, {"net": frozen()}),
+}
+
+
+def go(digits, path, resume, augment=None, objective=train.labels_alone, classes=None, net=None):
+    part = replace(digits, classes=classes or digits.classes)
+    recipe, net = replace(SHORT, augment=augment), net if net is not None else linear()
+    return train.fit(net, part, recipe, objective=objective, checkpoint=path, resume=resume)
+
+
+@pytest.mark.parametrize("name", ANOTHER)
+def test_a_run_does_not_go_on_as_another(name, digits, tmp_path):
+    then, now = ANOTHER[name]
+    go(digits, tmp_path / "run.pt", False, **then)
+    with pytest.raises(ValueError, match="was written (under another recipe|with other images|for a net with other)"):
+        go(digits, tmp_path / "run.pt", True, **now)
+    assert len(go(digits, tmp_path / "run.pt", True, **then).losses) == 2
+
+
+def test_a_run_goes_on_with_the_same_written_anew(digits, tmp_path):
+    def same(factor):
+        calls = []
+
+        def watch(images):  # what it keeps while it runs does not count
+            calls.append(1)
+            return (images * factor).to(images.dtype)
+
+        return {"augment": watch, "objective": deaf(Scaled(factor).train(factor > 5)), "net": frozen("1.bias")}
+
+    go(digits, tmp_path / "run.pt", False, **same(1.0))
+    assert len(go(digits, tmp_path / "run.pt", True, **same(1.0)).losses) == 2
+    wrapped = same(1.0)
+    wrapped["augment"] = wraps(wrapped["augment"])(lambda images: images)
+    assert len(go(digits, tmp_path / "run.pt", True, **wrapped).losses) == 2, "a wrapper is what it wraps"
+
+
+def test_a_checkpoint_whose_parts_are_of_other_kinds_is_none(digits, tmp_path):
+    path = tmp_path / "run.pt"
+    go(digits, path, False)
+    state = torch.load(path, weights_only=True)
+    for part, wrong in (("recipe", [1]), ("recipe", None), ("data", [1]), ("net", 3), ("history", [1]), ("model", 1)):
+        torch.save(state | {part: wrong}, path)
+        with pytest.raises(ValueError, match="run.pt (is not a checkpoint|was written)"):
+            go(digits, path, True)

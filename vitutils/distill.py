@@ -95,12 +95,12 @@ class Distillation:
 
     def numbers(self) -> dict:
         """What a checkpoint keeps, so that a run resumes as it began."""
-        weights = train.digest(self.teacher.state_dict())
+        digits = train.digest_net(self.teacher)  # settings and weights
         return {
             "kind": self.kind,
             "weight": self.weight,
             "temperature": self.temperature,
-            "teacher": f"{type(self.teacher).__name__} {weights}",
+            "teacher": f"{type(self.teacher).__name__} {digits}",
         }
 
 

@@ -6,13 +6,12 @@ Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), t
 """
 
 import copy
-import hashlib
 import math
 import os
 import pickle
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from vitutils import plot
 from vitutils import ranks as processes
 from vitutils._progress import show_progress
+from vitutils._told import digest, digest_net, told  # noqa: F401 - digest_net is for `distill`
 from vitutils.data import Dataset, batch_sizes, batches, seeded
 from vitutils.given import checked_labels, logits_for, plain, shown
 from vitutils.modes import eval_mode, modes_kept, own_modes, set_modes
@@ -285,7 +285,9 @@ def _check_outputs(outputs: object, K: int | None = None) -> None:
 
 
 def described(recipe: Recipe, objective: Callable) -> dict:
-    """What a checkpoint keeps of how it was trained: the recipe, and the objective's own numbers if it has any.
+    """What a checkpoint keeps of how it was trained: recipe, augmentation, objective and its own numbers.
+
+    A function is kept as `_told.told` sees it: name, code, and the numbers, words and functions that it was made with.
 
     Raises ValueError for numbers of the objective that a checkpoint cannot hold: anything but numbers, words and None.
     """
@@ -293,28 +295,27 @@ def described(recipe: Recipe, objective: Callable) -> dict:
     odd = [f"{name}: {value!r}" for name, value in own.items() if not isinstance(value, Real | str | None)]
     if odd:
         raise ValueError(f"{type(objective).__name__}.numbers() may hold numbers and words, got {'; '.join(odd)}")
+    if recipe.augment is not None:
+        own["augment"] = told(recipe.augment)
+    if objective is not labels_alone:
+        own["objective"] = type(objective).__qualname__ if hasattr(objective, "numbers") else told(objective)
     return recipe.numbers() | own
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits that stand for tensors: their names, shapes, dtypes and every single value."""
-    found = hashlib.sha256()
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):  # a module may keep other things in its state
-            found.update(f"{name} {tensor!r};".encode())
-            continue
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
+def described_net(net: nn.Module) -> dict:
+    """What a checkpoint keeps of a net besides its weights: the names of what is frozen, if anything is."""
+    names = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+    few = ", ".join(names) if len(names) <= 3 else f"{len(names)} parameters, {digest({'names': names})}"
+    return {"frozen": few} if names else {}
 
 
 def described_data(dataset: Dataset) -> dict:
-    """What a checkpoint keeps of the images and labels that it was trained and judged on."""
+    """What a checkpoint keeps of the images, labels and classes that it was trained and judged on."""
     names = ("train_images", "train_labels", "test_images", "test_labels", "mean", "std")
     return {
         "images to train on": len(dataset.train_labels),
         "held out": len(dataset.test_labels),
-        "digest": digest({name: getattr(dataset, name) for name in names}),
+        "digest": digest({name: getattr(dataset, name) for name in names} | {"classes": tuple(dataset.classes)}),
     }
 
 
@@ -343,13 +344,16 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict:
             raise ValueError(f"{path} is not a checkpoint of this loop: it holds objects, not numbers alone") from None
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{path} is whole, but torch {torch.__version__} cannot read it ({reason})") from None
-    if not isinstance(state, dict) or not {"recipe", "history", "model"} <= state.keys():
+    parts = ("recipe", "history", "model")
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), dict) for name in parts):
         raise ValueError(f"{path} is not a checkpoint of this loop, but another file of torch's: name another file")
     if "data" not in state:
         raise ValueError(
             f"{path} was written by an older version of this loop and does not say which images it was trained on: "
             f"delete it, or go on with that version"
         )
+    if not all(isinstance(state.get(name, {}), dict) for name in ("data", "net")):
+        raise ValueError(f"{path} is not a checkpoint of this loop, but another file of torch's: name another file")
     return state
 
 
@@ -398,8 +402,8 @@ def fit(
     with BatchNorm the images that its means are taken over: a rank's own. Rank 0 writes the checkpoint; all read it.
 
     Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint of another
-    recipe, net, teacher, or of other images (every byte of them counts), and for fewer images than ranks. What only
-    one rank meets is a `ranks.RankError` on all. Also ValueError for an empty part, a model
+    recipe, augmentation, objective, net or teacher, of other frozen parameters, or of other classes or images (every
+    byte of them counts), and for fewer images than ranks. What only one rank meets is a `ranks.RankError` on all. Also ValueError for an empty part, a model
     without logits for each class or without parameters to train; FloatingPointError once the held-out loss is not
     finite.
     """
@@ -445,7 +449,7 @@ def _fit(model, dataset, recipe, objective, device, checkpoint, resume, report) 
     about = {}  # and what it says of the run
     if checkpoint:
         about["recipe"] = processes.agree(lambda: described(recipe, objective), (ValueError,))
-        about["data"] = described_data(dataset)
+        about |= {"data": described_data(dataset), "net": described_net(model)}
         _check_alike(about)
     if resume:
         history = processes.agree(
@@ -550,6 +554,8 @@ def _restore(path: Path, about: dict, device: torch.device, stateful: dict, step
         raise ValueError(f"{path} was written under another recipe ({changed}): delete it or change back")
     if changed := _changed(saved["data"], about["data"]):
         raise ValueError(f"{path} was written with other images or labels ({changed}): delete it or change back")
+    if changed := _changed(saved.get("net", {}), about["net"]):
+        raise ValueError(f"{path} was written for a net with other frozen parameters ({changed}): delete it")
     model, before = stateful["model"], copy.deepcopy(stateful["model"].state_dict())
     try:
         for name, part in stateful.items():
