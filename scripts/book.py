@@ -381,7 +381,7 @@ def main(arguments: list[str] | None = None) -> int:
     root = parser.parse_args(arguments).root.resolve()
     if hasattr(os, "umask"):
         os.umask(os.umask(0o022) & 0o077)  # what is written here has to be read again
-    os.environ.update(env.with_home(dict(os.environ), env.ROOT))
+    os.environ.update(env.with_folders(env.with_home(dict(os.environ), env.ROOT)))
     try:
         with running.stoppable(), running.alone(root, "make book"):
             return make(root)

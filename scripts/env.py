@@ -68,6 +68,15 @@ DROPPED = re.compile(
         KEPT_PYTHON, KEPT_PIP
     )
 )
+# Where data, weights, caches and certificates are. A relative one would be another folder for each process that a
+# command starts elsewhere: the kernels work in notebooks/, pip in the book's folder.
+FOLDERS = re.compile(
+    r"VITBOOK_(SYSTEM_)?DATA$|XDG_(CONFIG|CACHE|DATA|STATE)_HOME$|XDG_RUNTIME_DIR$|MPLCONFIGDIR$|SCIKIT_LEARN_DATA$"
+    r"|HF_(HOME|HUB_CACHE|ASSETS_CACHE|XET_CACHE|TOKEN_PATH|DATASETS_CACHE)$|HUGGINGFACE_HUB_CACHE$|TRANSFORMERS_CACHE$"
+    r"|TORCH_(HOME|EXTENSIONS_DIR)$|TORCHINDUCTOR_CACHE_DIR$|TRITON_(HOME|CACHE_DIR|DUMP_DIR)$|CUDA_CACHE_PATH$"
+    r"|NUMBA_CACHE_DIR$|PYTHONPYCACHEPREFIX$|(TMPDIR|TEMP|TMP)$|(SSL_CERT|REQUESTS_CA|CURL_CA)_(FILE|DIR|BUNDLE)$"
+)
+LISTS = ("VITBOOK_DATA",)  # several folders, split at os.pathsep
 OWN_IN_LAB = re.compile(r"JUPYTER_(?!PATH$)|IPYTHON")  # whoever works in JupyterLab keeps their own key bindings
 
 
@@ -101,10 +110,27 @@ def surroundings(environ, goal="book", root=ROOT):
     found["PYTHONUTF8"] = "1"  # whatever the locale: LANG=C would write and print ASCII
     found["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel installed for the user would run the notebooks
     found["MATPLOTLIBRC"] = os.devnull  # matplotlib's own defaults
+    found = with_folders(with_home(found, root))
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"):
         if name in found and not writable(found[name]):
             del found[name]
-    return with_home(found, root)
+    return found
+
+
+def with_folders(environ):
+    """The folders that it names, each by its whole path: a relative one begins where the command was called."""
+    for name in environ:
+        if FOLDERS.match(name):
+            parts = environ[name].split(os.pathsep) if name in LISTS else [environ[name]]
+            environ[name] = os.pathsep.join(whole(part, environ.get("HOME")) for part in parts if part)
+    return environ
+
+
+def whole(path, home):
+    """The path with `~` written out, and made absolute."""
+    if home and re.match(r"~($|[/{0}])".format(re.escape(os.sep)), path):
+        path = home + path[1:]
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def with_home(environ, root):

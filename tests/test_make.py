@@ -365,12 +365,36 @@ def test_what_of_the_reader_s_settings_reaches_a_command(tmp_path):
     home = {"HOME": str(tmp_path)}
     found = env.surroundings(home | dict.fromkeys(OUT + IN, "x") | {"PYTHONPATH": "/nowhere"})
     ours = {"PYTHONNOUSERSITE": "1", "PYTHONUTF8": "1", "JUPYTER_PREFER_ENV_PATH": "1", "MATPLOTLIBRC": os.devnull}
-    assert found == home | dict.fromkeys(IN, "x") | ours
+    paths = {name: os.path.abspath("x") for name in ("TMPDIR", "HF_HOME", "VITBOOK_DATA")}
+    assert found == home | dict.fromkeys(IN, "x") | ours | paths
     assert env.surroundings(found) == found
     # In JupyterLab a reader's own key bindings and start-up files are theirs.
     lab = env.surroundings(home | dict.fromkeys(OUT, "x") | {"PYTHONPATH": "/nowhere"}, "lab")
     kept = ["JUPYTER_CONFIG_DIR", "JUPYTER_CONFIG_PATH", "JUPYTER_DATA_DIR", "IPYTHONDIR", "IPYTHON_DIR"]
     assert lab == home | ours | dict.fromkeys(kept, "x")
+
+
+FOLDERS = """VITBOOK_SYSTEM_DATA HF_HOME HF_HUB_CACHE TORCH_HOME TRITON_CACHE_DIR XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME
+MPLCONFIGDIR SCIKIT_LEARN_DATA TMPDIR SSL_CERT_FILE REQUESTS_CA_BUNDLE PYTHONPYCACHEPREFIX""".split()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_is_the_one_that_was_meant_where_the_command_was_called(tmp_path, monkeypatch, name):
+    """The build works in the book's folder, its kernels in notebooks/: both have to find the same one."""
+    monkeypatch.chdir(tmp_path)
+    home = {"HOME": str(tmp_path)}
+    cases = {"a": "a", "./b/../c": "c", "~/d": "d", "..": "..", f"{tmp_path}/e": "e", "~nobody-here/f": "~nobody-here/f"}
+    for given, meant in cases.items():
+        assert env.surroundings(home | {name: given})[name] == os.path.normpath(tmp_path / meant), given
+    assert env.surroundings(home | {name: ""}).get(name, "") == ""
+
+
+def test_each_of_the_data_folders_is_the_one_that_was_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = {"HOME": str(tmp_path)}
+    found = env.surroundings(home | {"VITBOOK_DATA": os.pathsep.join(["data", "", "~/more", "/a/b", "~"])})
+    assert found["VITBOOK_DATA"].split(os.pathsep) == [f"{tmp_path}/data", f"{tmp_path}/more", "/a/b", str(tmp_path)]
+    assert env.surroundings(home | {"VITBOOK_DATA": ""})["VITBOOK_DATA"] == ""
 
 
 def test_only_the_book_s_own_folders_are_imported_from(tmp_path):
