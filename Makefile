@@ -1,8 +1,8 @@
 # The commands of this book. Each makes its environment (.venv) by itself; see README.md for the same without make.
 PYTHON ?= python3
-ENV = @command -v "$(PYTHON)" >/dev/null || { \
-	echo "No $(PYTHON) here. Name a Python 3.10 to 3.13: make $@ PYTHON=python3.12" >&2; exit 2; }; \
-	"$(PYTHON)" -E scripts/env.py --for $@
+FOUND = command -v "$(PYTHON)" >/dev/null || { \
+	echo "No $(PYTHON) here. Name a Python 3.10 to 3.13: make $@ PYTHON=python3.12" >&2; exit 2; }
+ENV = @$(FOUND); "$(PYTHON)" -E scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
 .PHONY: help book test pages pdf lint lab results clean adopt links chapter
@@ -39,11 +39,7 @@ links:  ## ask other sites whether the pages that the book links to are still th
 	$(ENV) scripts/links.py
 
 clean:  ## remove what was built (ALL=1: the environments too)
-	@if [ -L _build ]; then find _build/ -mindepth 1 -delete; else rm -rf _build; fi  # a link to another disk stays
-	rm -rf build .pytest_cache .ruff_cache
-	find vitutils tests scripts notebooks book studies \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d \
-		-prune -exec rm -rf {} + 2>/dev/null || true
-	$(if $(ALL),rm -rf .venv .venv-3.* vitutils.egg-info)
+	@$(FOUND); "$(PYTHON)" -E scripts/clean.py
 
 chapter:  ## begin a chapter: make chapter NAME=12_registers TITLE="Registers"
 	$(ENV) scripts/chapter.py

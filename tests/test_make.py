@@ -69,20 +69,76 @@ def test_a_python_that_is_not_there():
     assert "No python3.99 here" in done.stderr and "make book PYTHON=python3.12" in done.stderr
 
 
-def test_clean_keeps_the_environment_and_clean_all_does_not(tmp_path):
+@pytest.fixture
+def built(tmp_path) -> Path:
+    """A checkout with all that `make clean` removes."""
+    (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("_build/html", ".venv/bin", ".venv-3.13/bin", "vitutils/__pycache__", "book"):
+    for name in ("clean.py", "env.py"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    for name in ("_build/html", ".venv/bin", ".venv-3.13/bin", "vitutils/a/__pycache__", "book", "build", ".ruff_cache"):
         (tmp_path / name).mkdir(parents=True)
-    assert make("clean", cwd=tmp_path).returncode == 0
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"Makefile", ".venv", ".venv-3.13", "vitutils", "book"}
-    assert not (tmp_path / "vitutils/__pycache__").exists()
-    (tmp_path / "vitutils" / "disk" / "html").mkdir(parents=True)
-    (tmp_path / "_build").symlink_to("vitutils/disk")
-    assert make("clean", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "_build").is_symlink() and not list((tmp_path / "vitutils" / "disk").iterdir())
-    assert make("clean", "ALL=1", cwd=tmp_path).returncode == 0
-    assert not list(tmp_path.glob(".venv*"))
+    (tmp_path / "_build" / "html" / "index.html").write_text("")
+    (tmp_path / "requirements.txt").write_text("")
+    return tmp_path
+
+
+KEPT = {"Makefile", "scripts", "requirements.txt", "vitutils", "book"}
+
+
+@pytest.mark.parametrize("given", [(), ("ALL=",), ("ALL=0",), ("ALL=no",), ("ALL=false",), ("ALL=2",)])
+def test_clean_keeps_the_environments(built, given):
+    done = make("clean", *given, cwd=built)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in built.iterdir()} == KEPT | {".venv", ".venv-3.13"}
+    assert list((built / "vitutils").rglob("*")) == [built / "vitutils" / "a"]
+    assert ("ALL=2: " in done.stdout) == (given == ("ALL=2",))
+
+
+@pytest.mark.parametrize("word", ["1", "yes"])
+def test_clean_all_does_not(built, word):
+    assert make("clean", f"ALL={word}", cwd=built).returncode == 0
+    assert {path.name for path in built.iterdir()} == KEPT
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of Unix")
+def test_clean_leaves_a_link_to_another_disk_and_removes_one_to_nowhere(built):
+    shutil.rmtree(built / "_build")
+    disk = built / "vitutils" / "disk"
+    (disk / "html").mkdir(parents=True)
+    (disk / ".lock").write_text("")
+    (disk / "elsewhere").symlink_to(built / "book")
+    (built / "_build").symlink_to("vitutils/disk")
+    assert make("clean", cwd=built).returncode == 0
+    assert (built / "_build").is_symlink() and not list(disk.iterdir()) and (built / "book").is_dir()
+    for nowhere in ("vitutils/gone", "_build", "requirements.txt"):
+        (built / "_build").unlink(missing_ok=True)
+        (built / "_build").symlink_to(nowhere)
+        (built / "build").mkdir(exist_ok=True)
+        done = make("clean", cwd=built)
+        assert done.returncode == 0, done.stderr
+        assert not (built / "_build").is_symlink() and not (built / "build").exists()
+        assert (built / "requirements.txt").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+def test_clean_waits_for_nobody_and_takes_nothing_from_a_build(built, monkeypatch):
+    """Nor an environment from a `make` that is installing."""
+    before = sorted(built.rglob("*"))
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import running
+
+    with running.alone(built, "make book"):
+        done = make("clean", cwd=built)
+        assert done.returncode == 2
+        assert f"`make book` (process {os.getpid()}, since " in done.stderr and "is at work" in done.stderr
+    (built / "_build" / ".lock").unlink(missing_ok=True)
+    assert sorted(built.rglob("*")) == before
+    with env.only_one(str(built), "test"):
+        done = make("clean", "ALL=1", cwd=built)
+        assert done.returncode == 2 and "installing" in done.stderr
+        assert (built / ".venv").is_dir()
+    assert make("clean", "ALL=1", cwd=built).returncode == 0
 
 
 # --- Which Python --------------------------------------------------
@@ -374,8 +430,8 @@ def test_what_of_the_reader_s_settings_reaches_a_command(tmp_path):
     assert lab == home | ours | dict.fromkeys(kept, "x")
 
 
-FOLDERS = """VITBOOK_SYSTEM_DATA HF_HOME HF_HUB_CACHE TORCH_HOME TRITON_CACHE_DIR XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME
-MPLCONFIGDIR SCIKIT_LEARN_DATA TMPDIR SSL_CERT_FILE REQUESTS_CA_BUNDLE PYTHONPYCACHEPREFIX""".split()
+FOLDERS = """VITBOOK_SYSTEM_DATA HF_HOME HF_HUB_CACHE TORCH_HOME TRITON_CACHE_DIR XDG_CACHE_HOME XDG_CONFIG_HOME
+XDG_DATA_HOME MPLCONFIGDIR SCIKIT_LEARN_DATA TMPDIR SSL_CERT_FILE REQUESTS_CA_BUNDLE PYTHONPYCACHEPREFIX""".split()
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -383,7 +439,7 @@ def test_a_folder_is_the_one_that_was_meant_where_the_command_was_called(tmp_pat
     """The build works in the book's folder, its kernels in notebooks/: both have to find the same one."""
     monkeypatch.chdir(tmp_path)
     home = {"HOME": str(tmp_path)}
-    cases = {"a": "a", "./b/../c": "c", "~/d": "d", "..": "..", f"{tmp_path}/e": "e", "~nobody-here/f": "~nobody-here/f"}
+    cases = {"a": "a", "./b/../c": "c", "~/d": "d", "..": "..", f"{tmp_path}/e": "e", "~none-such/f": "~none-such/f"}
     for given, meant in cases.items():
         assert env.surroundings(home | {name: given})[name] == os.path.normpath(tmp_path / meant), given
     assert env.surroundings(home | {name: ""}).get(name, "") == ""
