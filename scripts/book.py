@@ -57,6 +57,7 @@ PAGE = re.compile(r"^(?:reading sources|writing output)\.\.\. \[ *\d+%\] (?P<pag
 # A notebook's warning stands at line 10000 * (cell number) + line.
 CELL_LINE = 10_000
 LONGEST = 500  # characters of one problem: an undecodable notebook is all of it a line
+BESIDE = "files beside the notebooks"
 UNFINISHED = "a build that did not come to its end"  # in place of the cache's state, while a build is at work
 
 
@@ -123,18 +124,26 @@ def version_of(package: str) -> str:
         return "none"
 
 
+def beside_notebooks(root: Path) -> list[Path]:
+    return [path for path in files_under(root, "notebooks") if path.suffix != ".ipynb"]
+
+
+def what_a_run_may_change(root: Path) -> dict:
+    """The part of the key that is taken again after a run: data that a chapter fetched, files that it wrote."""
+    return {"data": data_at_hand(), BESIDE: digest_files(root, beside_notebooks(root))}
+
+
 def execution_key(root: Path) -> dict:
     """All that an executed cell depends on, besides the notebook (jupyter-cache sees that)."""
-    beside = [p for p in files_under(root, "notebooks") if p.suffix != ".ipynb"]
     drawings = [p for p in files_under(root, "book/_static") if p.suffix == ".svg"]  # plot.diagram shows them
     return {
         "vitutils": digest_files(root, files_under(root, "vitutils")),
-        "results": digest_files(root, files_under(root, "results", "book/papers") + beside),
+        "results": digest_files(root, files_under(root, "results", "book/papers")),
         "drawings": digest_files(root, drawings),
         "requirements.txt": digest_files(root, files_under(root, "requirements.txt")),
         "VITBOOK_SCALE": resolved_scale(),
         "versions": [sys.version.split()[0], *(f"{p} {version_of(p)}" for p in PACKAGES)],
-        "data": data_at_hand(),
+        **what_a_run_may_change(root),
     }
 
 
@@ -145,7 +154,8 @@ def page_sources(root: Path) -> str:
     tops = [name for name in tops if not name.endswith(".egg-info")]
     others = (d for d in importlib.metadata.distributions() if d.name.lower().replace("_", "-") not in ONLOOKERS)
     installed = sorted(f"{d.name} {d.version}" for d in others)
-    return digest_files(root, files_under(root, *tops)) + hashlib.sha256(repr(installed).encode()).hexdigest()
+    paths = set(files_under(root, *tops)) - set(beside_notebooks(root))  # those are in the execution key
+    return digest_files(root, list(paths)) + hashlib.sha256(repr(installed).encode()).hexdigest()
 
 
 def cache_state(cache: Path) -> int:
@@ -441,8 +451,8 @@ def make(root: Path) -> int:
     try:
         code, lines = build(root, log, key["VITBOOK_SCALE"])
     finally:
-        # A notebook may have fetched data: what it fetched belongs to what it was executed with.
-        key["data"] = data_at_hand()
+        # What a notebook fetched or wrote belongs to what it was executed with.
+        key |= what_a_run_may_change(root)
         write_json(key_file, {"key": key, "cache": cache_state(cache)})
     problems = problems_in(root, code, lines)
     if not problems:

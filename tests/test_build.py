@@ -323,7 +323,7 @@ def test_mended_it_builds_again_and_what_left_the_book_is_gone(book):
         ("vitutils/weights.bin", "vitutils"),
         ("results/study.csv", "results"),
         ("book/papers/table.csv", "results"),
-        ("notebooks/helper.csv", "results"),
+        ("notebooks/helper.csv", book_script.BESIDE),
         ("book/_static/block.svg", "drawings"),
         ("requirements.txt", "requirements.txt"),
         (".data/images/cifar10", "data"),
@@ -356,6 +356,35 @@ def test_the_execution_key_sees_scale_data_folders_and_versions(tmp_path, monkey
     monkeypatch.setattr(book_script, "version_of", lambda package: "99")
     keys.append(book_script.execution_key(tmp_path))
     assert len({json.dumps(key) for key in keys}) == 5
+
+
+def stub_build(root, log, scale="cpu"):
+    """In place of jupyter-book: a chapter that writes beside itself and fetches data, and a finished page."""
+    (root / "notebooks").mkdir(exist_ok=True)
+    (root / "notebooks" / "model.pt").write_text(str(time.time_ns()))
+    Path(os.environ["VITBOOK_DATA"]).mkdir(exist_ok=True)
+    (Path(os.environ["VITBOOK_DATA"]) / "fetched").write_text("")
+    for name in (".jupyter_cache/global.db", "html/index.html"):
+        (root / "_build" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "_build" / name).write_text("")
+    return 0, []
+
+
+def test_what_a_chapter_writes_beside_itself_does_not_execute_all_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VITBOOK_SCALE", "cpu")
+    monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / ".data"))
+    monkeypatch.setattr(book_script, "build", stub_build)
+    monkeypatch.setattr(book_script, "look_at_settings", lambda root: [], raising=False)
+    arguments = ["--root", str(tmp_path)]
+    assert book_script.main(arguments) == 0
+    capsys.readouterr()
+    assert book_script.main(arguments) == 0
+    assert "Nothing changed" in capsys.readouterr().out
+    (tmp_path / "vitutils").mkdir()
+    (tmp_path / "vitutils" / "a.py").write_text("")
+    (tmp_path / "notebooks" / "model.pt").write_text("by hand")
+    assert book_script.main(arguments) == 0
+    assert f"Changed: vitutils, {book_script.BESIDE}. " in capsys.readouterr().out
 
 
 def test_an_unset_scale_is_what_the_notebooks_find(tmp_path, monkeypatch, capsys):

@@ -76,7 +76,7 @@ def built(tmp_path) -> Path:
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in ("clean.py", "env.py"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
-    for name in ("_build/html", ".venv/bin", ".venv-3.13/bin", "vitutils/a/__pycache__", "book", "build", ".ruff_cache"):
+    for name in ("_build/html", ".venv/bin", ".venv-3.13/bin", "vitutils/a/__pycache__", "book", "build"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "_build" / "html" / "index.html").write_text("")
     (tmp_path / "requirements.txt").write_text("")
