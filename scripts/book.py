@@ -33,6 +33,7 @@ from urllib.parse import unquote, urldefrag
 sys.path.insert(0, str(Path(__file__).parent))
 import env
 import running
+from settings import look_at_settings
 
 # Everything whose version may change what a cell prints or draws.
 PACKAGES = [
@@ -292,7 +293,8 @@ def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
     if code and (ended := crash(lines)):
         found.append(ended)
     if code and not found:
-        errors = [line for line in lines if ERROR.match(line)][-1:]
+        errors = [line for line in lines if ERROR.match(line)]
+        errors = ([line for line in errors if not line.rstrip().endswith(":")] or errors)[-1:]
         reasons = errors or [line for line in lines if re.search(r"\b(error|exception)\b", line, re.I)]
         found = [line.strip() for line in (reasons or lines)[-5:] if line.strip()] or ["it stopped without a word"]
     if code < 0:
@@ -407,6 +409,16 @@ def main(arguments: list[str] | None = None) -> int:
         return getattr(stop, "status", 130)
 
 
+def say_problems(problems: list[str], most: int = 40) -> int:
+    count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
+    print(f"\nThe book was not built: {count}.\n")
+    for problem in problems[:most]:
+        print(f"  {problem}")
+    if len(problems) > most:
+        print(f"  and {len(problems) - most} more")
+    return 1
+
+
 def changes(noted: dict, key: dict, cache: Path) -> list[str]:
     """What is not as it was when the cache was written, in words; nothing where there is no cache."""
     if not cache.exists():
@@ -436,6 +448,8 @@ def make(root: Path) -> int:
         print("Nothing changed since the last build.")
         say_where(html)
         return 0
+    if problems := look_at_settings(root):
+        return say_problems(problems)
 
     stamp_file.unlink(missing_ok=True)
     if changed := changes(read_json(key_file), key, cache):
@@ -458,12 +472,7 @@ def make(root: Path) -> int:
     if not problems:
         problems = look_at_pages(html)
     if problems:
-        count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
-        print(f"\nThe book was not built: {count}.\n")
-        for problem in problems[:40]:
-            print(f"  {problem}")
-        if len(problems) > 40:
-            print(f"  and {len(problems) - 40} more")
+        say_problems(problems)
         print(f"\nAll that was printed: {log}")
         return 1
     write_json(stamp_file, {"key": key, "sources": sources, "site": site_key(html)})

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -356,6 +357,116 @@ def test_the_execution_key_sees_scale_data_folders_and_versions(tmp_path, monkey
     monkeypatch.setattr(book_script, "version_of", lambda package: "99")
     keys.append(book_script.execution_key(tmp_path))
     assert len({json.dumps(key) for key in keys}) == 5
+
+
+GOOD_TOC = "format: jb-book\nroot: book/preface\nchapters:\n- file: notebooks/01_count\n"
+
+
+def settings(root: Path, toc: bytes | str = GOOD_TOC, config: bytes | str = "title: A book\n") -> list[str]:
+    """What is said of a small book with these settings; None in place of a file that is not there."""
+    for name, text in {"_toc.yml": toc, "_config.yml": config}.items():
+        if text is not None:
+            (root / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    for folder, name, text in (("book", "preface.md", "# A"), ("notebooks", "01_count.ipynb", '{"cells": [{}]}')):
+        (root / folder).mkdir(exist_ok=True)
+        if not (root / folder / name).exists():
+            (root / folder / name).write_text(text)
+    return book_script.look_at_settings(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, ": is not there"),
+        ("", ": is empty"),
+        ("# only a remark\n", ": is empty"),
+        ("- a\n- b\n", ", line 1: is a list"),
+        ("just words\n", ", line 1: is a text"),
+        ("a: 1\nb: [1\nc: 2\n", ", line 3: "),
+        ("a: 1\n\tb: 2\n", ", line 2: "),
+        ("a: 1\nb: \x07\n", ", line 2: "),
+        ("a: 1\nb: 2026-13-45\n", ": month must be in 1..12"),
+        ("a: 1\n# gr\u00fcn\n".encode("latin-1"), ", line 2: byte 0xfc is not UTF-8"),
+        ("a: 1\n".encode("utf-16"), ", line 1: byte 0xff is not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("name", ["toc", "config"])
+def test_settings_that_cannot_be_read_are_named_by_file_and_line(tmp_path, name, text, said):
+    (found,) = settings(tmp_path, **{name: text})
+    assert found.startswith(f"_{name}.yml{said}") and "\n" not in found, found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("toc", f"{GOOD_TOC}- file: book/preface\n", "_toc.yml, line 5: book/preface is listed twice (line 2)"),
+        ("toc", f"{GOOD_TOC}- file: notebooks/01_count.ipynb\n", "_toc.yml, line 5: notebooks/01_count is listed"),
+        ("toc", f"{GOOD_TOC}- file: notebooks/02_gone\n", "_toc.yml, line 5: there is no notebooks/02_gone"),
+        ("toc", f"{GOOD_TOC}- fil: notebooks/02\n", "_toc.yml, line 5: entry does not contain one of"),
+        ("toc", f"{GOOD_TOC}- notebooks/02\n", "_toc.yml, line 5: entry not a mapping type"),
+        ("toc", f"{GOOD_TOC}- file:\n", "_toc.yml, line 5: "),
+        ("toc", "format: jb-book\nchapters:\n- file: book/preface\n", "_toc.yml, line 1: 'root' key not found"),
+        ("toc", "format: jb-buch\nroot: book/preface\n", "_toc.yml: 'format' key value not recognised"),
+        ("config", "title: A\nexecute:\n  timeout: soon\n", "_config.yml, line 3: 'soon' is not of type 'number'"),
+        ("config", "title: A\nexecute:\n", "_config.yml, line 2: None is not of type 'object'"),
+    ],
+)
+def test_settings_that_make_no_book_are_named_by_file_and_line(tmp_path, name, text, said):
+    (found,) = settings(tmp_path, **{name: text})
+    assert found.startswith(said) and "\n" not in found, found
+
+
+def test_settings_without_a_fault(tmp_path):
+    assert settings(tmp_path) == [] and book_script.look_at_settings(ROOT) == []
+    for text in ('{"cells": []}', '{"nbformat": 4}'):
+        (tmp_path / "notebooks" / "01_count.ipynb").write_text(text)
+        assert settings(tmp_path) == ["_toc.yml, line 4: notebooks/01_count.ipynb has no cells"]
+    (tmp_path / "notebooks" / "01_count.ipynb").write_text("<<<<<<< HEAD")  # the build names what is wrong with it
+    assert settings(tmp_path) == []
+
+
+def test_a_build_with_broken_settings_ends_before_it_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VITBOOK_SCALE", "cpu")
+    monkeypatch.setattr(book_script, "build", None)
+    settings(tmp_path, toc="")
+    (tmp_path / "_build" / "html").mkdir(parents=True)
+    (tmp_path / "_build" / "html" / "index.html").write_text("the last book")
+    assert book_script.main(["--root", str(tmp_path)]) == 1
+    assert "The book was not built: 1 problem.\n\n  _toc.yml: is empty" in capsys.readouterr().out
+    assert (tmp_path / "_build" / "html" / "index.html").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes and sockets of Unix")
+@pytest.mark.parametrize("name", ["book/notes.md", "notebooks/01_count.ipynb", "_toc.yml", "book/_static/a.svg", "x"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link to a pipe"])
+def test_a_build_does_not_wait_for_a_pipe(tmp_path, monkeypatch, capsys, name, kind):
+    monkeypatch.setenv("VITBOOK_SCALE", "cpu")
+    monkeypatch.setattr(book_script, "build", None)
+    settings(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to(os.devnull)
+    elif kind == "socket":
+        monkeypatch.chdir(path.parent)  # a socket's name is short
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    else:
+        os.mkfifo(tmp_path / ".pipe")
+        path.symlink_to(tmp_path / ".pipe")
+    assert book_script.main(["--root", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"  {name}: is a {kind.split()[-1]}" in said and "1 problem." in said, said
+
+
+def test_the_last_error_with_words_is_said(tmp_path):
+    log = ["Traceback (most recent call last):", "yaml.scanner.ScannerError: mapping values are not allowed here",
+           "", "The above exception was the direct cause", "RuntimeError: ", "", "RuntimeError:"]  # fmt: skip
+    (found,) = book_script.problems_in(tmp_path, 1, log)
+    assert found == "yaml.scanner.ScannerError: mapping values are not allowed here"
+    assert book_script.problems_in(tmp_path, 1, ["RuntimeError:"]) == ["RuntimeError:"]
 
 
 def stub_build(root, log, scale="cpu"):
