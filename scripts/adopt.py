@@ -18,6 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+import env
+
 # GitHub's rules: an owner has letters, digits, single hyphens; 39 at most, no hyphen at the ends.
 OWNER = r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}"
 NAME = r"[A-Za-z0-9._-]{1,100}"
@@ -45,7 +48,9 @@ ITSELF = {
 BADGE = re.compile(r"colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/([^\s)]+?)/notebooks/")
 TRIGGER = re.compile(r"^([ \t]*branches:[ \t]*\[)([^\]\n]*)(\])", re.M)
 # Full of addresses that are examples: nobody's.
-EXAMPLES = ("scripts/adopt.py", "tests/test_adopt.py")
+EXAMPLES = (
+    "book/_ext/pagehead.py", "scripts/adopt.py", "tests/test_adopt.py", "tests/test_links.py", "tests/test_rendered.py",
+)  # fmt: skip
 SKIP = {"_build", "build", "node_modules", "__pycache__"}
 HIDDEN_BUT_OURS = {".ci", ".github"}
 
@@ -107,12 +112,13 @@ def own_branches(root: Path, texts: dict[Path, str]) -> set[str]:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What git says of a checkout; nothing where there is none."""
+    """What git says of a checkout; nothing where there is none. Names may be of any bytes, as `os.walk` gives them."""
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, env=env.surroundings(os.environ, root=str(root)))
     except OSError:
         return ""
-    return done.stdout.strip() if not done.returncode else ""
+    return os.fsdecode(done.stdout).strip() if not done.returncode else ""
 
 
 def choose_branch(root: Path, config: str) -> str:
@@ -131,15 +137,9 @@ def choose_branch(root: Path, config: str) -> str:
 
 def tracked(root: Path) -> list[Path]:
     """The book's own files: those git does not ignore, or, outside a checkout, all but builds."""
-    command = ["git", "-C", str(root), "ls-files", "-z"]
-    command += ["--cached", "--others", "--exclude-standard"]
-    try:
-        top = subprocess.run(["git", "-C", str(root), "rev-parse", "--show-prefix"], capture_output=True, text=True)
-        listed = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        listed = top = None
-    if listed and not listed.returncode and not top.stdout.strip() and listed.stdout:
-        paths = [root / name for name in listed.stdout.split("\0") if name]
+    listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed and not git(root, "rev-parse", "--show-prefix"):
+        paths = [root / name for name in listed.split("\0") if name]
     else:
         paths = []
         for folder, folders, files in os.walk(root):
@@ -161,8 +161,11 @@ def rewrite(text: str, old: tuple[str, str], new: tuple[str, str]) -> str:
     owner_, name_ = re.escape(owner), re.escape(name)
     # Not inside a longer name: my-book must not touch my-book-data, nor my-book.old.
     ends = r"(?![\w-]|\.(?!git\b)\w)"
-    site = rf"(?<![\w-])(?<!{owner_}/){re.escape(pages(owner, name))}{ends}"
-    text = re.sub(site, pages(new_owner, new_name), text, flags=re.I)
+    served, there = pages(owner, name), pages(new_owner, new_name)
+    # A site without a folder has the name of its repository, which `cd` names too: an address begins with https://
+    begins = r"(?<=://)" if "/" not in served else rf"(?<![\w-])(?<!{owner_}/)"
+    done = rf"(?!{re.escape(there[len(served):])}{ends})" if there.startswith(f"{served}/") else ""
+    text = re.sub(rf"{begins}{re.escape(served)}{done}{ends}", there, text, flags=re.I)
     # github.com/o/n, git@github.com:o/n, Colab's /github/o/n/blob, a badge's /status/o/n, bare o/n
     # but not the example of how to adopt
     return re.sub(rf"(?<![\w-])(?<!REPO=https://github\.com/){owner_}/{name_}{ends}", f"{new_owner}/{new_name}", text)
@@ -283,7 +286,7 @@ def main(arguments: list[str]) -> int:
         print("That is the address already, everywhere; nothing to change.")
         return 0
     for path in changed:
-        print(f"  {path.relative_to(root)}")
+        print("  " + os.fsencode(path.relative_to(root)).decode("utf-8", "replace"))
     named = BRANCH.search((root / "_config.yml").read_text(encoding="utf-8"))
     address = "https://github.com/" + "/".join(parse(url)) + (f", branch {named['value']}" if named else "")
     print(f"{len(changed)} files now say {address}. Look at them (git diff), then commit.")
