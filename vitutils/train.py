@@ -403,9 +403,9 @@ def fit(
 
     Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint of another
     recipe, augmentation, objective, net or teacher, of other frozen parameters, or of other classes or images (every
-    byte of them counts), and for fewer images than ranks. What only one rank meets is a `ranks.RankError` on all. Also ValueError for an empty part, a model
-    without logits for each class or without parameters to train; FloatingPointError once the held-out loss is not
-    finite.
+    byte of them counts), for fewer images than ranks, an empty part, and a model without logits for each class or
+    without parameters to train; FloatingPointError too once the held-out loss is not finite. What only one rank meets
+    is a `ranks.RankError` on all.
     """
     if resume and not checkpoint:
         raise ValueError("resume=True goes on from a checkpoint: say which, checkpoint=PATH")
