@@ -140,6 +140,32 @@ def test_the_command_keeps_every_class_or_names_it(tmp_path, capsys):
     assert "'dog' (1)" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("size", [0, -3, 8.5, 8.0, "8", True, None, float("nan")])
+def test_a_size_that_is_no_count_of_pixels_is_refused(home, size):
+    fill(home / "few", {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match=f"size of 1 pixel or more, got {size!r}; .* whole"):
+        folders.load_folder(home / "few", size)
+
+
+@pytest.mark.parametrize("share", [0, 1, -1, 2, float("nan"), float("inf"), "0.2", True, None])
+def test_a_share_that_is_none_is_refused(home, share):
+    fill(home / "few", {"a": 2, "b": 2})
+    with pytest.raises(ValueError, match=f"test_share.*between 0 and 1, got {share!r}"):
+        folders.load_folder(home / "few", 4, test_share=share)
+    assert folders.load_folder(home / "few", np.int64(4), test_share=np.float32(0.5)).test_labels.tolist() == [0, 1]
+
+
+def test_no_name_is_not_the_folder_that_one_is_in(home, monkeypatch, capsys):
+    fill(home / "few", {"a": 2, "b": 2})
+    monkeypatch.chdir(home / "few")
+    with pytest.raises(DataError, match="no folder ''"):
+        folders.load_folder("", 4)
+    assert len(folders.load_folder(".", 4).classes) == 2
+    with pytest.raises(SystemExit):
+        cli.main(["--data", "", "--net", "book/4", "--out", str(home / "out"), "--device", "cpu"])
+    assert "--data '': neither a data set" in capsys.readouterr().err and not (home / "out").exists()
+
+
 # --- names of parts ---
 
 

@@ -288,6 +288,14 @@ def test_recompressed_cifar_says_that_it_is_not_cifar(folder):
     assert "recompressed" in found.title and "not the genuine CIFAR-10" in found.source
 
 
+def test_the_title_of_ants_and_bees_is_theirs_alone(folder):
+    make_photos(folder / "images" / "hymenoptera")
+    assert pictures.load("hymenoptera").title == "ants and bees"
+    for part in ("train", "val"):
+        (folder / "images" / "hymenoptera" / part / "ants").rename(folder / "images" / "hymenoptera" / part / "wasps")
+    assert pictures.load("hymenoptera").title == "hymenoptera"
+
+
 def test_labels_from_file_names(folder):
     for name in ("0003_n01_cat.jpg", "0120_n02_dog.jpg"):
         write(folder / "made" / name, jpeg(len(name)))

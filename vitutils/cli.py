@@ -236,9 +236,9 @@ def _load(options: argparse.Namespace) -> data.Dataset:
             raise ValueError(f"--size and --skip-unreadable are for folders of images; {options.data} is a data set")
         return data.load(options.data)
     folder = Path(options.data).expanduser()
-    if os.sep not in options.data and not folder.exists():
+    if not options.data or os.sep not in options.data and not folder.exists():
         known = ", ".join(data.NAMES)
-        raise data.DataError(f"--data {options.data}: neither a data set ({known}) nor a folder or zip here")
+        raise data.DataError(f"--data {options.data or repr('')}: neither a data set ({known}) nor a folder or zip here")
     size = 64 if options.size is None else options.size
     return folders.load_folder(folder, size, skip_unreadable=options.skip_unreadable)
 

@@ -1,6 +1,7 @@
 """Your own images: a folder or zip with one folder a class becomes a `Dataset`, all in memory as uint8."""
 
 import os
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -66,16 +67,20 @@ def load_folder(
     size: pixels; the middle square of each image is brought to it.  skip_unreadable: pass over damaged files.
     `source` says what was joined, skipped or left out: files that are no images, images in no class folder or without
     labels. Hidden files and those that systems leave do not count.
+    Raises ValueError for a size that is no whole number above 0 and for a share that is not between 0 and 1.
     Raises DataError, which names the folder, class or file, for what is missing, empty or unreadable, for classes
     that differ between the parts or have a single image to split, for parts that are not recognised, and for more than
     half of this machine's memory.
     """
-    folder = Path(folder)
-    if size < 1:
-        raise ValueError(f"expected a size of 1 pixel or more, got {size}")
+    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"expected a size of 1 pixel or more, got {size!r}; it is a whole number")
+    if not isinstance(test_share, Real) or not 0 < test_share < 1:
+        raise ValueError(f"expected a test_share between 0 and 1, got {test_share!r}")
+    given, folder = str(folder), Path(folder)  # Path("") is the folder that one is in
     zipped = folder.is_file()
-    if not folder.is_dir() and not (zipped and folder.suffix.lower() == ".zip"):
-        raise DataError(f"no folder {folder}: expected one with train/CLASS/ and test/CLASS/, or CLASS/, or its zip")
+    if not given or not folder.is_dir() and not (zipped and folder.suffix.lower() == ".zip"):
+        wanted = "one with train/CLASS/ and test/CLASS/, or CLASS/, or its zip"
+        raise DataError(f"no folder {given or repr(given)}: expected {wanted}")
     layout = read_layout(folder)
     count = sum(len(files) for part in layout.parts.values() for files in part.values())
     needed, there = 2 * count * 3 * size * size, memory()  # twice: `hold_out` copies, and both are kept

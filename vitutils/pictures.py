@@ -37,7 +37,7 @@ from vitutils._sources import TIMEOUT, data_folders, sweep
 from vitutils.data import DataError
 
 # What a folder's name does not say by itself.
-TITLES = {"hymenoptera": "ants and bees", "cifar10_jpeg": "CIFAR-10 recompressed"}
+TITLES = {"cifar10_jpeg": "CIFAR-10 recompressed"}
 NOTES = {"cifar10_jpeg": "recompressed as JPEG, not the genuine CIFAR-10"}
 TITLES |= {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
 TITLES |= {"kmnist": "KMNIST", "shapes": "drawn shapes"}
@@ -227,6 +227,7 @@ def _images(name: str) -> PictureSet:
     path = find_images(name)
     layout = read_layout(path)
     classes = tuple(next(iter(layout.parts.values())))
+    title = "ants and bees" if (name, classes) == ("hymenoptera", ("ants", "bees")) else TITLES.get(name, name)
     source = f"{'the zip file' if path.is_file() else 'the folder'} {data_short(path)}"
     if name in NOTES:
         source += f" ({NOTES[name]})"
@@ -236,8 +237,8 @@ def _images(name: str) -> PictureSet:
         for part, found in layout.parts.items()
     }
     if "test" not in made:
-        return _split(name, TITLES.get(name, name), made["train"])
-    return PictureSet(name, TITLES.get(name, name), made["train"], made["test"])
+        return _split(name, title, made["train"])
+    return PictureSet(name, title, made["train"], made["test"])
 
 
 def from_files(
