@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 from functools import partial, wraps
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from vitutils import cli, data, probe, train
+from vitutils import cli, data, lens, probe, train
 from vitutils.distill import Distillation
 
 NAN = float("nan")
@@ -263,3 +264,147 @@ def test_a_checkpoint_whose_parts_are_of_other_kinds_is_none(digits, tmp_path):
         torch.save(state | {part: wrong}, path)
         with pytest.raises(ValueError, match="run.pt (is not a checkpoint|was written)"):
             go(digits, path, True)
+
+
+# --- features, distillation, nets without heads ---
+
+
+def features(scale=1.0):
+    x = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    return x * scale, (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e37, 1e-13, 1e-37])
+def test_how_long_features_are_does_not_count(scale):
+    x, y = features()
+    for scales in ((scale, 1.0), (1.0, scale), (scale, scale)):
+        answers = probe.knn_predict(scales[0] * x[:20], y[:20], scales[1] * x[20:], k=3)
+        assert torch.equal(answers, probe.knn_predict(x[:20], y[:20], x[20:], k=3))
+    zero = probe.knn_predict(x[:20] * torch.arange(20)[:, None].clamp(max=1), y[:20], 0 * x[20:], k=3)
+    assert zero.shape == (10,)
+
+
+def test_features_may_be_arrays():
+    x, y = features()
+    expected = probe.knn_predict(x[:20], y[:20], x[20:], k=3)
+    assert torch.equal(probe.knn_predict(x[:20].numpy(), y[:20].numpy(), x[20:].numpy(), k=np.int64(3)), expected)
+    for name, value in (("k", True), ("k", "a"), ("k", None), *[("temperature", wrong) for wrong in ("a", None, NAN)]):
+        with pytest.raises(ValueError, match="expected .*, got"):
+            probe.knn_predict(x, y, x, **{name: value})
+    for wrong in ("a", None, [[1, "a"]], 3):
+        with pytest.raises(ValueError, match="expected features"):
+            probe.knn_predict(x, y, wrong)
+
+
+def test_a_teaching_that_cannot_be_meant_is_refused(digits):
+    for wrong in ({"weight": "a"}, {"weight": None}, {"weight": True}, {"temperature": "a"}, {"temperature": None}):
+        teacher = linear()
+        with pytest.raises(ValueError, match="expected a (weight from 0 to 1|temperature above 0), got"):
+            Distillation(teacher, **wrong)
+        assert teacher[1].weight.requires_grad
+    for wrong in (lambda images: images, None, linear):
+        with pytest.raises(ValueError, match="expected a teacher that is an nn.Module, got"):
+            Distillation(wrong)
+    kinds = {"a tuple": lambda x: (x, x), "a dict": lambda x: {"a": x}, "a NoneType": lambda x: None}
+    for message, change in kinds.items():
+        with pytest.raises(ValueError, match=rf"the student's logits are \(64, 10\), the teacher's {message}"):
+            train.fit(linear(), digits, SHORT, objective=Distillation(Gives(change)))
+        if message != "a tuple":
+            with pytest.raises(ValueError, match=rf"the student's logits are {message}, the teacher's \(64, 10\)"):
+                train.fit(Gives(change), digits, SHORT, objective=Distillation(linear()))
+    with pytest.raises(ValueError, match="the student's logits are a tuple"):
+        train.fit(Gives(lambda x: (x, x, x)), digits, SHORT, objective=Distillation(linear()))
+
+
+@pytest.mark.parametrize("name", ["book/²", "book/", "Ti/٣x", "book/-1", "B/1.5", "²/4", f"book/{'9' * 5000}"])
+def test_a_net_by_no_name_is_refused(name):
+    with pytest.raises(ValueError, match="expected"):
+        cli.named_net(name, (1, 8, 8), 10)
+
+
+class Small(nn.Module):
+    """A net with a head that is reached in one of several ways."""
+
+    def __init__(self, how="plain"):
+        super().__init__()
+        self.body, self.fc = nn.Flatten(), nn.Linear(64, 5)
+        if how == "hidden":
+            self.out = nn.Linear(5, 3)
+        if how == "alias":
+            self.last = self.fc
+        if how == "list":
+            self.steps = [self.body, self.fc]
+        if how == "layers":
+            self.layers = nn.Sequential(self.body, self.fc)
+        if how == "lambda":
+            self.forward = lambda images: self.fc(self.body(images))
+        if how == "bound":
+            self.forward = MethodType(Small.forward, self)
+
+    def forward(self, images):
+        return self.fc(self.body(images))
+
+
+@pytest.mark.parametrize("how", ["hidden", "alias", "list", "layers", "lambda", "compiled"])
+def test_a_head_that_would_stay_is_refused(how):
+    net = torch.compile(Small()) if how == "compiled" else Small(how)
+    x, y = torch.randn(30, 64), torch.arange(30) % 3
+    for take in (lambda: probe.headless(net), lambda: probe.with_new_head(net, x, y)):
+        with pytest.raises(ValueError, match=r"fc|compile"):
+            take()
+
+
+@pytest.mark.parametrize("how", ["plain", "bound"])
+def test_a_head_is_gone_or_new_whichever_way_forward_is_bound(how):
+    net, images = Small(how), torch.randn(30, 1, 8, 8)
+    before = net(images)
+    assert torch.equal(probe.headless(net)(images), images.flatten(1))
+    assert probe.with_new_head(net, images.flatten(1), torch.arange(30) % 3)(images).shape == (30, 3)
+    assert torch.equal(net(images), before)
+
+
+# --- looking inside ---
+
+
+def test_maps_of_a_part_of_the_layers_are_refused():
+    net = timm.create_model("convit_tiny", img_size=32, patch_size=16, embed_dim=8, depth=3, local_up_to_layer=2).eval()
+    with pytest.raises(ValueError, match="GPSA"):
+        lens.attention_maps(net, torch.randn(1, 3, 32, 32))
+
+
+def test_second_opinions_leave_batch_norm_as_it_was():
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3), nn.Dropout(0.9)).train()
+    images, classes, before = torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64), net[0].running_mean.clone()
+    for look in (
+        lambda: lens.deletion(net, images, classes, torch.rand(4, 2, 2)),
+        lambda: lens.occlusion(net, images, classes, 4),
+        lambda: lens.input_gradients(net, images, classes),
+        lambda: lens.log_probability(net, images, classes),
+    ):
+        torch.manual_seed(0)
+        first = look()
+        assert net.training and torch.equal(net[0].running_mean, before)
+        if first.ndim < 3 and first.shape[-1] == 4:
+            assert torch.equal(first, look()), "no dropout"
+
+
+def test_what_second_opinions_cannot_take_is_refused():
+    net, images, classes = linear(3).eval(), torch.randn(2, 1, 8, 8), torch.tensor([0, 1])
+    maps = torch.rand(2, 2, 2)
+    for change in (
+        {"model": lambda images: images}, {"model": None}, {"images": "a"}, {"images": images.numpy()},
+        {"classes": [0, 1]}, {"classes": "a"}, {"classes": None}, {"classes": classes.numpy()},
+        {"maps": "a"}, {"maps": None}, {"maps": maps.numpy()}, {"fill": "a"}, {"fill": None}, {"fill": NAN},
+    ):  # fmt: skip
+        given = {"model": net, "images": images, "classes": classes, "maps": maps, "fill": 0.0} | change
+        with pytest.raises(ValueError, match="expected"):
+            lens.deletion(**given)
+        if "maps" in change:
+            continue
+        del given["maps"]
+        with pytest.raises(ValueError, match="expected"):
+            lens.occlusion(**given, side=4)
+        if "fill" not in change:
+            del given["fill"]
+            with pytest.raises(ValueError, match="expected"):
+                lens.input_gradients(**given)

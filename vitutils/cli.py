@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -123,7 +124,7 @@ def named_net(name: str, image_shape: tuple[int, int, int], num_classes: int) ->
             raise ValueError(f"--net cnn halves its images three times: expected 8 x 8 pixels or more, got {H} x {W}")
         return SmallCNN(C, num_classes, (16, 40, 64)).to(memory_format=torch.channels_last)
     size, _, P = name.partition("/")
-    if size not in ("book", "Ti", "S", "B", "L", "H") or not P.isdigit() or int(P) < 1:
+    if size not in ("book", "Ti", "S", "B", "L", "H") or not re.fullmatch("0*[1-9][0-9]{0,5}", P):
         raise ValueError(f"--net {name}: expected book/P, Ti/P, S/P, B/P, L/P or H/P with patches of P pixels, or cnn")
     fit = dict(img_size=(H, W), in_chans=C, num_classes=num_classes)
     if size == "book":

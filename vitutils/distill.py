@@ -5,11 +5,14 @@ Sources: Hinton et al. 2015 (soft targets); DeiT, Touvron et al. 2021 (hard targ
 names are timm's: a distilled DeiT's weights load into `DistilledViT`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitutils import train
+from vitutils.given import checked_number, shape_of
 from vitutils.modes import eval_mode
 from vitutils.vit import ViT, ViTConfig, resize_positions
 
@@ -54,14 +57,18 @@ class Distillation:
     ):
         if kind not in ("soft", "hard"):
             raise ValueError(f"kind is 'soft' or 'hard', got {kind!r}")
-        if not 0 <= weight <= 1 or not 0 < temperature < float("inf"):
+        if not isinstance(teacher, nn.Module):
             raise ValueError(
-                "expected a weight from 0 to 1 and a temperature above 0, "
-                f"got {weight} and {temperature}"
+                f"expected a teacher that is an nn.Module, got {teacher!r}"
             )
+        self.kind = kind
+        self.weight = checked_number(
+            weight, "a weight from 0 to 1", lambda w: 0 <= w <= 1
+        )
+        self.temperature = checked_number(
+            temperature, "a temperature above 0", lambda t: 0 < t < math.inf
+        )
         self.teacher = teacher.requires_grad_(False)
-        self.kind, self.weight = kind, float(weight)
-        self.temperature = float(temperature)
 
     def __call__(
         self,
@@ -70,13 +77,13 @@ class Distillation:
         labels: Tensor,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        pair = outputs if isinstance(outputs, tuple) else (outputs, outputs)
-        for_labels, for_teacher = pair
+        pair = isinstance(outputs, tuple) and len(outputs) == 2
+        for_labels, for_teacher = outputs if pair else (outputs, outputs)
         told = self.ask(images)
-        if told.shape != for_teacher.shape:
+        student, teacher = shape_of(for_teacher), shape_of(told)
+        if student != teacher or not isinstance(told, Tensor):
             raise ValueError(
-                f"the student's logits are {tuple(for_teacher.shape)}, "
-                f"the teacher's {tuple(told.shape)}"
+                f"the student's logits are {student}, the teacher's {teacher}"
             )
         if self.kind == "soft":
             gap = soft_loss(for_teacher, told, self.temperature)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -74,7 +75,8 @@ def checked_features(x: Tensor, y: Tensor, new_x: Tensor, classes: int = 1) -> t
 
     Any real type goes, half precision too, and M may be 0. classes: how many different labels there must be.
     """
-    y, shapes = checked_labels(y), (tuple(x.shape), tuple(new_x.shape))
+    y, x, new_x = checked_labels(y), _as_tensor(x), _as_tensor(new_x)
+    shapes = tuple(x.shape), tuple(new_x.shape)
     if x.ndim != 2 or new_x.ndim != 2 or x.shape[1] != new_x.shape[1] or not x.shape[1] or len(x) != len(y):
         raise ValueError(f"expected features (N, D) for {len(y)} labels, and new ones (M, D), got {shapes}")
     if x.is_complex() or new_x.is_complex():
@@ -87,6 +89,24 @@ def checked_features(x: Tensor, y: Tensor, new_x: Tensor, classes: int = 1) -> t
     if (found := len(y.unique())) < classes:
         raise ValueError(f"expected images of {classes} classes or more, got {found}: {y.unique().tolist()}")
     return x, y, new_x
+
+
+def _as_tensor(x: object) -> Tensor:
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"expected features as a tensor (N, D), got {shown(x)}") from None
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows (N, D) brought to length 1, however long or short they are; rows of zeros stay."""
+    largest = x.abs().amax(dim=1, keepdim=True)  # squares of the largest numbers overflow, of the smallest vanish
+    return F.normalize(torch.where(largest > 0, x / largest, x))
+
+
+def shape_of(outputs: object) -> tuple | str:
+    """The shape of a tensor; of anything else what it is, in words."""
+    return tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
 
 
 def check_images(model: nn.Module, images: Tensor) -> None:

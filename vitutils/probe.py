@@ -38,9 +38,11 @@ from vitutils.given import (
     check_training,
     checked_features,
     checked_labels,
+    checked_number,
     checked_rate,
     checked_rates,
     logits_for,
+    unit_rows,
 )
 from vitutils.modes import eval_mode
 from vitutils.pictures import Pictures
@@ -98,10 +100,10 @@ def knn_predict(
     Raises ValueError for features or labels that do not fit, or are nan.
     """
     at_least_1(k=k)
-    if not temperature > 0:
-        raise ValueError(f"expected a temperature above 0, got {temperature}")
+    what = "a temperature above 0"
+    temperature = checked_number(temperature, what, lambda t: t > 0)
     x, y, new_x = checked_features(x, y, new_x)
-    x, new_x, K = F.normalize(x), F.normalize(new_x), int(y.max()) + 1
+    x, new_x, K = unit_rows(x), unit_rows(new_x), int(y.max()) + 1
     answers = []
     for part in new_x.split(1_000):  # never all N x M at once
         cosine, index = (part @ x.T).topk(min(k, len(x)))  # (m, k)

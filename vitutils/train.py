@@ -401,11 +401,10 @@ def fit(
     So the number of ranks changes rounding and what is drawn at random (augmentation, dropout, mixing), and for nets
     with BatchNorm the images that its means are taken over: a rank's own. Rank 0 writes the checkpoint; all read it.
 
-    Raises FloatingPointError, with the step, once the loss is not finite; ValueError for a checkpoint of another
+    Raises FloatingPointError, with the step, once a loss is not finite; ValueError for a checkpoint of another
     recipe, augmentation, objective, net or teacher, of other frozen parameters, or of other classes or images (every
     byte of them counts), for fewer images than ranks, an empty part, and a model without logits for each class or
-    without parameters to train; FloatingPointError too once the held-out loss is not finite. What only one rank meets
-    is a `ranks.RankError` on all.
+    without parameters to train. What only one rank meets is a `ranks.RankError` on all.
     """
     if resume and not checkpoint:
         raise ValueError("resume=True goes on from a checkpoint: say which, checkpoint=PATH")
