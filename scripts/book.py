@@ -386,6 +386,13 @@ def say_where(html: Path) -> None:
     print(f"From another machine: python3 -m http.server -d {os.path.relpath(html)}")
 
 
+def unnameable(root: Path) -> str:
+    """Why jupyter-cache could not open its database here: it writes the path into an address. '' where it can."""
+    if not re.search(r"\?|%[0-9A-Fa-f]{2}", str(root)):
+        return ""
+    return f"The book cannot be built in {root}: its cache misreads `?` and `%20` in a path. Rename the folder."
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     here = Path(__file__).parent.parent
@@ -394,9 +401,14 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(os, "umask"):
         os.umask(os.umask(0o022) & 0o077)  # what is written here has to be read again
     os.environ.update(env.with_folders(env.with_home(dict(os.environ), env.ROOT)))
+    if why := unnameable(root):
+        print(why, file=sys.stderr)
+        return 2
     try:
         with running.stoppable(), running.alone(root, "make book"):
             return make(root)
+    except BrokenPipeError:  # nobody reads what is said
+        raise
     except running.Busy as busy:
         print(busy, file=sys.stderr)
         return 2
@@ -482,6 +494,7 @@ def make(root: Path) -> int:
 
 
 if __name__ == "__main__":
+    env.streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a terminal may know less than a path or an error says
-    sys.exit(main())
+    sys.exit(env.run(main))

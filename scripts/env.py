@@ -77,6 +77,8 @@ FOLDERS = re.compile(
     r"|NUMBA_CACHE_DIR$|PYTHONPYCACHEPREFIX$|(TMPDIR|TEMP|TMP)$|(SSL_CERT|REQUESTS_CA|CURL_CA)_(FILE|DIR|BUNDLE)$"
 )
 LISTS = ("VITBOOK_DATA",)  # several folders, split at os.pathsep
+# With anything else than a number up to this, Python does not start, or Sphinx ends in a traceback.
+NUMBERS = {"PYTHONHASHSEED": 2**32 - 1, "SOURCE_DATE_EPOCH": 10**11 - 1}
 OWN_IN_LAB = re.compile(r"JUPYTER_(?!PATH$)|IPYTHON")  # whoever works in JupyterLab keeps their own key bindings
 
 
@@ -110,11 +112,24 @@ def surroundings(environ, goal="book", root=ROOT):
     found["PYTHONUTF8"] = "1"  # whatever the locale: LANG=C would write and print ASCII
     found["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel installed for the user would run the notebooks
     found["MATPLOTLIBRC"] = os.devnull  # matplotlib's own defaults
+    for name in sorted(NUMBERS):
+        text = found.get(name)
+        if text is not None and not valid(name, text):
+            del found[name]
+            if text:
+                print("{0} is {1!r}, which is no number for it: left out".format(name, text))
+                sys.stdout.flush()
     found = with_folders(with_home(found, root))
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"):
         if name in found and not writable(found[name]):
             del found[name]
     return found
+
+
+def valid(name, text):
+    if (name, text) == ("PYTHONHASHSEED", "random"):
+        return True
+    return bool(re.match(r"[0-9]{1,11}\Z", text)) and int(text) <= NUMBERS[name]
 
 
 def with_folders(environ):
@@ -423,6 +438,29 @@ def ensure(root=ROOT, goal="book"):
     return python_in(folder)
 
 
+def streams():
+    """Fill in what was closed (`>&-`): the next file that is opened would take its number, and get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))
+
+
+def run(main):
+    """What main() answers; 141, as of any program, where whoever read its output has gone (`| head -1`)."""
+    streams()
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is written when Python ends
+        return 141
+
+
 def main(arguments):
     goal = "book"
     if arguments[:1] == ["--for"]:
@@ -464,4 +502,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(lambda: main(sys.argv[1:])))

@@ -86,6 +86,8 @@ def main(arguments: list[str]) -> int:
     except running.Busy as busy:
         print(busy, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads what is said
+        raise
     except OSError as error:
         print(running.in_words(error, ROOT), file=sys.stderr)
         return 2
@@ -94,4 +96,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(env.run(lambda: main(sys.argv[1:])))

@@ -461,6 +461,30 @@ def test_a_build_does_not_wait_for_a_pipe(tmp_path, monkeypatch, capsys, name, k
     assert f"  {name}: is a {kind.split()[-1]}" in said and "1 problem." in said, said
 
 
+@pytest.mark.parametrize("name", ["what?", "a%20b", "50%af"])
+def test_a_folder_that_the_cache_cannot_name_is_refused(tmp_path, monkeypatch, capsys, name):
+    """jupyter-cache writes the path into an address, where these marks mean something else."""
+    monkeypatch.setattr(book_script, "build", None)
+    root = tmp_path / name
+    root.mkdir()
+    settings(root)
+    assert book_script.main(["--root", str(root)]) == 2
+    said = capsys.readouterr().err
+    assert str(root) in said and "Rename" in said and "Traceback" not in said
+    (tmp_path / "100% ä#").mkdir()
+    assert book_script.unnameable(tmp_path / "100% ä#") == ""
+
+
+def test_a_build_that_nobody_reads_any_more_is_not_said_to_have_failed(tmp_path, monkeypatch, capsys):
+    def gone(root):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(book_script, "make", gone)
+    with pytest.raises(BrokenPipeError):  # env.run ends quietly
+        book_script.main(["--root", str(tmp_path)])
+    assert "not built" not in capsys.readouterr().err
+
+
 def test_the_last_error_with_words_is_said(tmp_path):
     log = ["Traceback (most recent call last):", "yaml.scanner.ScannerError: mapping values are not allowed here",
            "", "The above exception was the direct cause", "RuntimeError: ", "", "RuntimeError:"]  # fmt: skip

@@ -419,15 +419,60 @@ PIP_TIMEOUT GIT_CONFIG_COUNT GIT_SSL_CAINFO SOURCE_DATE_EPOCH""".split()
 
 def test_what_of_the_reader_s_settings_reaches_a_command(tmp_path):
     home = {"HOME": str(tmp_path)}
-    found = env.surroundings(home | dict.fromkeys(OUT + IN, "x") | {"PYTHONPATH": "/nowhere"})
+    numbers = dict.fromkeys(("PYTHONHASHSEED", "SOURCE_DATE_EPOCH"), "7")
+    found = env.surroundings(home | dict.fromkeys(OUT + IN, "x") | {"PYTHONPATH": "/nowhere"} | numbers)
     ours = {"PYTHONNOUSERSITE": "1", "PYTHONUTF8": "1", "JUPYTER_PREFER_ENV_PATH": "1", "MATPLOTLIBRC": os.devnull}
     paths = {name: os.path.abspath("x") for name in ("TMPDIR", "HF_HOME", "VITBOOK_DATA")}
-    assert found == home | dict.fromkeys(IN, "x") | ours | paths
+    assert found == home | dict.fromkeys(IN, "x") | ours | paths | numbers
     assert env.surroundings(found) == found
     # In JupyterLab a reader's own key bindings and start-up files are theirs.
     lab = env.surroundings(home | dict.fromkeys(OUT, "x") | {"PYTHONPATH": "/nowhere"}, "lab")
     kept = ["JUPYTER_CONFIG_DIR", "JUPYTER_CONFIG_PATH", "JUPYTER_DATA_DIR", "IPYTHONDIR", "IPYTHON_DIR"]
     assert lab == home | ours | dict.fromkeys(kept, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("PYTHONHASHSEED", ["0", "random", "4294967295"], ["abc", "-1", "4294967296", "1.5"]),
+        ("SOURCE_DATE_EPOCH", ["0", "1700000000"], ["abc", "-x", "1e9", "\u0663", "9" * 30]),
+    ],
+)
+def test_a_number_that_is_none_does_not_keep_a_command_from_starting(tmp_path, capsys, name, good, bad):
+    home = {"HOME": str(tmp_path)}
+    for text in good:
+        assert env.surroundings(home | {name: text})[name] == text
+    assert not capsys.readouterr().out
+    for text in bad:
+        assert name not in env.surroundings(home | {name: text})
+        assert f"{name} is {text!r}" in capsys.readouterr().out
+    assert name not in env.surroundings(home | {name: ""}) and not capsys.readouterr().out
+
+
+WRITER = "import sys; sys.path.insert(0, {0!r}); import env; sys.exit(env.run(lambda: {1}))"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
+@pytest.mark.parametrize(
+    ("body", "shut", "code"),
+    [
+        ("print('x' * 100_000)", "", 141),
+        ("print('kept for the end')", "", 141),
+        ("sys.exit(7)", "", 7),
+        ("print('x') or sys.stdout.flush() or 3", ">&-", 3),
+        ("print('x', file=sys.stderr) or sys.stderr.flush() or 4", "<&- >&- 2>&-", 4),
+        ("5 if sys.stdin and open('/dev/null').fileno() > 2 else 1", "<&- >&- 2>&-", 5),
+    ],
+)
+def test_a_reader_who_went_away_is_no_fault(body, shut, code):
+    """As `| head -1` does; and an output that was closed from the beginning."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = WRITER.format(str(SCRIPT.parent), body)
+    command = ["sh", "-c", f'exec "$0" -c "$1" {shut}', sys.executable, program]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 FOLDERS = """VITBOOK_SYSTEM_DATA HF_HOME HF_HUB_CACHE TORCH_HOME TRITON_CACHE_DIR XDG_CACHE_HOME XDG_CONFIG_HOME
