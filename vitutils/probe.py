@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vitutils import _fingerprint, data, train
+from vitutils import pictures as sets
 from vitutils._progress import show_progress
 from vitutils._sources import data_folders
 from vitutils.given import (
@@ -51,7 +53,7 @@ from vitutils.vit import ViTConfig
 # One image of each of many classes is what is meant here; scikit-learn's warning would stand on the page.
 warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
 
-VERSION = 2  # of the cache: raise it when `extract` computes something else
+VERSION = 3  # of the cache: raise it when `extract` computes something else
 HEADS = ("head", "heads", "fc", "classifier", "mlp_head", "linear_head")  # ours, timm's; torchvision's; vit-pytorch's
 
 # --- what the chapter writes out ---
@@ -357,22 +359,40 @@ def _stack(images: list[Tensor]) -> Tensor:
 def description(net: nn.Module, pictures: Pictures, transform: Callable, device: torch.device) -> dict[str, str]:
     """What features depend on: the net's code, settings and weights, the transform's, the set's own bytes, versions.
 
-    Raises ValueError where a part of it cannot be seen, as a file that a transform reads; the message says which.
+    Raises ValueError where a part of it is not known, as a function of your own; the message says which.
     """
-    read = pictures.read
-    ours = (getattr(read, "__module__", None) or "").partition(".")[0] == __package__
     return {
         "version": str(VERSION),
-        "architecture": _fingerprint.code_of(net),
         "net": type(net).__name__,
-        "weights": _fingerprint.weights_of(net),
-        "transform": _fingerprint.Fingerprint().of(transform),
+        **_computing(net, transform),
         "set": f"{pictures.name}, {pictures.part}",
+        "reading": _reading(pictures),
         "pictures": pictures.fingerprint(),
-        "reading": "ours" if ours else _fingerprint.Fingerprint(reads=True).of(read),
         "device": device.type,
         "surroundings": _fingerprint.surroundings(device),
     }
+
+
+def _computing(net: nn.Module, transform: Callable) -> dict[str, str]:
+    """What the net and the transform are. Raises ValueError where that is not known."""
+    return {
+        "architecture": _fingerprint.code_of(net),
+        "weights": _fingerprint.weights_of(net),
+        "transform": _fingerprint.Fingerprint("the transform").of(transform),
+    }
+
+
+def _reading(pictures: Pictures) -> str:
+    """How pictures are read, beside their bytes. Raises ValueError where the reader's own function does that."""
+    read, content = pictures.read, pictures.content
+    if type(pictures) is Pictures and isinstance(content, functools.partial):
+        held = content.args[-1]
+        if content.func is sets._pixels and type(held) is Tensor and read == held.__getitem__:
+            return f"{tuple(held.shape[1:])} {held.dtype}"
+        ours = getattr(read, "func", None) in (sets._read, sets._read_official) and read.args[-1] is held
+        if content.func is sets._content and ours:
+            return "files"
+    raise _fingerprint.Hidden(f"{pictures.name} is read by your own function")
 
 
 def extract(
@@ -393,15 +413,17 @@ def extract(
     workers: 0 reads the pictures when they are needed, and never holds more than one batch of them; more: as many
     threads read ahead, a batch each.
     cache: keep the features under `features` in the first folder of `$VITBOOK_DATA`, in a file named by a hash of what
-    they depend on, and read them from there next time. Where that cannot be seen whole (random numbers, a file that
-    the transform reads), or the file cannot be written, they are not kept, and a line says so, once for each reason.
-    A damaged file is named in a warning and written anew.
-    Raises DataError for a picture that cannot be read; ValueError for features or images of a wrong shape.
+    they depend on, and read them from there next time. That is done only where all of it is known: nets, transforms
+    and sets of installed libraries and of this package. Where one holds your own code (a function, a class, a hook) or
+    draws random numbers, or the file cannot be written, they are computed anew each time, and a line says so, once for
+    each reason. A damaged file is named in a warning and written anew.
+    Raises DataError for a picture that cannot be read; ValueError for features or images of a wrong shape or type.
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"expected an nn.Module that gives features (B, D), got a {type(net).__name__}")
-    if batch_size < 1 or workers < 0:
-        raise ValueError(f"expected a batch of 1 or more and 0 workers or more, got {batch_size} and {workers}")
+    at_least_1(batch_size=batch_size)
+    if not isinstance(workers, Integral) or workers < 0:
+        raise ValueError(f"expected workers to be a whole number, 0 or more, got {workers!r}")
     if not len(pictures):
         raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to run over")
     device, file, about = torch.device(device), None, {}
@@ -422,8 +444,8 @@ def extract(
         return found
     if drawn != _fingerprint.draws():
         _say_once("features are not kept: the transform or the net draws random numbers")
-    elif about["transform"] != _fingerprint.Fingerprint().of(transform):
-        _say_once("features are not kept: the transform changes while it runs")
+    elif not about.items() >= _computing(net, transform).items():
+        _say_once("features are not kept: the transform or the net changes while it runs")
     elif not _keep(file, found, about):
         _say_once(f"features are not kept: {file.parent} cannot be written")
     else:
@@ -457,9 +479,16 @@ def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
                         f"expected features ({len(images)}, D), got {got}: take the head off with headless(net), pool "
                         f"the tokens, or wrap the net so that it gives one tensor"
                     )
+                if part.is_complex():
+                    raise ValueError(f"expected real features, got {part.dtype}: give their real part or their size")
                 part = part.float().cpu()
                 if x is None:
                     x = torch.empty(len(pictures), part.shape[1])  # once: nothing else grows with the set
+                if part.shape[1] != x.shape[1]:
+                    raise ValueError(
+                        f"expected features of one width D, got {x.shape[1]} and then {part.shape[1]}: it may not "
+                        f"depend on the batch"
+                    )
                 x[done : done + len(part)] = part
                 done += len(part)
                 bar.update(len(part))
