@@ -239,7 +239,8 @@ def _load(options: argparse.Namespace) -> data.Dataset:
     folder = Path(options.data).expanduser()
     if not options.data or os.sep not in options.data and not folder.exists():
         known = ", ".join(data.NAMES)
-        raise data.DataError(f"--data {options.data or repr('')}: neither a data set ({known}) nor a folder or zip here")
+        told = options.data or "''"
+        raise data.DataError(f"--data {told}: neither a data set ({known}) nor a folder or zip here")
     size = 64 if options.size is None else options.size
     return folders.load_folder(folder, size, skip_unreadable=options.skip_unreadable)
 
