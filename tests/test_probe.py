@@ -823,6 +823,7 @@ UNSEEN = {
     "a random generator": (lambda: setting(torch.Generator()), "holds a Generator"),
     "a lock": (lambda: setting(threading.Lock()), "holds a lock"),
     "a file": (lambda: setting(open(os.devnull)), "holds a TextIOWrapper"),
+    "a library's class that reads": (lambda: setting(functools.partial(np.memmap, "x")), "the class memmap"),
     "a module": (lambda: setting(own), "holds a module"),
     "dropout in forward": (transform, "the net holds your own class Scaled"),
 }
