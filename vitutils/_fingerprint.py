@@ -53,6 +53,8 @@ def version(top: str) -> str | None:
     """The version of an installed package and a hash of its list of files; None where there is no such package."""
     if top == __package__:
         return PACKAGE
+    if top in sys.stdlib_module_names:
+        return None
     try:
         names = [top] if top != "PIL" else ["pillow", "pillow-simd"]
         found = next(importlib.metadata.distributions(name=names[0]), None)
