@@ -67,6 +67,8 @@ def read(path: Path) -> dict:
         return Unreadable(f"{path.name}: {told}")
 
     try:
+        if path.exists() and not path.is_file():
+            raise no("is a folder, a pipe or a device; expected a file")
         stored = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise no(f"there is no such file in {path.parent}") from None
@@ -89,12 +91,20 @@ def read(path: Path) -> dict:
     if version[0] < 4:
         notebook = _upgraded(stored, no) | {"nbformat": version[0], "nbformat_minor": version[1]}
     for position, cell in enumerate(notebook["cells"]):
+        cell = notebook["cells"][position] = Cell(cell if isinstance(cell, dict) else {"cell_type": cell}, position)
         if fault := _fill(cell):
-            named = isinstance(cell, dict) and isinstance(cell.get("id"), str)
-            raise no(f"{name(cell) if named else f'cell number {position}'} {fault}")
+            raise no(f"{name(cell)} {fault}")
     if not isinstance(notebook.get("metadata"), dict):
         notebook["metadata"] = {}
     return notebook
+
+
+class Cell(dict):
+    """A cell that knows its place: its name where it has no id."""
+
+    def __init__(self, cell: dict, position: int):
+        super().__init__(cell)
+        self.position = position
 
 
 def _upgraded(stored: str, no: Callable[[str], Unreadable]) -> dict:
@@ -110,14 +120,15 @@ def _upgraded(stored: str, no: Callable[[str], Unreadable]) -> dict:
     return notebook
 
 
-def _fill(cell: object) -> str:
+def _fill(cell: dict) -> str:
     """Put in what a cell may lack, in place; say what is wrong where that does not help."""
-    if not isinstance(cell, dict) or cell.get("cell_type") not in KINDS:
-        kind = cell.get("cell_type") if isinstance(cell, dict) else cell
-        return f"is of the kind {kind!r:.40}; expected {', '.join(KINDS)}"
+    if cell.get("cell_type") not in KINDS:
+        return f"is of the kind {cell.get('cell_type')!r:.40}; expected {', '.join(KINDS)}"
     source = cell.get("source", "")
-    if not (isinstance(source, str) or isinstance(source, list) and all(isinstance(line, str) for line in source)):
+    if not _is_text(source):
         return f"has a source that is no text: {source!r:.40}"
+    if cell.get("id", "") is None:
+        del cell["id"]
     if not isinstance(cell.get("id", ""), str):
         return f"has an id that is no text: {cell['id']!r:.40}"
     cell["source"] = re.sub(r"\r\n?", "\n", text(source))
@@ -125,9 +136,44 @@ def _fill(cell: object) -> str:
     if cell["cell_type"] == "code":
         cell["outputs"] = cell.get("outputs") or []
         cell.setdefault("execution_count", None)
-        if not all(isinstance(output, dict) and "output_type" in output for output in cell["outputs"]):
+        if not isinstance(cell["outputs"], list) or not all(map(_is_output, cell["outputs"])):
             return "has outputs that are none"
+    try:
+        json.dumps(cell, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return "holds half a character (a lone surrogate), which no file can: type that character again"
+    return _fill_metadata(cell["metadata"])
+
+
+def _fill_metadata(metadata: dict) -> str:
+    """Take out what is null of the metadata that are kept, in place; say what is of another kind than it must be."""
+    for holder, key in ((metadata, "mystnb"), (metadata.get("mystnb"), "image")):
+        value = (holder or {}).get(key, {})
+        if value is None:
+            del holder[key]
+        elif not isinstance(value, dict):
+            return f"has metadata {key!r} that are no mapping: {value!r:.40}"
+    alt = alt_text({"metadata": metadata})
+    if not isinstance(alt, str):
+        return f"has an alt text that is no text: {alt!r:.40}"
+    if metadata.get("tags", ()) is None:
+        del metadata["tags"]
+    tags = metadata.get("tags", [])
+    if not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
+        return f"has tags that are no list of texts: {tags!r:.40}"
     return ""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or isinstance(value, list) and all(isinstance(line, str) for line in value)
+
+
+def _is_output(output: object) -> bool:
+    """Whether it has a kind, printed text that is text, and data by their types, plain text among them as text."""
+    if not (isinstance(output, dict) and isinstance(output.get("output_type"), str)):
+        return False
+    data = output.get("data", {})
+    return isinstance(data, dict) and _is_text(output.get("text", "")) and _is_text(data.get("text/plain", ""))
 
 
 def is_marked(cell: dict) -> bool:
@@ -310,7 +356,9 @@ class Chapter:
 
 
 def name(cell: dict) -> str:
-    return f"cell '{cell.get('id', '?')}'"
+    """What a cell is called in a message: by its id, or its number, from 0, where it has none."""
+    named = isinstance(cell.get("id"), str) and cell["id"]
+    return f"cell '{named}'" if named else f"cell number {getattr(cell, 'position', '?')}"
 
 
 def parse(source: str) -> ast.Module:
@@ -358,6 +406,8 @@ def rule(function: Callable[[Chapter], list[str]]) -> Callable[[Chapter], list[s
 def check(path: Path, root: Path = ROOT) -> dict[str, list[str]]:
     """The rules that the notebook at `path` breaks, with what is wrong."""
     chapter = Chapter.read(path, root)
+    if not chapter.cells:
+        return {"skeleton": ["has no cells"]}
     if wrong := code_is_python(chapter):  # most other rules look into the code
         return {"code_is_python": wrong}
     found = {key: function(chapter) for key, function in RULES.items()}
@@ -696,7 +746,7 @@ def alt_texts(chapter: Chapter) -> list[str]:
 def captions(chapter: Chapter) -> list[str]:
     """After a cell that draws, at once, its caption `*Figure 4.1.* …`, counted from 1."""
     wrong, number = [], 0
-    for cell, following in zip(chapter.cells, [*chapter.cells[1:], None], strict=True):
+    for cell, following in zip(chapter.cells, [*chapter.cells[1:], None], strict=False):
         caption = None
         if following is not None and following["cell_type"] == "markdown":
             start = r"\*Figure (\d+)\.(\d+)\.\*\s*(.*)"

@@ -14,6 +14,8 @@ The rules are in `notebook_rules.py`.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
 import difflib
 import os
 import subprocess
@@ -56,7 +58,7 @@ def execute(
             settings = environment | {"IPYTHONDIR": settings["IPYTHONDIR"]}
         try:
             # stderr: the kernel's own notices; the cells' go another way
-            client.finish(env=settings | {"VITBOOK_SCALE": scale}, stderr=subprocess.DEVNULL)
+            finish(client, env=settings | {"VITBOOK_SCALE": scale}, stderr=subprocess.DEVNULL)
         except ValueError:
             raise
         except Exception as error:
@@ -66,6 +68,26 @@ def execute(
                 raise
             raise RuntimeError(f"{where}: {client.words(error)}") from error
     return notebook
+
+
+def finish(client: runner.Run, **more) -> None:
+    """Run it to its end, in a thread: in the main one nbclient takes the signals that are to stop this command.
+
+    Raises what went wrong; KeyboardInterrupt, once the kernel and all that it started have ended.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        end = pool.submit(client.finish, **more)
+        try:
+            while not end.done():
+                concurrent.futures.wait([end], timeout=1)  # in steps, else Windows hears of no Ctrl-C
+        except KeyboardInterrupt:
+            while not end.done():  # a kernel that is only now starting has no process yet
+                process = getattr(getattr(client.km, "provisioner", None), "process", None)
+                if process is not None:
+                    running.end(process)
+                concurrent.futures.wait([end], timeout=0.2)
+            raise
+        end.result()
 
 
 def with_ids(path: Path) -> dict:
@@ -121,8 +143,11 @@ def write(path: Path, notebook: dict) -> bool:
     if old == new:
         return False
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(new, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(new, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -264,6 +289,18 @@ def main(arguments: list[str] | None = None) -> int:
             failed = 1
     if not paths:
         parser.error("there are no notebooks")
+    try:
+        with running.stoppable():
+            return failed | each(paths, given)
+    except KeyboardInterrupt as stop:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("\nStopped.", file=sys.stderr)
+        return getattr(stop, "status", 130)
+
+
+def each(paths: list[Path], given: argparse.Namespace) -> int:
+    """Do what is asked with one notebook after the other; 1 if anything is wrong."""
+    failed = 0
     for path in paths:
         path = path.resolve()
         if given.command != "run" and rules.beside_the_chapters(path):

@@ -28,7 +28,7 @@ def write_opening(path: Path, rows: list[dict]) -> None:
         return
     title = notebook["cells"][0]
     title["source"] = times.with_opening(rules.text(title["source"]), rows, path.stem).splitlines(keepends=True)
-    path.write_text(rules.dumps(notebook), encoding="utf-8")
+    path.write_text(rules.dumps(notebook), encoding="utf-8", newline="\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -38,6 +38,7 @@ def test_an_unknown_scale_lists_the_three(monkeypatch):
 
 def test_setup_seeds_python_numpy_and_torch():
     import random
+import sys
 
     def draw():
         vitutils.setup(seed=7)
@@ -99,6 +100,18 @@ def test_count_parameters_counts_what_trains():
     assert check.count_parameters(layer) == 12
 
 
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    def __repr__(self):
+        raise RecursionError("no words")
+
+
+def raised(error: Exception):
+    raise error
+
+
 # What a check may give back, and whether that is a pass; the words are what is printed.
 YES, NO = torch.tensor(True), torch.tensor(False)
 ANSWERS = [
@@ -133,6 +146,11 @@ ANSWERS = [
     (lambda: check.check_close, False, "neither true nor false"),
     (lambda: check.check_shape(None, (1,)), False, "not yet"),
     (lambda: 1 / 0, False, "ZeroDivisionError"),
+    (lambda: sys.exit(3), False, "SystemExit: 3"),
+    (lambda: raised(Speechless()), False, "not yet. Speechless\n"),
+    (lambda: Speechless(), False, "not yet. RecursionError"),
+    (lambda: "ab" * 5000, False, "abab …\n"),
+    (lambda: raised(ValueError("half \ud83d")), False, "ValueError: half \\ud83d"),
 ]
 
 
@@ -141,7 +159,7 @@ def test_exercise_says_pass_or_a_hint_and_never_raises(capsys, test, passed, wor
     assert check.exercise("Exercise 0.1", test, hint="look") is passed
     said = capsys.readouterr().out
     assert words in said and said.startswith("Exercise 0.1: pass" if passed else "Exercise 0.1: not yet. "), said
-    assert passed or said.endswith("\n  Hint: look\n") and said.count("\n") == 2
+    assert passed or said.endswith("\n  Hint: look\n") and said.count("\n") == 2 and len(said) < 360
 
 
 FIGURES = {

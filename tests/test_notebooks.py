@@ -12,11 +12,13 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -603,6 +605,26 @@ def test_a_run_that_ends_otherwise_is_one_line_too(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize(("word", "number"), [("run", signal.SIGINT), ("refresh", signal.SIGTERM)])
+def test_a_signal_stops_all_and_leaves_no_kernel(tmp_path, capsys, word, number):
+    """The kernel sends it to this process, as a reader or a queue does while a cell runs."""
+    pid = tmp_path / "pid"
+    source = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\nos.kill(os.getppid(), {int(number)})"
+    first = stored(tmp_path / "04_x.ipynb", code("stops", source + "\ntime.sleep(120)"))
+    second = stored(tmp_path / "05_x.ipynb", code("next", f"open({str(tmp_path / 'next')!r}, 'w')"))
+    before = first.read_bytes()
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    old = signal.signal(number, usual)  # these tests may run under `nohup` themselves
+    try:
+        assert command.main([word, str(first), str(second)]) == 128 + number
+    finally:
+        signal.signal(number, old)
+    assert capsys.readouterr().err == "\nStopped.\n"
+    assert first.read_bytes() == before and not (tmp_path / "next").exists()
+    assert not psutil.pid_exists(int(pid.read_text()))
+
+
 def test_strip_takes_out_what_an_editor_leaves(tmp_path):
     path = stored(tmp_path / "04_x.ipynb", *RUN)
     notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -633,7 +655,8 @@ def test_strip_gives_words_for_ids_that_an_editor_drew(tmp_path):
 def test_a_cell_that_is_not_python_is_named(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", code("half-typed", "x = = 1"))
     assert command.main(["check", str(path)]) == 1
-    assert "04_x.ipynb: cell 'half-typed' is not Python: invalid syntax, line 1" in capsys.readouterr().err
+    said = "04_x.ipynb: [code_is_python] cell 'half-typed' is not Python: invalid syntax, line 1"
+    assert said in capsys.readouterr().err
 
 
 def test_check_exits_with_what_is_broken(tmp_path, capsys):
@@ -807,7 +830,28 @@ NO_NOTEBOOKS = {
     "cell 'a' has a source that is no text: 3": b'{"cells": [{"cell_type": "code", "id": "a", "source": 3}]}',
     "cell number 0 has an id that is no text": b'{"cells": [{"cell_type": "code", "id": [4]}]}',
     "cell 'a' has outputs that are none": b'{"cells": [{"cell_type": "code", "id": "a", "outputs": [1]}]}',
-}
+} | {
+    f"cell {which} {told}": json.dumps({"cells": [{"cell_type": "code", "source": "x"} | more]}).encode()
+    for which, told, more in [
+        ("number 0", "has metadata 'mystnb' that are no mapping: 'x'", {"metadata": {"mystnb": "x"}}),
+        ("'a'", "has metadata 'image' that are no mapping: [1]", {"id": "a", "metadata": {"mystnb": {"image": [1]}}}),
+        ("number 0", "has an alt text that is no text: 5", {"metadata": {"mystnb": {"image": {"alt": 5}}}}),
+        ("number 0", "has tags that are no list of texts: 5", {"metadata": {"tags": 5}}),
+        ("number 0", "has tags that are no list of texts: [{}]", {"metadata": {"tags": [{}]}}),
+        ("number 0", "has outputs that are none", {"outputs": 5}),
+        ("'d'", "has outputs that are none",
+         {"id": "d", "outputs": [{"output_type": "stream", "text": None}]}),
+        ("'e'", "has outputs that are none",
+         {"id": "e", "outputs": [{"output_type": "stream", "text": [1]}]}),
+        ("'f'", "has outputs that are none",
+         {"id": "f", "outputs": [{"output_type": "execute_result", "data": None}]}),
+        ("'b'", "has outputs that are none",
+         {"id": "b", "outputs": [{"output_type": "display_data", "data": {"text/plain": 1}}]}),
+        ("'c'", "has outputs that are none", {"id": "c", "outputs": [{"output_type": None}]}),
+        ("number 0", "holds half a character", {"source": "x = '\ud83d'"}),
+        ("'g'", "holds half a character", {"id": "g", "metadata": {"tags": ["\udc00"]}}),
+    ]
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("word", ["check", "strip", "refresh", "run"])
@@ -821,6 +865,57 @@ def test_what_is_no_notebook_is_one_line(tmp_path, capsys, word, told):
     assert out == "" and err.startswith("04_x.ipynb: ") and told in err and err.count("\n") == 1, err
     assert [p.name for p in tmp_path.iterdir()] == ([] if content is None else [path.name])
     assert content is None or path.read_bytes() == content
+
+
+def test_null_is_as_good_as_nothing(book, capsys):
+    """What an editor or a script writes as null is filled in as if it were not there."""
+    def nulls(notebook):
+        for cell in notebook["cells"]:
+            if "mystnb" not in cell["metadata"]:
+                cell["metadata"] |= {"mystnb": None, "tags": None}
+        notebook["cells"][2]["id"] = None
+
+    path = given_back(book, nulls)
+    wrong = rules.check(path, book.root)
+    assert "cell number 2 has no id" in wrong["stable_ids"]
+    assert not any("?" in line for lines in wrong.values() for line in lines)
+    assert command.main(["strip", str(path)]) == 0
+    assert set(rules.check(path, book.root)) <= {"stable_ids"}
+    nothing = given_back(book, lambda notebook: notebook["cells"][3]["metadata"].update(mystnb={"image": None}))
+    assert rules.alt_text(rules.read(nothing)["cells"][3]) == ""
+
+
+def test_a_cell_without_an_id_has_a_number(book):
+    path = given_back(book, lambda notebook: notebook["cells"].append({"cell_type": "code", "source": "%ls\n"}))
+    number = len(rules.read(path)["cells"]) - 1
+    assert f"cell number {number} has a magic or a shell command" in rules.check(path, book.root)["only_what_colab_has"]
+
+
+def test_a_notebook_without_cells_is_one_line(tmp_path, capsys):
+    path = stored(tmp_path / "04_x.ipynb")
+    assert command.main(["check", str(path)]) == 1
+    assert capsys.readouterr().err == "04_x.ipynb: [skeleton] has no cells\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_is_not_waited_for(tmp_path, capsys, monkeypatch):
+    os.mkfifo(tmp_path / "04_x.ipynb")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it would wait for ever"))
+    assert command.main(["check", str(tmp_path / "04_x.ipynb")]) == 1
+    assert capsys.readouterr().err == "04_x.ipynb: is a folder, a pipe or a device; expected a file\n"
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = stored(tmp_path / "04_x.ipynb", code("untidy", "x = 1\n\n"))
+    before = path.read_bytes()
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        command.write(path, rules.read(path))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["Untitled.ipynb", "04_made_up (1).ipynb", ".ipynb_checkpoints/04_made_up.ipynb"])
@@ -868,6 +963,7 @@ def test_a_scratch_notebook_is_neither_linted_nor_run(book, monkeypatch):
     called = []
     monkeypatch.setattr(the_tests, "ROOT", book.root)
     monkeypatch.setattr(the_tests.subprocess, "call", lambda command, **options: called.append(command) or 0)
+    monkeypatch.setattr(the_tests, "call", lambda command: called.append(command) or 0)
     assert the_tests.main([]) == 0
     ruff, pytests = called
     assert ruff[ruff.index("notebooks/Untitled 1.ipynb") - 1] == "--extend-exclude"

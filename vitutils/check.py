@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LONGEST = 300  # characters of a reason that `exercise` prints
+
 
 def check_shape(tensor: Tensor, expected: tuple[int, ...], meaning: str = "") -> None:
     """Hold that `tensor` has exactly the shape `expected`; `meaning` names the axes, as in "B T D"."""
@@ -51,7 +53,7 @@ def count_parameters(module: torch.nn.Module) -> int:
 
 
 def exercise(name: str, test: Callable[[], object], hint: str) -> bool:
-    """Run `test`, print "NAME: pass", or the first reason why not and the hint. Never raises.
+    """Run `test`, print "NAME: pass", or the first reason why not and the hint. Only Ctrl-C is raised.
 
     `test` raises, or returns something false, where the answer is wrong. What it returns may be nothing, a Python,
     NumPy or torch truth value or number, or an array, list or tuple of them, in which all must be true. Nothing to
@@ -60,13 +62,31 @@ def exercise(name: str, test: Callable[[], object], hint: str) -> bool:
     """
     try:
         reason = _fault(test())
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `exit()` in an answer too
+        reason = _told(error)
     if reason:
-        print(f"{name}: not yet. {reason.splitlines()[0]}\n  Hint: {hint}")
+        print(f"{name}: not yet. {_shortened(reason)}\n  Hint: {hint}")
     else:
         print(f"{name}: pass")
     return not reason
+
+
+def _told(error: BaseException) -> str:
+    """An exception's kind and words; the kind alone where it has no words, or cannot say them."""
+    try:
+        words = str(error)
+    except Exception:
+        words = ""
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _shortened(reason: str) -> str:
+    """The first line, cut to LONGEST characters, as any stream of UTF-8 can print it."""
+    line = reason.splitlines()[0]
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST - 2]} …"
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _fault(answer: object) -> str:
