@@ -1,6 +1,7 @@
 """setup, the checks, the figures: what every chapter stands on."""
 
 import dataclasses
+import sys
 
 import matplotlib
 import numpy as np
@@ -38,7 +39,6 @@ def test_an_unknown_scale_lists_the_three(monkeypatch):
 
 def test_setup_seeds_python_numpy_and_torch():
     import random
-import sys
 
     def draw():
         vitutils.setup(seed=7)
