@@ -1,5 +1,6 @@
 """Which code made the results of a study, whether it still gives them, and how other code is told to be the same."""
 
+import csv
 import importlib
 import json
 import re
@@ -20,8 +21,8 @@ AGAIN = "To run it again, delete {store.csv.name} and {store.json.name}, then: p
 
 def names() -> list[str]:
     """The studies: those modules of this folder that say which columns tell their runs apart."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
-    return [path.stem for path in modules if re.search(r"^KEY\b", path.read_text(encoding="utf-8"), re.M)]
+    modules = sorted(Path(__file__).parent.glob("[!.]*.py"))
+    return [path.stem for path in modules if re.search(rb"^KEY\b", path.read_bytes(), re.M)]
 
 
 def load(name: str) -> ModuleType:
@@ -130,6 +131,44 @@ def restamp(study: ModuleType, store: Store, reason: str) -> None:
 # --- what there is ---
 
 
+def damage(store: Store) -> str:
+    """What is wrong with the files of a study themselves, as a merge, an editor or a disk leaves it; "" if nothing."""
+    try:
+        about = store.about()
+    except (OSError, ValueError) as error:
+        return f"{store.json.name} is damaged: {error}"
+    kinds = {"finished": str | None, "stamp": dict}
+    if not isinstance(about, dict) or not all(isinstance(about[k], kind) for k, kind in kinds.items() if k in about):
+        return f"{store.json.name} is damaged: expected an object with a stamp and a day or null, finished"
+    if not store.csv.exists():
+        return ""
+    try:
+        with store.csv.open(newline="", encoding="utf-8") as file:
+            wrong = faults(list(csv.reader(file)), store.key, bool(about.get("finished")))
+    except (OSError, ValueError, csv.Error) as error:
+        wrong = str(error)
+    return f"{store.csv.name} is damaged: {wrong}" if wrong else ""
+
+
+def faults(lines: list[list[str]], key: tuple[str, ...], ended: bool) -> str:
+    """The first fault of a table: its header, a line that has not its fields, a run that stands twice; "" if none."""
+    if not lines:
+        return "it is empty; expected a header and rows"
+    header, seen = lines[0], set()
+    if lacking := [name for name in key if name not in header]:
+        return f"the header lacks {', '.join(lacking)}"
+    if ended and len(lines) == 1:
+        return "it has no rows, but the study ended"
+    for number, line in enumerate(lines[1:], 2):
+        if line and len(line) != len(header):
+            return f"line {number} has {len(line)} fields, not {len(header)}"
+        run = tuple(line[header.index(name)] for name in key) if line else None
+        if line and run in seen:
+            return f"line {number} is the run of a line before"
+        seen.add(run)
+    return ""
+
+
 def state(study: ModuleType, store: Store) -> tuple[str, str]:
     """(day on which the rows of a study ended, what is wrong or "fresh")."""
     about = store.about()
@@ -139,7 +178,7 @@ def state(study: ModuleType, store: Store) -> tuple[str, str]:
     if changed := changes(study, about):
         return ended, f"stale, changed since: {', '.join(changed)}. {AGAIN.format(store=store)}"
     left = sum(run is None or not store.has(run) for run in study.runs(store))
-    if left or not about["finished"]:
+    if left or not about.get("finished"):
         return ended, f"not at its end, {left} runs are left: python -m studies {store.name}"
     return ended, "fresh"
 
@@ -148,10 +187,14 @@ def show(studies: list[ModuleType], folder: Path) -> int:
     """Print one line a study: rows, when they ended, and what is wrong. Returns 1 if anything is."""
     wrong = False
     for store, study in ((store_of(study, folder), study) for study in studies):
+        if told := damage(store):
+            print(f"{store.name:16} {told}. Take it from git: git checkout -- {store.csv} {store.json}")
+            wrong = True
+            continue
         ended, told = state(study, store)
         wrong |= told != "fresh"
         print(f"{store.name:16} {len(store.rows()):5} rows  {ended:10}  {told}")
-    for name in sorted({path.stem for path in folder.glob("*.csv")} - set(names())):
+    for name in sorted({path.stem for path in folder.glob("[!.]*.csv")} - set(names())):
         wrong = True
         print(f"{name:16} results without a studies/{name}.py: delete them")
     return int(wrong)

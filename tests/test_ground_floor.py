@@ -149,7 +149,7 @@ ANSWERS = [
     (lambda: sys.exit(3), False, "SystemExit: 3"),
     (lambda: raised(Speechless()), False, "not yet. Speechless\n"),
     (lambda: Speechless(), False, "not yet. RecursionError"),
-    (lambda: "ab" * 5000, False, "abab …\n"),
+    (lambda: "ab" * 5000, False, "ab" * 50),
     (lambda: raised(ValueError("half \ud83d")), False, "ValueError: half \\ud83d"),
 ]
 

@@ -391,6 +391,50 @@ def test_make_results_tells_fresh_from_stale(capsys, monkeypatch, tmp_path):
     assert harness.main("blocks", arguments) == 1 and len(capsys.readouterr().out.splitlines()) == 2
 
 
+ROWS = "part,lr,seed,value\n" + "".join(f"main,{lr},{seed},1.0\n" for lr in (0.1, 0.2) for seed in (0, 1))
+DAMAGED = {  # what a file holds, and what is said of it
+    "no object": ("json", b"[]", "toy.json is damaged: expected an object"),
+    "a number": ("json", b"5", "toy.json is damaged: expected an object"),
+    "no day": ("json", b'{"finished": 5}', "toy.json is damaged: expected an object"),
+    "no stamp": ("json", b'{"finished": null, "stamp": []}', "toy.json is damaged: expected an object"),
+    "half a json": ("json", b'{"finished"', "toy.json is damaged: Expecting ':'"),
+    "json that is not UTF-8": ("json", b'{"finished": "\xfc"}', "toy.json is damaged: 'utf-8' codec"),
+    "a csv that is not UTF-8": ("csv", ROWS.replace("main", "m\xfcin").encode("latin-1"), "toy.csv is damaged: 'utf-8'"),
+    "an empty csv": ("csv", b"", "toy.csv is damaged: it is empty"),
+    "a header alone": ("csv", ROWS.splitlines()[0].encode(), "toy.csv is damaged: it has no rows"),
+    "no key": ("csv", b"part,lr,value\nmain,0.1,1.0\n", "toy.csv is damaged: the header lacks seed"),
+    "marks of a merge": ("csv", (ROWS + "=======\n" + "main,0.2,2,1.0\n").encode(), "damaged: line 6 has 1 fields, not 4"),
+    "marks at its head": ("csv", ("<<<<<<< HEAD\n" + ROWS).encode(), "toy.csv is damaged: the header lacks part, lr, seed"),
+    "half a row": ("csv", ROWS[:-6].encode(), "toy.csv is damaged: line 5 has 3 fields, not 4"),
+    "a row too wide": ("csv", (ROWS + "main,0.3,0,1,2\n").encode(), "toy.csv is damaged: line 6 has 5 fields, not 4"),
+    "a row twice": ("csv", (ROWS + "main,0.2,1,2.0\n").encode(), "damaged: line 6 is the run of a line before"),
+    "a folder": ("csv", None, "toy.csv is damaged: [Errno 21] Is a directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [None, *DAMAGED])
+def test_damaged_results_are_one_line(toy, capsys, monkeypatch, damage):
+    study, store = toy()
+    monkeypatch.setattr(record, "names", lambda: ["toy"])
+    store.csv.write_text(ROWS, encoding="utf-8")
+    store.write(**record.made_by(study), finished="2026-11-29T00:00:00+00:00")
+    if damage is not None:
+        kind, content, told = DAMAGED[damage]
+        path = getattr(store, kind)
+        path.unlink()
+        path.mkdir() if content is None else path.write_bytes(content)
+    assert record.show([study], store.folder) == (damage is not None)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and (told if damage else "    4 rows  2026-11-29  fresh\n") in said
+
+
+def test_what_a_system_leaves_beside_the_studies_is_none(tmp_path, monkeypatch):
+    (tmp_path / "._toy.py").write_bytes(b"\x00\x05\x16\x07\xff\nKEY")  # a Mac, on another's disk
+    (tmp_path / "toy.py").write_bytes(b"# m\xfc\nKEY = ()\n")
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
+    assert record.names() == ["toy"]
+
+
 def test_a_study_is_called_by_its_name(capsys):
     with pytest.raises(SystemExit, match="no study 'nonesuch'; there are: blocks, convolution"):
         harness.main(arguments=["nonesuch"])
