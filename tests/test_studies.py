@@ -399,7 +399,7 @@ DAMAGED = {  # what a file holds, and what is said of it
     "no stamp": ("json", b'{"finished": null, "stamp": []}', "toy.json is damaged: expected an object"),
     "half a json": ("json", b'{"finished"', "toy.json is damaged: Expecting ':'"),
     "json that is not UTF-8": ("json", b'{"finished": "\xfc"}', "toy.json is damaged: 'utf-8' codec"),
-    "a csv that is not UTF-8": ("csv", ROWS.replace("main", "m\xfcin").encode("latin-1"), "toy.csv is damaged: 'utf-8'"),
+    "a csv that is not UTF-8": ("csv", ROWS.replace("main", "m\xfcin").encode("latin-1"), "damaged: 'utf-8'"),
     "an empty csv": ("csv", b"", "toy.csv is damaged: it is empty"),
     "a header alone": ("csv", ROWS.splitlines()[0].encode(), "toy.csv is damaged: it has no rows"),
     "no key": ("csv", b"part,lr,value\nmain,0.1,1.0\n", "toy.csv is damaged: the header lacks seed"),
