@@ -69,8 +69,8 @@ def load_folder(
     labels. Hidden files and those that systems leave do not count.
     Raises ValueError for a size that is no whole number above 0 and for a share that is not between 0 and 1.
     Raises DataError, which names the folder, class or file, for what is missing, empty or unreadable, for classes
-    that differ between the parts or have a single image to split, for parts that are not recognised, and for more than
-    half of this machine's memory.
+    that differ between the parts or have a single image to split, for parts that are not recognised or lie below the
+    classes, for a folder that links reach twice, and for more than half of this machine's memory.
     """
     if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size!r}; it is a whole number")
