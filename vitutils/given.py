@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+NOT_ASKED = object()
+
+
 def at_least_1(**numbers: int) -> None:
     """Hold that each named number is a whole one and 1 or more."""
     for name, value in numbers.items():
@@ -109,8 +112,12 @@ def shape_of(outputs: object) -> tuple | str:
     return tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
 
 
-def check_images(model: nn.Module, images: Tensor) -> None:
+def check_images(model: nn.Module, images: Tensor, classes: object = NOT_ASKED) -> None:
     """Hold that images (B, C, H, W) are what the model can take: finite floats of its own dtype, on its own device."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a model that is an nn.Module, got {shown(model)}")
+    if classes is not NOT_ASKED and not isinstance(classes, Tensor):
+        raise ValueError(f"expected classes, int64 (B,), got {shown(classes)}")
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.numel():
         got = tuple(images.shape) if isinstance(images, Tensor) else f"a {type(images).__name__}"
         raise ValueError(f"expected images (B, C, H, W), one or more, got {got}")
@@ -132,6 +139,8 @@ def logits_for(outputs: Tensor, classes: Tensor) -> Tensor:
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise ValueError(f"expected logits (B, K), got {got}: wrap the model so that it gives its logits alone")
     B, K = outputs.shape
+    if not isinstance(classes, Tensor):
+        raise ValueError(f"expected {B} classes, int64 (B,), got {shown(classes)}")
     if classes.shape != (B,) or classes.dtype != torch.int64:
         raise ValueError(f"expected {B} classes, int64 (B,), got {classes.dtype} of shape {tuple(classes.shape)}")
     if B and not 0 <= classes.min() <= classes.max() < K:

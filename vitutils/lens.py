@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitutils.given import at_least_1, check_images, logits_for
+from vitutils.given import at_least_1, check_images, logits_for, shown
+from vitutils.modes import eval_mode
 
 # projection to q, k, v; number of heads; what the heads' results go through next
 NAMES = (("qkv", "num_heads", "proj"), ("to_qkv", "heads", "to_out"))
@@ -31,6 +32,20 @@ def attention_parts(layer: nn.Module) -> tuple[nn.Module, int, nn.Module]:
     raise ValueError(f"expected {NAMES}, got a {type(layer).__name__}")
 
 
+def check_siblings(model: nn.Module, layers: list[nn.Module]) -> None:
+    """Hold that of a stack of blocks all attention is among the layers that can be read, or none. Raises ValueError."""
+    readable = set(layers)
+    for stack in model.modules():
+        if not isinstance(stack, nn.Sequential | nn.ModuleList):
+            continue
+        blocks = [set(block.modules()) for block in stack]
+        other = [block for block in blocks if not block & readable]
+        heads = [m for block in other for m in block if hasattr(m, "num_heads") or hasattr(m, "heads")]
+        if heads and len(other) < len(blocks):
+            told = f"{len(blocks) - len(other)} of {len(blocks)}, and a {type(heads[0]).__name__}"
+            raise ValueError(f"expected attention of one kind in every block, got it in {told}")
+
+
 def attention_layers(model: nn.Module) -> list[nn.Module]:
     """Return the attention layers, in order. Raises ValueError for none."""
     layers = []
@@ -45,6 +60,7 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
             f"expected attention layers with one of {NAMES}, "
             f"got a {type(model).__name__} that has none"
         )
+    check_siblings(model, layers)
     return layers
 
 
@@ -287,6 +303,8 @@ def token_states(model: nn.Module, images: Tensor) -> Tensor:
 def check_maps(maps: Tensor, images: Tensor) -> None:
     """Hold that maps (B, rows, columns) cut each of the images (B, C, H, W) into squares. Raises ValueError."""
     H, W = images.shape[-2:]
+    if not isinstance(maps, Tensor):
+        raise ValueError(f"expected maps (B, rows, columns), got {shown(maps)}")
     if maps.ndim != 3 or len(maps) != len(images) or 0 in maps.shape or maps.is_complex():
         raise ValueError(f"expected a map (rows, columns) for each of {len(images)} images, got {tuple(maps.shape)}")
     rows, columns = maps.shape[1:]
@@ -300,7 +318,12 @@ def check_maps(maps: Tensor, images: Tensor) -> None:
 
 def cover(fill: float | Tensor, images: Tensor) -> Tensor:
     """What covers a square, as the images' own kind of number: one for all, or one a channel (C, 1, 1)."""
-    fill = torch.as_tensor(fill).to(images)
+    try:
+        fill = torch.as_tensor(fill).to(images)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"expected a fill that is a number or a tensor of them, got {shown(fill)}") from None
+    if not fill.isfinite().all():
+        raise ValueError(f"expected a fill of finite numbers, got {shown(fill)}")
     if fill.numel() != 1 and tuple(fill.shape[-3:]) != (images.shape[1], 1, 1):
         raise ValueError(f"expected a fill that is one number or ({images.shape[1]}, 1, 1), got {tuple(fill.shape)}")
     return fill
@@ -309,12 +332,14 @@ def cover(fill: float | Tensor, images: Tensor) -> Tensor:
 def log_probability(
     model: nn.Module, images: Tensor, classes: Tensor
 ) -> Tensor:
-    """The log of the probability of one class an image: (B,).
+    """The log of the probability of one class an image: (B,), in eval mode.
 
     Raises ValueError for what does not fit, and a model without logits.
     """
     check_images(model, images)
-    every = logits_for(model(images), classes).log_softmax(dim=-1)  # (B, K)
+    with eval_mode(model):  # afterwards its mode is put back
+        logits = logits_for(model(images), classes)
+    every = logits.log_softmax(dim=-1)  # (B, K)
     return every.gather(1, classes[:, None])[:, 0]
 
 
@@ -325,7 +350,7 @@ def input_gradients(
 
     The parameters' gradients stay as they are. Source: Simonyan et al. 2014.
     """
-    check_images(model, images)
+    check_images(model, images, classes)
     with torch.inference_mode(False), torch.enable_grad():
         pixels = images.detach().clone().requires_grad_()
         total = log_probability(model, pixels, classes.clone()).sum()

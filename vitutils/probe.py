@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 import time
+import types
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -238,14 +239,37 @@ def head_names(net: nn.Module) -> list[str]:
     """The names of a net's head: of a distilled one two. Raises ValueError for a net that has none of `HEADS`."""
     if not isinstance(net, nn.Module):
         raise ValueError(f"expected an nn.Module, got a {type(net).__name__}")
+    if "_orig_mod" in net._modules:
+        raise ValueError("expected the net itself, got what torch.compile made of it: hand in its _orig_mod")
     for name in HEADS:
         if isinstance(getattr(net, name, None), nn.Module):
-            return [name] + [f"{name}_dist"] * isinstance(getattr(net, f"{name}_dist", None), nn.Module)
+            names = [name] + [f"{name}_dist"] * isinstance(getattr(net, f"{name}_dist", None), nn.Module)
+            _check_reached(net, names)
+            return names
     children = ", ".join(name for name, _ in net.named_children())
     raise ValueError(
         f"{type(net).__name__} has no {', '.join(HEADS)} to take off (it has: {children}); "
         f"hand in a module that gives features (B, D)"
     )
+
+
+def _check_reached(net: nn.Module, names: list[str]) -> None:
+    """Hold that these heads are the last layers of a net and that it reaches them by their names alone."""
+    children = dict(net.named_children())
+    last = [*children][[*children].index(names[0]) + 1 :] if names[0] in children else []
+    if after := [name for name in last if name not in names and any(True for _ in children[name].parameters())]:
+        told = f"has {', '.join(after)} after {names[0]}, which may be its head"
+    else:
+        heads = {id(getattr(net, name)) for name in names}
+        held = [(name, value) for name, value in vars(net).items() if isinstance(value, list | tuple)]
+        paths = [path for path, module in net.named_modules(remove_duplicate=False) if id(module) in heads]
+        paths += [name for name, values in held if heads & {id(value) for value in values}]
+        other = [path for path in paths if path not in names]
+        own = vars(net).get("forward")
+        if not other and (own is None or getattr(own, "__self__", None) is net):
+            return
+        told = f"reaches {names[0]} as {', '.join(other)} too" if other else f"has a forward of its own: {own}"
+    raise ValueError(f"{type(net).__name__} {told}: hand in a module that gives features (B, D)")
 
 
 def headless(net: nn.Module) -> nn.Module:
@@ -254,7 +278,8 @@ def headless(net: nn.Module) -> nn.Module:
     timm's nets say themselves what their head reads (`forward_head(..., pre_logits=True)`). Of any other the module
     named head, heads, fc, classifier, mlp_head or linear_head is left out, all of it: of a head of two layers the
     hidden one too. A distilled net, which has a head and a head_dist, gives the mean of what the two read.
-    The net that you hand in is not changed. Raises ValueError for one that has none of these.
+    The net that you hand in is not changed. Raises ValueError for one that has none of these, has layers after it, or
+    reaches it in another way too.
     """
     own = getattr(net, "forward_head", None)
     if own is not None and hasattr(net, "forward_features") and "pre_logits" in inspect.signature(own).parameters:
@@ -262,6 +287,8 @@ def headless(net: nn.Module) -> nn.Module:
     names = head_names(net)
     bare = copy.copy(net)
     bare._modules = dict(net._modules) | dict.fromkeys(names, nn.Identity())  # its own table: the net keeps its head
+    if "forward" in vars(net):  # bound to the net, with its head
+        bare.forward = types.MethodType(net.forward.__func__, bare)
     return bare if len(names) == 1 else Averaged(bare)
 
 
