@@ -37,7 +37,7 @@ def digest_net(net: nn.Module) -> str:
     return digest({"net": _seen(net, ())})
 
 
-def told(thing: object) -> str:
+def told_of(thing: object) -> str:
     """A function's or object's name, and sixteen digits that stand for what it computes with."""
     inner = inspect.unwrap(thing)
     inner = inner.func if isinstance(inner, functools.partial) else inner

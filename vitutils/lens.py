@@ -334,12 +334,10 @@ def log_probability(
 ) -> Tensor:
     """The log of the probability of one class an image: (B,), in eval mode.
 
-    Raises ValueError for what does not fit, and a model without logits.
-    """
+    Raises ValueError for what does not fit, as a model without logits."""
     check_images(model, images)
     with eval_mode(model):  # afterwards its mode is put back
-        logits = logits_for(model(images), classes)
-    every = logits.log_softmax(dim=-1)  # (B, K)
+        every = logits_for(model(images), classes).log_softmax(dim=-1)
     return every.gather(1, classes[:, None])[:, 0]
 
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from vitutils import plot
 from vitutils import ranks as processes
 from vitutils._progress import show_progress
-from vitutils._told import digest, digest_net, told  # noqa: F401 - digest_net is for `distill`
+from vitutils._told import digest, digest_net, told_of  # noqa: F401 - digest_net is for `distill`
 from vitutils.data import Dataset, batch_sizes, batches, seeded
 from vitutils.given import checked_labels, logits_for, plain, shown
 from vitutils.modes import eval_mode, modes_kept, own_modes, set_modes
@@ -287,7 +287,7 @@ def _check_outputs(outputs: object, K: int | None = None) -> None:
 def described(recipe: Recipe, objective: Callable) -> dict:
     """What a checkpoint keeps of how it was trained: recipe, augmentation, objective and its own numbers.
 
-    A function is kept as `_told.told` sees it: name, code, and the numbers, words and functions that it was made with.
+    A function is kept as `_told.told_of` sees it: name, code, and the numbers, words and functions that it was made with.
 
     Raises ValueError for numbers of the objective that a checkpoint cannot hold: anything but numbers, words and None.
     """
@@ -296,9 +296,9 @@ def described(recipe: Recipe, objective: Callable) -> dict:
     if odd:
         raise ValueError(f"{type(objective).__name__}.numbers() may hold numbers and words, got {'; '.join(odd)}")
     if recipe.augment is not None:
-        own["augment"] = told(recipe.augment)
+        own["augment"] = told_of(recipe.augment)
     if objective is not labels_alone:
-        own["objective"] = type(objective).__qualname__ if hasattr(objective, "numbers") else told(objective)
+        own["objective"] = type(objective).__qualname__ if hasattr(objective, "numbers") else told_of(objective)
     return recipe.numbers() | own
 
 
