@@ -287,7 +287,7 @@ def _check_outputs(outputs: object, K: int | None = None) -> None:
 def described(recipe: Recipe, objective: Callable) -> dict:
     """What a checkpoint keeps of how it was trained: recipe, augmentation, objective and its own numbers.
 
-    A function is kept as `_told.told_of` sees it: name, code, and the numbers, words and functions that it was made with.
+    A function is kept as `_told.told_of` sees it: name, code, and the numbers, words and functions it was made with.
 
     Raises ValueError for numbers of the objective that a checkpoint cannot hold: anything but numbers, words and None.
     """
