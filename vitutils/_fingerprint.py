@@ -59,9 +59,10 @@ def version(top: str) -> str | None:
         names = [top] if top != "PIL" else ["pillow", "pillow-simd"]
         found = next(importlib.metadata.distributions(name=names[0]), None)
         found = found or importlib.metadata.distribution(importlib.metadata.packages_distributions()[top][0])
-        home, file = Path(found.locate_file("")).resolve(), sys.modules[top].__file__
-        if file and Path(file).resolve().is_relative_to(home) and home.name.endswith("-packages"):
-            return f"{found.version} {hashlib.sha256((found.read_text('RECORD') or '').encode()).hexdigest()}"
+        files, file = found.read_text("RECORD"), Path(sys.modules[top].__file__ or "none")
+        # A package that is only linked to, as a reader's own is while he works on it, has its files elsewhere.
+        if files and Path(found.locate_file(top)).resolve() in (file.resolve().parent, file.resolve().with_suffix("")):
+            return f"{found.version} {hashlib.sha256(files.encode()).hexdigest()}"
     except (LookupError, ImportError, AttributeError, OSError):
         pass
     return None
