@@ -59,9 +59,9 @@ def version(top: str) -> str | None:
         names = [top] if top != "PIL" else ["pillow", "pillow-simd"]
         found = next(importlib.metadata.distributions(name=names[0]), None)
         found = found or importlib.metadata.distribution(importlib.metadata.packages_distributions()[top][0])
-        files, file = found.read_text("RECORD"), Path(sys.modules[top].__file__ or "none")
+        files, file = found.read_text("RECORD"), Path(sys.modules[top].__file__ or "none").resolve()
         # A package that is only linked to, as a reader's own is while he works on it, has its files elsewhere.
-        if files and Path(found.locate_file(top)).resolve() in (file.resolve().parent, file.resolve().with_suffix("")):
+        if files and file in [Path(found.locate_file(name)).resolve() for name in (f"{top}/__init__.py", f"{top}.py")]:
             return f"{found.version} {hashlib.sha256(files.encode()).hexdigest()}"
     except (LookupError, ImportError, AttributeError, OSError):
         pass
