@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vitutils import data
-from vitutils.weights import POCKET_CONFIG, load
+from vitutils.models.weights import POCKET_CONFIG, load
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "_static" / "pocket"
 PER_CLASS = 4

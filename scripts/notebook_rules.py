@@ -533,9 +533,9 @@ def definitions(module: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef]:
 def package_definitions(root: Path = ROOT) -> dict[str, dict[str, str]]:
     """For each name defined in `vitutils`: the modules that define it, with the code's dump."""
     found: dict[str, dict[str, str]] = {}
-    for path in sorted((root / "vitutils").glob("*.py")):
+    for path in sorted((root / "vitutils").rglob("*.py")):
         for node in definitions(ast.parse(path.read_text(encoding="utf-8"))):
-            found.setdefault(node.name, {})[f"vitutils/{path.name}"] = ast.dump(node)
+            found.setdefault(node.name, {})[path.relative_to(root).as_posix()] = ast.dump(node)
     return found
 
 
@@ -1139,7 +1139,7 @@ def toc_misses(root: Path = ROOT) -> list[str]:
 
 
 def untaught(root: Path = ROOT) -> list[str]:
-    """Classes and functions of `vitutils/vit.py` that no chapter writes out in full."""
+    """Classes and functions of `vitutils/models/vit.py` that no chapter writes out in full."""
     written, unread = set(), []
     for path in notebook_paths(root):
         for cell in Chapter.read(path, root).code:
@@ -1147,9 +1147,9 @@ def untaught(root: Path = ROOT) -> list[str]:
                 written |= {node.name for node in definitions(tree(cell))}
             except ValueError as error:
                 unread.append(f"{path.name}: {error}")
-    module = ast.parse((root / "vitutils" / "vit.py").read_text(encoding="utf-8"))
+    module = ast.parse((root / "vitutils" / "models" / "vit.py").read_text(encoding="utf-8"))
     return unread + [
-        f"vitutils/vit.py: {node.name} is written out in no chapter"
+        f"vitutils/models/vit.py: {node.name} is written out in no chapter"
         for node in definitions(module)
         if node.name not in written
     ]

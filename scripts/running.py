@@ -41,7 +41,7 @@ def cell_limit(scale: str, environment: Mapping[str, str] = os.environ) -> float
 
 
 def data_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """As vitutils._sources.data_folders, which needs seconds to import."""
+    """As vitutils.data.sources.data_folders, which needs seconds to import."""
     named = [part for part in environment.get("VITBOOK_DATA", "").split(os.pathsep) if part]
     return [Path(os.path.expanduser(part)) for part in named or ["~/.cache/vitbook"]]
 

@@ -24,7 +24,7 @@ from studies.harness import main
 from studies.shared import by_loss, commonest, constants, grid, rate_names, rate_of
 from studies.store import Store
 from vitutils import data
-from vitutils.encoder import (
+from vitutils.models.transformer import (
     Encoder,
     PairEmbedding,
     accuracy,

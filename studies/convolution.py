@@ -32,11 +32,10 @@ from studies.shared import VIT_32 as VIT
 from studies.shared import best, by_accuracy_then_loss, by_loss, constants, grid, judged, side_by_side, statistics, told
 from studies.store import NotYet, Store
 from vitutils import data, train
-from vitutils.blobs import two_blobs
-from vitutils.cnn import ConvStack, PixelMLP, SmallCNN, blur_pooling
+from vitutils.analysis.equivariance import accuracy_under_shift
 from vitutils.data import Dataset
-from vitutils.shift import accuracy_under_shift
-from vitutils.vit import ViT
+from vitutils.data.synthetic import two_blobs
+from vitutils.models import ConvStack, PixelMLP, SmallCNN, ViT, blur_pooling
 
 SIDE = 32  # of every grey image, in pixels
 OBJECT = 16  # side of a Fashion-MNIST image on it: moved by 8 px it is still whole

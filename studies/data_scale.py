@@ -18,7 +18,8 @@ Equal care: for every series a search over peak rate and weight decay at two siz
 other size takes the choice of the nearer of the two. The best is the highest accuracy, of equals the lowest loss.
 Every net sees the same images, as often, in the same order, to the end of the same schedule: nothing is stopped early.
 One thread a run; `seconds` are of processor time.
-`accuracies` are those under shifts (vitutils.shift: mean over four directions), of SHIFTS px, on 2,000 test images.
+`accuracies` are those under shifts (vitutils.analysis.equivariance: mean over four directions), of SHIFTS px, on 2,000
+test images.
 `collapsed`: more than half of all answers are the same class. Such a run is kept, and told apart.
 """
 
@@ -38,11 +39,10 @@ from studies.harness import main
 from studies.shared import IMAGENET, IMAGENET_SIDE, SIDE, best
 from studies.shared import VIT_32 as VIT
 from studies.store import NotYet, Store
-from vitutils import data, train, weights
-from vitutils.cnn import ConvStem, PixelMLP, SmallCNN
+from vitutils import data, train
+from vitutils.analysis.equivariance import accuracy_under_shift
 from vitutils.data import Dataset
-from vitutils.shift import accuracy_under_shift
-from vitutils.vit import ViT
+from vitutils.models import ConvStem, PixelMLP, SmallCNN, ViT, weights
 
 STEM_VIT = replace(VIT, depth=3, mlp_ratio=2.5)  # one block less pays for the stem
 CNN_WIDTHS = {"cnn": (12, 24, 40, 64), "cnn, equal FLOPs": (8, 12, 24, 64)}

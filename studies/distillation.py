@@ -40,8 +40,8 @@ from studies.harness import main
 from studies.store import NotYet, Store
 from studies.teachers import SEARCH_SEED, key_of, logits_of, make_data, places, whole_set
 from vitutils import train
-from vitutils.cnn import SmallCNN
 from vitutils.data import Dataset
+from vitutils.models import SmallCNN
 
 KINDS = ("soft", "hard", "token")
 # A first look without a teacher, on held-out images, said: 1e-2 before 3e-3 and 3e-2, and decay 0.5 before 0.05

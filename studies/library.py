@@ -20,9 +20,9 @@ from studies.harness import main
 from studies.shared import VIT_28 as VIT
 from studies.shared import constants, few_digits, grid, judged, rate_names, rate_of, side_by_side, told
 from studies.store import Store
-from vitutils import data, train, weights
+from vitutils import data, train
 from vitutils.data import Dataset
-from vitutils.vit import ViT
+from vitutils.models import ViT, weights
 
 RECIPE = train.Recipe(
     epochs=10, batch_size=64, lr=2e-3, weight_decay=0.05, warmup=0.1, clip_grad=1.0, augment=data.flip_shift(pad=0)

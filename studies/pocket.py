@@ -28,9 +28,9 @@ from studies.shared import best, constants, few_digits, grid, judged, side_by_si
 from studies.store import Store
 from vitutils import data, train
 from vitutils.data import Dataset
+from vitutils.models import ViT
+from vitutils.models.weights import POCKET_CONFIG, POCKET_FILE
 from vitutils.runtime import find_device
-from vitutils.vit import ViT
-from vitutils.weights import POCKET_CONFIG, POCKET_FILE
 
 RECIPE = train.Recipe(epochs=30, batch_size=256, weight_decay=0.05, warmup=0.1, clip_grad=1.0)
 SEARCH_EPOCHS = 12

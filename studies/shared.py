@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from studies.store import NotYet, Store
-from vitutils import check, data, train, weights
+from vitutils import check, data, train
 from vitutils.data import Dataset
-from vitutils.vit import ViTConfig
+from vitutils.models import ViTConfig, weights
 
 SIDE = 32
 SMALL = {"in_chans": 1, "num_classes": 10, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "global_pool": "avg"}

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from studies.shared import IMAGENET, IMAGENET_SIDE, VIT_32, Enlarged, fitted, has_imagenet, judged, told, unwatched
 from studies.teachers import CNN_WIDTHS, RECIPE, Cropped, logits_of
-from vitutils import data, lens, train, weights
-from vitutils.cnn import SmallCNN
+from vitutils import data, train
+from vitutils.analysis import interpret
+from vitutils.analysis.equivariance import accuracy_under_shift
 from vitutils.data import Dataset
-from vitutils.distill import Distillation, DistilledViT
-from vitutils.shift import accuracy_under_shift
+from vitutils.models import DistilledViT, SmallCNN, ViT, weights
 from vitutils.timing import race
-from vitutils.vit import ViT
+from vitutils.training.distill import Distillation
 
 CONFIG = replace(VIT_32, global_pool="token")
 SHIFTS = (0, 1, 2, 4)
@@ -90,7 +90,7 @@ def look_into(model: nn.Module, dataset: Dataset) -> tuple[dict, dict[str, Tenso
         found["cosines"] = " ".join(f"{value:.4f}" for value in cosines(model, x))
     few = dataset.take(test=min(SHIFTED_IMAGES, len(dataset.test_labels)))
     moved = accuracy_under_shift(model, few.test_images, few.test_labels, SHIFTS, **how).mean(dim=0)
-    distances = lens.attention_distance(lens.attention_maps(model.eval(), x), CONFIG.grid, CONFIG.patch_size)
+    distances = interpret.attention_distance(interpret.attention_maps(model.eval(), x), CONFIG.grid, CONFIG.patch_size)
     found["accuracies"] = " ".join(f"{value:.4f}" for value in moved)
     found["distances"] = " ".join(f"{value:.3f}" for value in distances.mean(dim=(0, 2)))
     return found, heads

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from studies.data_scale import AUGMENT, CNN_WIDTHS, FLIPS, HELD_OUT
 from studies.shared import IMAGENET, IMAGENET_SIDE, Enlarged, fashion_or_cifar, unwatched
-from vitutils import train, weights
-from vitutils.cnn import SmallCNN
+from vitutils import train
+from vitutils.analysis.probe import headless
 from vitutils.data import Dataset
-from vitutils.probe import headless
+from vitutils.models import SmallCNN, weights
 
 RECIPE = train.Recipe(batch_size=128, warmup=0.1, clip_grad=1.0, augment=AUGMENT[FLIPS])
 TEACHER_RECIPE = replace(RECIPE, batch_size=64)

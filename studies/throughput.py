@@ -26,7 +26,7 @@ import torch.distributed as dist
 
 from studies.harness import main
 from studies.store import Store
-from vitutils import check, cli, data, ranks, train
+from vitutils import check, cli, data, distributed, train
 
 SIDE = 28
 NETS = {("book/7", 128): 20, ("Ti/7", 128): 2, ("Ti/7", 16): 6}  # (net, images a batch): batches a pass
@@ -60,7 +60,7 @@ def noise(images: int) -> data.Dataset:
 
 
 def one_pass(net: str, batch: int, batches: int) -> float:
-    """Train a fresh net for two passes with the ranks that `ranks.here` tells of; return the seconds of the second."""
+    """Train a fresh net for two passes with the ranks that `distributed.here` tells of; return the second's seconds."""
     torch.manual_seed(0)
     model = cli.named_net(net, (1, SIDE, SIDE), 10)
     history = train.fit(model, noise(batch * batches), train.Recipe(epochs=2, batch_size=batch))
@@ -70,7 +70,7 @@ def one_pass(net: str, batch: int, batches: int) -> float:
 
 def alone(net: str, batch: int, batches: int) -> float:
     """The same in this process, as if no other had joined."""
-    with mock.patch.object(ranks, "here", return_value=ranks.Ranks()):
+    with mock.patch.object(distributed, "here", return_value=distributed.Ranks()):
         return one_pass(net, batch, batches)
 
 
@@ -87,7 +87,7 @@ def exchange(numbers: int) -> float:
 
 def run(store: Store, name: dict, batches: int | None = None) -> dict:
     """Do one run with both ranks; return its row."""
-    net, batch, here = name["net"], name["batch"], ranks.here()
+    net, batch, here = name["net"], name["batch"], distributed.here()
     batches = batches or NETS[net, batch]
     processes, threads, together = VARIANTS[name["variant"]]
     numbers = check.count_parameters(cli.named_net(net, (1, SIDE, SIDE), 10))
@@ -102,7 +102,7 @@ def run(store: Store, name: dict, batches: int | None = None) -> dict:
     dist.barrier()
     if together:
         reduce = exchange(numbers)
-    slowest = max(ranks.gather(seconds))
+    slowest = max(distributed.gather(seconds))
     return {
         **name,
         "processes": processes,
@@ -138,8 +138,8 @@ def work(store: Store) -> None:
 
 def join(store: Store) -> None:
     """Be one of the two processes, as torchrun starts them: both do each run, the first keeps the row."""
-    with ranks.joined() as here:
-        missing = ranks.gather([name for name in runs(store) if not store.has(name)])[0]  # as rank 0 sees it
+    with distributed.joined() as here:
+        missing = distributed.gather([name for name in runs(store) if not store.has(name)])[0]  # as rank 0 sees it
         for net, batch in NETS:
             for variant in VARIANTS:  # a first run of each is slower, and is not kept
                 run(store, {"net": net, "batch": batch, "variant": variant}, batches=1)

@@ -19,9 +19,8 @@ from studies.shared import VIT_28 as VIT
 from studies.shared import constants, few_digits, grid, judged, rate_names, rate_of, side_by_side, told
 from studies.store import Store
 from vitutils import data, train
-from vitutils.cnn import SmallCNN
 from vitutils.data import Dataset
-from vitutils.vit import ViT
+from vitutils.models import SmallCNN, ViT
 
 CNN_WIDTHS = (16, 40, 64)
 FLIPS, FLIPS_AND_SHIFTS = data.flip_shift(pad=0), data.flip_shift(pad=2)

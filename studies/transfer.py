@@ -26,9 +26,10 @@ from torch import nn
 from studies.harness import main
 from studies.shared import VIT_28, constants, few_digits, grid, judged, rate_names, rate_of, side_by_side
 from studies.store import Store
-from vitutils import data, pictures, probe, weights
-from vitutils.data import Dataset
-from vitutils.vit import ViT
+from vitutils import data
+from vitutils.analysis import probe
+from vitutils.data import Dataset, image_sets
+from vitutils.models import ViT, weights
 
 CHECKPOINT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 PHOTOS = "hymenoptera"
@@ -61,7 +62,7 @@ def make_net(net: str, K: int, seed: int) -> nn.Module:
 @lru_cache(maxsize=1)
 def photos() -> Dataset:
     """The photos as the checkpoint wants them, in memory."""
-    found, one = weights.load(CHECKPOINT), pictures.load(PHOTOS)
+    found, one = weights.load(CHECKPOINT), image_sets.load(PHOTOS)
     return probe.as_dataset(one.train, one.test, found.transform, found.mean, found.std)
 
 

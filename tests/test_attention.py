@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vitutils import attention as module
 from vitutils import check, results
-from vitutils.attention import (
+from vitutils.models import attention as module
+from vitutils.models.attention import (
     NO_VALUE,
     NUM_KEYS,
     NUM_VALUES,

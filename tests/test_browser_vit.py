@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from vitutils import data
-from vitutils.vit import ViT
-from vitutils.weights import POCKET_CONFIG, load
+from vitutils.models import ViT
+from vitutils.models.weights import POCKET_CONFIG, load
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

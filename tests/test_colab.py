@@ -249,7 +249,7 @@ def code_of(path: Path) -> list[tuple[str, str]]:
     return [(f"{path.name}, {cell['id']}", ast.unparse(rules.tree(cell))) for cell in cells]
 
 
-SOURCES = [*rules.notebook_paths(), *sorted((rules.ROOT / "vitutils").glob("*.py"))]
+SOURCES = [*rules.notebook_paths(), *sorted((rules.ROOT / "vitutils").rglob("*.py"))]
 COMES_ALONG = with_dependencies((*(Requirement(line).name for line in PROJECT["dependencies"]), "ipykernel"))
 OWNERS = importlib.metadata.packages_distributions()
 

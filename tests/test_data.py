@@ -31,10 +31,11 @@ import safetensors.torch
 import torch
 from torchvision.transforms import v2
 
-from vitutils import _shapes, _sources, data
+from vitutils import data
+from vitutils.data import sets, sources, synthetic
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-FILES = [name for name, _ in _sources.RECIPES["fashion_mnist"].files]
+FILES = [name for name, _ in sources.RECIPES["fashion_mnist"].files]
 CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
 
 
@@ -45,8 +46,8 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("VITBOOK_SYSTEM_DATA", str(tmp_path / "system"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("VITBOOK_OFFLINE", raising=False)
-    for name, recipe in list(_sources.RECIPES.items()):
-        monkeypatch.setitem(_sources.RECIPES, name, replace(recipe, mirrors=(CLOSED,)))
+    for name, recipe in list(sources.RECIPES.items()):
+        monkeypatch.setitem(sources.RECIPES, name, replace(recipe, mirrors=(CLOSED,)))
 
 
 # --- a small set, made of files like the big ones ---
@@ -57,11 +58,11 @@ def idx(array: np.ndarray) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + sizes + array.astype(np.uint8).tobytes()
 
 
-def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> _sources.Recipe:
+def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> sources.Recipe:
     """Write the four files and return the recipe that expects just these."""
     digits = data.load("digits")
     if arrays is None:
-        arrays = [getattr(digits, part).numpy() for part in _sources.PARTS]
+        arrays = [getattr(digits, part).numpy() for part in sources.PARTS]
         arrays = [array.squeeze(1) if array.ndim == 4 else array for array in arrays]
     folder.mkdir(parents=True)
     files, unpacked = [], []
@@ -72,7 +73,7 @@ def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> _sources.Recipe:
         files.append((name, hashlib.md5(packed).hexdigest()))
         unpacked.append(hashlib.sha256(raw).hexdigest())
     return replace(
-        _sources.RECIPES["fashion_mnist"],
+        sources.RECIPES["fashion_mnist"],
         shape=(1, *arrays[0].shape[1:]),
         sizes=(len(arrays[0]), len(arrays[2])),
         folder="Tiny/raw",
@@ -83,9 +84,9 @@ def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> _sources.Recipe:
     )
 
 
-def register(recipe: _sources.Recipe, monkeypatch) -> None:
-    monkeypatch.setitem(_sources.RECIPES, "tiny", recipe)
-    monkeypatch.setattr(data, "NAMES", (*data.NAMES, "tiny"))
+def register(recipe: sources.Recipe, monkeypatch) -> None:
+    monkeypatch.setitem(sources.RECIPES, "tiny", recipe)
+    monkeypatch.setattr(sets, "NAMES", (*sets.NAMES, "tiny"))
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def installed(request, tmp_path, tiny):
 
 
 def same(a: data.Dataset, b: data.Dataset) -> bool:
-    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in _sources.PARTS)
+    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in sources.PARTS)
 
 
 def left_over(tmp_path) -> list[str]:
@@ -288,7 +289,7 @@ def test_sizes_and_label_range_are_checked(tmp_path, monkeypatch, wrong, words):
     """Files whose checksums are as expected, but whose content is not a set of this kind."""
     good = write_tiny(tmp_path / "files")
     digits = data.load("digits")
-    arrays = [getattr(digits, part).numpy().copy().squeeze() for part in _sources.PARTS]
+    arrays = [getattr(digits, part).numpy().copy().squeeze() for part in sources.PARTS]
     wrong(arrays)
     bad = write_tiny(tmp_path / "cache" / "Tiny" / "raw", arrays)
     register(replace(bad, sizes=good.sizes, shape=good.shape), monkeypatch)
@@ -306,8 +307,8 @@ def test_idx_header_that_lies(tmp_path):
         idx(np.ones(5))[:-1],
     ):
         with pytest.raises(data.DataError, match="some-file"):
-            _sources._idx(raw, tmp_path / "some-file")
-    assert _sources._idx(idx(np.ones((2, 3))), tmp_path).tolist() == [[1] * 3] * 2
+            sources._idx(raw, tmp_path / "some-file")
+    assert sources._idx(idx(np.ones((2, 3))), tmp_path).tolist() == [[1] * 3] * 2
 
 
 @pytest.mark.parametrize("damage", ["truncated", "data", "header", "empty", "part", "labels"])
@@ -326,9 +327,9 @@ def test_damaged_cache_is_named_and_rebuilt(tiny, tmp_path, damage):
     elif damage == "part":
         safetensors.torch.save_file({"train_images": good.train_images}, path)
     else:  # checksum and all, but labels out of range
-        tensors = {part: getattr(good, part) for part in _sources.PARTS}
+        tensors = {part: getattr(good, part) for part in sources.PARTS}
         tensors["train_labels"] = tensors["train_labels"] + 1
-        _sources._keep("tiny", (tensors, good.classes, "elsewhere"))
+        sources._keep("tiny", (tensors, good.classes, "elsewhere"))
     with pytest.warns(UserWarning, match=f"{path} is damaged"):
         again = data.load("tiny")
     assert same(good, again) and str(tmp_path / "system") in again.source
@@ -344,13 +345,13 @@ def test_damaged_cache_is_named_and_rebuilt(tiny, tmp_path, damage):
 def test_cache_thrown_away_while_it_is_read(tiny, tmp_path, monkeypatch):
     """Once its bytes are there, the file is not opened again: another process may have taken it away."""
     shutil.copytree(tiny, tmp_path / "system" / "tiny")
-    good, read = data.load("tiny"), _sources.load
+    good, read = data.load("tiny"), sources.load
 
     def take_away_and_read(raw):
         (tmp_path / "cache" / "tiny.safetensors").unlink()
         return read(raw)
 
-    monkeypatch.setattr(_sources, "load", take_away_and_read)
+    monkeypatch.setattr(sources, "load", take_away_and_read)
     again = data.load("tiny")
     assert same(good, again) and again.source.startswith("the cache")
 
@@ -363,7 +364,7 @@ def test_cache_that_cannot_be_written(tiny, tmp_path, monkeypatch):
     assert "not cached" in found.source and str(tmp_path / "file") in found.source
     (tmp_path / "cache").mkdir()
     monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(_sources, "save_file", full_disk)
+    monkeypatch.setattr(sources, "save_file", full_disk)
     assert "No space left" in data.load("tiny").source
     assert left_over(tmp_path) == []
 
@@ -389,9 +390,9 @@ def test_the_default_folder_is_in_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", os.pathsep):
         monkeypatch.setenv("VITBOOK_DATA", value)
-        assert _sources.data_folders() == [tmp_path / ".cache" / "vitbook"]
+        assert sources.data_folders() == [tmp_path / ".cache" / "vitbook"]
     monkeypatch.setenv("VITBOOK_DATA", f"~/here{os.pathsep}/there")
-    assert _sources.data_folders() == [tmp_path / "here", Path("/there")]
+    assert sources.data_folders() == [tmp_path / "here", Path("/there")]
 
 
 # --- CIFAR: the binary archive, never the pickle ---
@@ -420,11 +421,11 @@ def cifar_archive(path: Path, fine: bool) -> str:
 
 @pytest.mark.parametrize("name, last", [("cifar10", 5), ("cifar100", 95)])
 def test_cifar_binary(tmp_path, monkeypatch, name, last):
-    recipe = _sources.RECIPES[name]
+    recipe = sources.RECIPES[name]
     path = tmp_path / "cache" / recipe.files[0][0]
     md5 = cifar_archive(path, name == "cifar100")
     small = replace(recipe, sizes=(10, 5), files=((path.name, md5),))
-    monkeypatch.setitem(_sources.RECIPES, name, small)
+    monkeypatch.setitem(sources.RECIPES, name, small)
     found = data.load(name)
     assert found.train_images.shape == (10, 3, 32, 32) and found.classes[3] == "class3"
     assert found.test_labels.tolist()[-1] == last and found.mean.shape == (3,)
@@ -455,7 +456,7 @@ def test_no_pickle_is_opened(tmp_path, monkeypatch):
     with pytest.raises(data.DataError, match="it is a pickle: never opened"):
         data.load("cifar10")
     assert not (tmp_path / "exploded").exists()
-    for module in (data, _sources, _shapes):
+    for module in (data, sources, synthetic):
         text = Path(module.__file__).read_text()
         assert "import pickle" not in text and "torch.load" not in text
 
@@ -498,8 +499,8 @@ def mirror(tiny, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     Handler.address = f"http://127.0.0.1:{server.server_port}/"
-    recipe = _sources.RECIPES["tiny"]
-    monkeypatch.setitem(_sources.RECIPES, "tiny", replace(recipe, mirrors=(Handler.address,)))
+    recipe = sources.RECIPES["tiny"]
+    monkeypatch.setitem(sources.RECIPES, "tiny", replace(recipe, mirrors=(Handler.address,)))
     yield Handler
     server.shutdown()
     thread.join()
@@ -549,9 +550,9 @@ def test_what_a_killed_process_left_is_taken_away_when_it_is_a_day_old(mirror, t
 
 
 def test_download_from_the_second_mirror(mirror, monkeypatch):
-    recipe = _sources.RECIPES["tiny"]
+    recipe = sources.RECIPES["tiny"]
     both = replace(recipe, mirrors=(CLOSED, mirror.address))
-    monkeypatch.setitem(_sources.RECIPES, "tiny", both)
+    monkeypatch.setitem(sources.RECIPES, "tiny", both)
     assert data.load("tiny").source == f"a download from {mirror.address}"
 
 
@@ -600,11 +601,11 @@ def test_offline_leaves_the_network_alone(mirror, monkeypatch):
 
 
 def test_a_silent_server_is_given_up(tiny, monkeypatch):
-    monkeypatch.setattr(_sources, "TIMEOUT", 0.3)
+    monkeypatch.setattr(sources, "TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        recipe = replace(_sources.RECIPES["tiny"], mirrors=(address,))
-        monkeypatch.setitem(_sources.RECIPES, "tiny", recipe)
+        recipe = replace(sources.RECIPES["tiny"], mirrors=(address,))
+        monkeypatch.setitem(sources.RECIPES, "tiny", recipe)
         with pytest.raises(data.DataError, match=f"download {address}.*timed out"):
             data.load("tiny")
 
@@ -652,9 +653,9 @@ def load_again_and_again(recipe, folder, throws_away, barrier, results):
     os.environ |= {"VITBOOK_DATA": f"{folder}/cache", "VITBOOK_SYSTEM_DATA": f"{folder}/system"}
     warnings.simplefilter("error")  # a damaged file is a warning
     torch.set_num_threads(1)
-    _sources.RECIPES["tiny"] = recipe
-    _sources.save_file = save_slowly
-    data.NAMES = (*data.NAMES, "tiny")
+    sources.RECIPES["tiny"] = recipe
+    sources.save_file = save_slowly
+    sets.NAMES = (*sets.NAMES, "tiny")
     try:
         barrier.wait(1800)
         for _ in range(10 if throws_away else 100):
@@ -804,7 +805,7 @@ def test_shapes_under_control():
 )
 def test_edges_are_smooth_and_areas_right(name, area):
     circles = np.array([[32.3, 31.6, 20], [30, 30, 24]], np.float32)
-    cover = _shapes._cover(name, circles, np.array([0.1, 0.8]), 64)
+    cover = synthetic._cover(name, circles, np.array([0.1, 0.8]), 64)
     assert np.allclose(cover.sum((1, 2)), area * circles[:, 2] ** 2, rtol=0.03)
     grey = ((cover > 0) & (cover < 1)).sum((1, 2))
     assert (grey > 30).all()  # antialiased

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 matplotlib.use("Agg")
 
 from vitutils import check, plot, results
-from vitutils.cnn import ConvStem
-from vitutils.vit import PatchEmbed, ViT, ViTConfig
+from vitutils.models import ConvStem, PatchEmbed, ViT, ViTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 from vit_pytorch.distill import DistillableViT, DistillWrapper
 
-from vitutils import check, data, train, weights
-from vitutils.cnn import SmallCNN
-from vitutils.distill import Distillation, DistilledViT, hard_loss, soft_loss
-from vitutils.vit import ViT, ViTConfig
+from vitutils import check, data, train
+from vitutils.models import DistilledViT, SmallCNN, ViT, ViTConfig, weights
+from vitutils.training.distill import Distillation, hard_loss, soft_loss
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
 SHORT = train.Recipe(epochs=2, batch_size=64, lr=2e-3)

@@ -10,7 +10,7 @@ from studies import students, teachers
 from studies.record import store_of
 from studies.store import NotYet
 from vitutils import data, train
-from vitutils.cnn import SmallCNN
+from vitutils.models import SmallCNN
 
 COUNT = 400  # of the smallest scale
 

@@ -8,9 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vitutils import check, encoder
-from vitutils.encoder import Encoder, NormBlock, RotaryAttention, rotate, sinusoidal_positions, stretch_positions
-from vitutils.vit import Block, SelfAttention, ViTConfig
+from vitutils import check
+from vitutils.models import Block, SelfAttention, ViTConfig, transformer
+from vitutils.models.transformer import (
+    Encoder,
+    NormBlock,
+    RotaryAttention,
+    rotate,
+    sinusoidal_positions,
+    stretch_positions,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +37,7 @@ def test_layer_norm_is_torchs_at_every_size_of_token(size):
     tokens, norm = size * torch.randn(2, 5, 24), nn.LayerNorm(24, eps=1e-6)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    check.check_close(encoder.layer_norm(tokens, norm.weight, norm.bias), norm(tokens), tol=1e-5)
+    check.check_close(transformer.layer_norm(tokens, norm.weight, norm.bias), norm(tokens), tol=1e-5)
 
 
 def test_sinusoids_are_the_papers_formula():
@@ -154,12 +161,12 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_almost_nothing(monkeypatch
         torch.optim.AdamW, "step", lambda self: (seen.append(self.param_groups[0]["lr"]), step(self))[1]
     )
     net, batches = nn.Linear(4, 3), iter([(torch.randn(5, 4), torch.randint(3, (5,)))] * 100)
-    losses = encoder.fit(net, batches, steps=100, lr=0.1, warmup=0.2)
+    losses = transformer.fit(net, batches, steps=100, lr=0.1, warmup=0.2)
     assert len(losses) == len(seen) == 100
     assert seen[0] == pytest.approx(0.005) and seen[9] < seen[19] <= 0.1 and seen[-1] < 1e-4
     assert max(seen) == pytest.approx(0.091, abs=0.001)  # the cosine falls from the first step
     seen.clear()
-    encoder.fit(net, [(torch.randn(5, 4), torch.randint(3, (5,)))] * 3, steps=3, lr=0.1, warmup=0.0)
+    transformer.fit(net, [(torch.randn(5, 4), torch.randint(3, (5,)))] * 3, steps=3, lr=0.1, warmup=0.0)
     assert seen[0] == pytest.approx(0.1)
 
 
@@ -167,21 +174,21 @@ def test_fit_learns_and_accuracy_counts_every_answer():
     inputs = torch.randn(64, 6)
     targets = torch.stack([(inputs[:, 0] > 0).long(), (inputs[:, 1] > 0).long()], dim=1)  # (B, 2)
     net = nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2)))
-    losses = encoder.fit(net, encoder.shuffled(inputs, targets, 32, seed=0), steps=150, lr=0.05)
+    losses = transformer.fit(net, transformer.shuffled(inputs, targets, 32, seed=0), steps=150, lr=0.05)
     assert losses[-1] < 0.5 * losses[0]
-    assert encoder.accuracy(net, inputs, targets) > 0.9
+    assert transformer.accuracy(net, inputs, targets) > 0.9
     half = targets.clone()
     half[:, 1] = 1 - half[:, 1]
-    assert 0.4 < encoder.accuracy(net, inputs, half) < 0.6
+    assert 0.4 < transformer.accuracy(net, inputs, half) < 0.6
 
 
 def test_shuffled_gives_each_example_once_an_epoch_in_another_order():
     numbers = torch.arange(10)
-    batches = list(islice(encoder.shuffled(numbers, -numbers, 4, seed=3), 4))  # two epochs of two whole batches
+    batches = list(islice(transformer.shuffled(numbers, -numbers, 4, seed=3), 4))  # two epochs of two whole batches
     assert all(len(x) == 4 and torch.equal(y, -x) for x, y in batches)
     epochs = [torch.cat([x for x, _ in batches[n : n + 2]]).tolist() for n in (0, 2)]
     assert all(len(set(epoch)) == 8 for epoch in epochs) and epochs[0] != epochs[1]
-    again = next(encoder.shuffled(numbers, numbers, 4, seed=3))[0]
+    again = next(transformer.shuffled(numbers, numbers, 4, seed=3))[0]
     assert torch.equal(again, batches[0][0])
 
 
@@ -189,7 +196,7 @@ def test_shuffled_gives_each_example_once_an_epoch_in_another_order():
 
 
 def test_look_ups_ask_for_the_values_that_stand_there():
-    ids, answers = next(encoder.look_ups(3, 20, seed=0))
+    ids, answers = next(transformer.look_ups(3, 20, seed=0))
     check.check_shape(ids, (20, 17, 2))
     check.check_shape(answers, (20, 3))
     assert (ids[:, 0] == 24).all()
@@ -200,14 +207,14 @@ def test_look_ups_ask_for_the_values_that_stand_there():
 
 
 def test_a_pair_is_embedded_as_its_key_plus_its_value():
-    embed, ids = encoder.PairEmbedding(25, 6), next(encoder.look_ups(3, 4, seed=0))[0]
+    embed, ids = transformer.PairEmbedding(25, 6), next(transformer.look_ups(3, 4, seed=0))[0]
     table = embed.table.weight
     check.check_shape(embed(ids), (4, 17, 6), "B T D")
     check.check_close(embed(ids)[1, 5], table[ids[1, 5, 0]] + table[ids[1, 5, 1]])
 
 
 def test_which_first_is_decided_by_order_alone():
-    for T, (ids, answers) in zip((5, 9, 5), encoder.which_first((5, 9), 200, seed=0), strict=False):
+    for T, (ids, answers) in zip((5, 9, 5), transformer.which_first((5, 9), 200, seed=0), strict=False):
         check.check_shape(ids, (200, T))
         assert ((ids == 0).sum(1) == 1).all() and ((ids == 1).sum(1) == 1).all() and ids.max() < 10
         where = [(ids == symbol).int().argmax(1) for symbol in (0, 1)]
@@ -217,7 +224,7 @@ def test_which_first_is_decided_by_order_alone():
 
 def test_after_marker_has_one_bag_and_the_symbol_behind_the_marker():
     seen = set()
-    for T, (ids, answers) in zip((9, 17), encoder.after_marker((9, 17), 200, seed=0), strict=False):
+    for T, (ids, answers) in zip((9, 17), transformer.after_marker((9, 17), 200, seed=0), strict=False):
         bag = sorted([*range(8)] * ((T - 1) // 8) + [8])
         for sequence, wanted in zip(ids.tolist(), answers.tolist(), strict=True):
             assert sorted(sequence) == bag and sequence[sequence.index(8) + 1] == wanted

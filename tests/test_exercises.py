@@ -81,5 +81,5 @@ def test_no_cell_asks_whether_a_number_is_the_object_true(page):
 
 def test_the_package_and_the_scripts_do_not_either():
     for folder in ("vitutils", "scripts", "book/_ext"):
-        for path in (rules.ROOT / folder).glob("*.py"):
+        for path in (rules.ROOT / folder).rglob("*.py"):
             assert identities(ast.parse(path.read_text(encoding="utf-8"))) == [], path

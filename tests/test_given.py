@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from vitutils import cli, data, lens, probe, train
-from vitutils.distill import Distillation
+from vitutils import cli, data, train
+from vitutils.analysis import interpret, probe
+from vitutils.training.distill import Distillation
 
 NAN = float("nan")
 SHORT = train.Recipe(epochs=1, batch_size=64, lr=2e-3)
@@ -369,17 +370,17 @@ def test_a_head_is_gone_or_new_whichever_way_forward_is_bound(how):
 def test_maps_of_a_part_of_the_layers_are_refused():
     net = timm.create_model("convit_tiny", img_size=32, patch_size=16, embed_dim=8, depth=3, local_up_to_layer=2).eval()
     with pytest.raises(ValueError, match="GPSA"):
-        lens.attention_maps(net, torch.randn(1, 3, 32, 32))
+        interpret.attention_maps(net, torch.randn(1, 3, 32, 32))
 
 
 def test_second_opinions_leave_batch_norm_as_it_was():
     net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3), nn.Dropout(0.9)).train()
     images, classes, before = torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64), net[0].running_mean.clone()
     for look in (
-        lambda: lens.deletion(net, images, classes, torch.rand(4, 2, 2)),
-        lambda: lens.occlusion(net, images, classes, 4),
-        lambda: lens.input_gradients(net, images, classes),
-        lambda: lens.log_probability(net, images, classes),
+        lambda: interpret.deletion(net, images, classes, torch.rand(4, 2, 2)),
+        lambda: interpret.occlusion(net, images, classes, 4),
+        lambda: interpret.input_gradients(net, images, classes),
+        lambda: interpret.log_probability(net, images, classes),
     ):
         torch.manual_seed(0)
         first = look()
@@ -398,13 +399,13 @@ def test_what_second_opinions_cannot_take_is_refused():
     ):  # fmt: skip
         given = {"model": net, "images": images, "classes": classes, "maps": maps, "fill": 0.0} | change
         with pytest.raises(ValueError, match="expected"):
-            lens.deletion(**given)
+            interpret.deletion(**given)
         if "maps" in change:
             continue
         del given["maps"]
         with pytest.raises(ValueError, match="expected"):
-            lens.occlusion(**given, side=4)
+            interpret.occlusion(**given, side=4)
         if "fill" not in change:
             del given["fill"]
             with pytest.raises(ValueError, match="expected"):
-                lens.input_gradients(**given)
+                interpret.input_gradients(**given)

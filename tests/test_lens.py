@@ -13,10 +13,9 @@ from torchvision.models import vision_transformer as tv
 from vit_pytorch.recorder import Recorder
 from vit_pytorch.simple_vit import SimpleViT
 
-from vitutils import lens
-from vitutils.distill import DistilledViT
-from vitutils.encoder import RotaryAttention
-from vitutils.vit import ViT, ViTConfig
+from vitutils.analysis import interpret
+from vitutils.models import DistilledViT, ViT, ViTConfig
+from vitutils.models.transformer import RotaryAttention
 
 TIMM = dict(patch_size=8, num_classes=7, embed_dim=48, depth=3, num_heads=3)
 THEIRS = dict(patch_size=8, num_classes=7, dim=48, depth=3, heads=3, dim_head=20, mlp_dim=64)
@@ -69,13 +68,13 @@ def test_looking_changes_no_output_and_leaves_no_hook(name):
     T = prefix + 15
     with torch.inference_mode():
         before = model(IMAGES)
-        with lens.recorded(model) as calls:
+        with interpret.recorded(model) as calls:
             during = model(IMAGES)
         assert len(calls) == 3 and calls[0][1].shape[:2] == (2, T)
-        maps = lens.attention_maps(model, IMAGES)
-        states = lens.token_states(model, IMAGES)
-        gradients = lens.input_gradients(model, IMAGES, CLASSES)
-        lens.occlusion(model, IMAGES, CLASSES, side=8)
+        maps = interpret.attention_maps(model, IMAGES)
+        states = interpret.token_states(model, IMAGES)
+        gradients = interpret.input_gradients(model, IMAGES, CLASSES)
+        interpret.occlusion(model, IMAGES, CLASSES, side=8)
         after = model(IMAGES)
     assert torch.equal(before, during) and torch.equal(before, after) and hooks(model) == 0
     assert maps.shape == (2, 3, 3, T, T) and not maps.requires_grad
@@ -88,8 +87,8 @@ def test_looking_changes_no_output_and_leaves_no_hook(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_several_images_at_once_are_read_as_one_by_one(name):
     model = MODELS[name][0]()
-    both = lens.attention_maps(model, IMAGES)
-    alone = torch.cat([lens.attention_maps(model, image[None]) for image in IMAGES])
+    both = interpret.attention_maps(model, IMAGES)
+    alone = torch.cat([interpret.attention_maps(model, image[None]) for image in IMAGES])
     assert (both - alone).abs().max() < 1e-5
     assert (both[0] - both[1]).abs().max() > 0.01
 
@@ -98,7 +97,7 @@ def test_our_maps_are_those_the_model_hands_out():
     for model in (ours(), ours(global_pool="avg", embed_dim=96)):
         with torch.no_grad():
             logits, attn = model(IMAGES, need_weights=True)
-        maps = lens.attention_maps(model, IMAGES)
+        maps = interpret.attention_maps(model, IMAGES)
         assert (maps - attn).abs().max() < 1e-5
         assert attn.amax(-1).mean() > 0.2  # far from uniform
         if model.config.embed_dim == 48:  # the root of Dh is 4, exactly; later layers got the fused path's rounding
@@ -108,9 +107,9 @@ def test_our_maps_are_those_the_model_hands_out():
 @pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("timm")])
 def test_timm_s_maps_are_those_of_its_own_slow_path(name):
     model, own = MODELS[name][0](), []
-    assert all(layer.fused_attn for layer in lens.attention_layers(model))
-    maps = lens.attention_maps(model, IMAGES)
-    for layer in lens.attention_layers(model):
+    assert all(layer.fused_attn for layer in interpret.attention_layers(model))
+    maps = interpret.attention_maps(model, IMAGES)
+    for layer in interpret.attention_layers(model):
         layer.fused_attn = False
         layer.attn_drop.register_forward_hook(lambda _, args, out: own.append(out))
     with torch.no_grad():
@@ -121,18 +120,18 @@ def test_timm_s_maps_are_those_of_its_own_slow_path(name):
 @pytest.mark.parametrize("name", ["vit-pytorch", "vit-pytorch, mean"])
 def test_vit_pytorch_s_maps_are_those_of_its_recorder(name):
     model = MODELS[name][0]()
-    maps = lens.attention_maps(model, IMAGES)
+    maps = interpret.attention_maps(model, IMAGES)
     recorder = Recorder(model)
     with torch.no_grad():
         _, own = recorder(IMAGES)
     assert (maps - own).abs().max() < 1e-5
-    assert lens.attention_maps(recorder.eject(), IMAGES).shape == maps.shape
+    assert interpret.attention_maps(recorder.eject(), IMAGES).shape == maps.shape
 
 
 def test_simple_vit_s_maps_are_what_its_softmax_puts_out():
     model, own = MODELS["SimpleViT"][0](), []
-    maps = lens.attention_maps(model, IMAGES)
-    for layer in lens.attention_layers(model):
+    maps = interpret.attention_maps(model, IMAGES)
+    for layer in interpret.attention_layers(model):
         layer.attend.register_forward_hook(lambda _, args, out: own.append(out))
     model(IMAGES)
     assert (maps - torch.stack(own, 1)).abs().max() < 1e-5
@@ -140,12 +139,12 @@ def test_simple_vit_s_maps_are_what_its_softmax_puts_out():
 
 def test_one_head_as_wide_as_the_model_has_an_identity_for_output():
     model = lively(vit_pytorch.ViT(image_size=(24, 40), **THEIRS | dict(heads=1, dim_head=48)))
-    assert lens.attention_maps(model, IMAGES).shape == (2, 3, 1, 16, 16)
+    assert interpret.attention_maps(model, IMAGES).shape == (2, 3, 1, 16, 16)
 
 
 def test_what_cannot_be_read_is_refused_and_left_without_hooks():
     with pytest.raises(ValueError, match="expected attention layers .* got a Linear that has none"):
-        lens.attention_maps(nn.Linear(3, 3), IMAGES)
+        interpret.attention_maps(nn.Linear(3, 3), IMAGES)
     rotary = ours()
     for block in rotary.blocks:
         block.attn = RotaryAttention(48, 3)
@@ -153,16 +152,16 @@ def test_what_cannot_be_read_is_refused_and_left_without_hooks():
     swin = timm.models.swin_transformer.SwinTransformer(img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(1, 1), num_heads=(1, 2))  # fmt: skip  # noqa: E501
     for model, images in ((lively(rotary), IMAGES), (dropping, IMAGES), (lively(swin), torch.randn(1, 3, 32, 32))):
         with pytest.raises(ValueError, match="expected a plain softmax|expected maps of one shape"):
-            lens.attention_maps(model, images)
+            interpret.attention_maps(model, images)
         assert hooks(model) == 0
     with pytest.raises(ValueError, match="expected blocks"):
-        lens.token_states(nn.Linear(3, 3), IMAGES)
+        interpret.token_states(nn.Linear(3, 3), IMAGES)
     with pytest.raises(ValueError, match="square patches"):
-        lens.patch_side(vit_pytorch.ViT(image_size=(24, 40), **THEIRS | dict(patch_size=(8, 4))))
+        interpret.patch_side(vit_pytorch.ViT(image_size=(24, 40), **THEIRS | dict(patch_size=(8, 4))))
     with pytest.raises(ValueError, match="pos_embed"):
-        lens.position_similarity(nn.Linear(3, 3), (2, 2))
+        interpret.position_similarity(nn.Linear(3, 3), (2, 2))
     with pytest.raises(ValueError, match="multiples of 8"):
-        lens.patch_grid(ours(), torch.zeros(1, 3, 24, 42))
+        interpret.patch_grid(ours(), torch.zeros(1, 3, 24, 42))
 
 
 OTHERS = dict(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=3)
@@ -186,9 +185,9 @@ def test_attention_that_a_hook_cannot_read_is_named(name):
     make, message = UNREADABLE[name]
     model = lively(make())
     with pytest.raises(ValueError, match=message):
-        lens.attention_maps(model, torch.randn(1, 3, 32, 32))
+        interpret.attention_maps(model, torch.randn(1, 3, 32, 32))
     assert hooks(model) == 0
-    with lens.recorded(model) if "none" not in message else nullcontext():  # listening alone breaks nothing
+    with interpret.recorded(model) if "none" not in message else nullcontext():  # listening alone breaks nothing
         model(torch.randn(1, 3, 32, 32))
 
 
@@ -196,43 +195,43 @@ def test_a_distilled_net_s_maps_are_its_own():
     torch.manual_seed(0)
     model = lively(DistilledViT(ViTConfig(img_size=(24, 40), **TIMM)))
     expected = model(IMAGES, need_weights=True)[1]
-    assert (lens.attention_maps(model, IMAGES) - expected).abs().max() < 1e-5 and expected.shape[-1] == 17
-    assert torch.equal(lens.attention_maps(model.train(), IMAGES), lens.attention_maps(model.eval(), IMAGES))
+    assert (interpret.attention_maps(model, IMAGES) - expected).abs().max() < 1e-5 and expected.shape[-1] == 17
+    assert torch.equal(interpret.attention_maps(model.train(), IMAGES), interpret.attention_maps(model.eval(), IMAGES))
 
 
 def test_blocks_of_several_shapes_and_a_projection_of_several_layers_are_named():
     images = torch.randn(1, 3, 32, 32)
     with pytest.raises(ValueError, match=r"expected 3 states \(B, T, D\), got 3 of shapes"):
-        lens.token_states(timm.models.Cait(**OTHERS), images)
+        interpret.token_states(timm.models.Cait(**OTHERS), images)
     swin = timm.models.SwinTransformer(img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(1,))
     for model in (swin, tv_swin.SwinTransformer([4, 4], 24, [2], [2], [4, 4])):
         with pytest.raises(ValueError, match="expected blocks"):
-            lens.token_states(model, images)
+            interpret.token_states(model, images)
     model = ours()
     model.patch_embed.proj = nn.Identity()
     with pytest.raises(ValueError, match="one projection of patches of 8 x 8, got None"):
-        lens.filters(model)
+        interpret.filters(model)
     model.patch_embed.proj = nn.Sequential(nn.Conv2d(3, 48, 3), nn.Conv2d(48, 48, 8, 8))
     with pytest.raises(ValueError, match=r"of 8 x 8, got \(48, 3, 3, 3\)"):
-        lens.filters(model)
+        interpret.filters(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_goes_through_all_of_it(dtype):
     model, images = ours().to(dtype), IMAGES.to(dtype)
-    maps = lens.attention_maps(model, images)
-    exact = lens.attention_maps(ours(), IMAGES)
+    maps = interpret.attention_maps(model, images)
+    exact = interpret.attention_maps(ours(), IMAGES)
     assert maps.dtype == dtype and (maps[:, 0].float() - exact[:, 0]).abs().max() < 0.2
-    far, expected = (lens.attention_distance(part[:, :1], (3, 5), 8) for part in (maps, exact))
+    far, expected = (interpret.attention_distance(part[:, :1], (3, 5), 8) for part in (maps, exact))
     assert far.dtype == torch.float32 and (far - expected).abs().max() < 1
     found = [
-        lens.rollout(maps),
-        lens.token_states(model, images),
-        lens.occlusion(model, images, CLASSES, 8),
-        lens.input_gradients(model, images, CLASSES),
-        lens.deletion(model, images, CLASSES, torch.rand(2, 3, 5).to(dtype)),
-        lens.principal_filters(lens.filters(model), 3),
-        lens.position_similarity(model, (3, 5)),
+        interpret.rollout(maps),
+        interpret.token_states(model, images),
+        interpret.occlusion(model, images, CLASSES, 8),
+        interpret.input_gradients(model, images, CLASSES),
+        interpret.deletion(model, images, CLASSES, torch.rand(2, 3, 5).to(dtype)),
+        interpret.principal_filters(interpret.filters(model), 3),
+        interpret.position_similarity(model, (3, 5)),
     ]
     assert all(part.dtype == dtype and part.isfinite().all() for part in found)
 
@@ -247,11 +246,11 @@ WRONG_IMAGES = {
     "a list": (list(IMAGES), "got a list"),
 }
 LOOKS = {
-    "maps": lambda model, images: lens.attention_maps(model, images),
-    "states": lambda model, images: lens.token_states(model, images),
-    "occlusion": lambda model, images: lens.occlusion(model, images, CLASSES, 8),
-    "gradients": lambda model, images: lens.input_gradients(model, images, CLASSES),
-    "deletion": lambda model, images: lens.deletion(model, images, CLASSES, torch.rand(2, 3, 5)),
+    "maps": lambda model, images: interpret.attention_maps(model, images),
+    "states": lambda model, images: interpret.token_states(model, images),
+    "occlusion": lambda model, images: interpret.occlusion(model, images, CLASSES, 8),
+    "gradients": lambda model, images: interpret.input_gradients(model, images, CLASSES),
+    "deletion": lambda model, images: interpret.deletion(model, images, CLASSES, torch.rand(2, 3, 5)),
 }
 
 
@@ -279,37 +278,37 @@ def test_what_is_no_logits_is_refused(change):
     for look in ("occlusion", "gradients", "deletion"):
         with pytest.raises(ValueError, match=r"expected logits \(B, K\), got .*: wrap the model"):
             LOOKS[look](Wrapped(change), IMAGES)
-    assert lens.attention_maps(Wrapped(change), IMAGES).shape == (2, 3, 3, 16, 16)  # which do not look at the output
+    assert interpret.attention_maps(Wrapped(change), IMAGES).shape == (2, 3, 3, 16, 16)  # they read no output
 
 
 MAPS = torch.rand(2, 3, 2, 16, 16).softmax(-1)
 SQUARES = torch.rand(2, 3, 5)
 MISFITS = {  # what is asked -> what is said
-    "classes beyond": (lambda: lens.occlusion(ours(), IMAGES, CLASSES + 9, 8), "classes from 0 to 6, got 12 to 14"),
-    "classes below": (lambda: lens.input_gradients(ours(), IMAGES, -CLASSES), "classes from 0 to 6"),
-    "one class": (lambda: lens.occlusion(ours(), IMAGES, CLASSES[:1], 8), r"expected 2 classes, int64 \(B,\)"),
-    "float classes": (lambda: lens.deletion(ours(), IMAGES, CLASSES.float(), SQUARES), "got torch.float32"),
-    "no images a pass": (lambda: lens.occlusion(ours(), IMAGES, CLASSES, 8, size=0), "size to be a whole number"),
-    "a fill a column": (lambda: lens.occlusion(ours(), IMAGES, CLASSES, 8, fill=torch.rand(40)), "a fill that is"),
-    "no steps": (lambda: lens.deletion(ours(), IMAGES, CLASSES, SQUARES, steps=0), "steps to be a whole"),
-    "one map": (lambda: lens.deletion(ours(), IMAGES, CLASSES, SQUARES[0]), "for each of 2 images, got"),
-    "maps of fewer": (lambda: lens.deletion(ours(), IMAGES, CLASSES, SQUARES[:1]), "for each of 2 images, got"),
-    "empty maps": (lambda: lens.deletion(ours(), IMAGES, CLASSES, SQUARES[:, :0]), "for each of 2 images, got"),
-    "finer than pixels": (lambda: lens.deletion(ours(), IMAGES, CLASSES, torch.rand(2, 3, 99)), "squares of 1 pixels"),
-    "nan in a map": (lambda: lens.deletion(ours(), IMAGES, CLASSES, SQUARES * torch.nan), "without nan"),
-    "no side": (lambda: lens.covers(IMAGES, 0), "side to be a whole number, 1 or more, got 0"),
-    "a side below 0": (lambda: lens.covers(IMAGES, -8), "side to be"),
-    "squares of 7": (lambda: lens.per_square(IMAGES, 7), "divides 24 x 40, got 7"),
-    "squares of 0": (lambda: lens.per_square(IMAGES, 0), "side to be"),
-    "maps of one image": (lambda: lens.rollout(MAPS[0]), r"maps \(B, depth, h, T, T\)"),
-    "maps of no layer": (lambda: lens.rollout(MAPS[:, :0]), r"maps \(B, depth, h, T, T\)"),
-    "whole numbers": (lambda: lens.rollout(MAPS.long()), "got torch.int64"),
-    "a larger grid": (lambda: lens.attention_distance(MAPS, (9, 9), 8), "9 x 9 patches or more tokens, got 16"),
-    "no grid": (lambda: lens.attention_distance(MAPS, (0, 5), 8), "rows to be a whole number"),
-    "too many components": (lambda: lens.principal_filters(lens.filters(ours()), 49), "for 49 components"),
-    "filters that are none": (lambda: lens.principal_filters(IMAGES[0], 1), r"filters \(D, C, P, P\)"),
-    "one vector": (lambda: lens.similarity(torch.ones(3)), r"float vectors \(..., N, D\)"),
-    "another's grid": (lambda: lens.position_similarity(ours(), (2, 2)), r"own grid, \(3, 5\), got \(2, 2\)"),
+    "classes beyond": (lambda: interpret.occlusion(ours(), IMAGES, CLASSES + 9, 8), "from 0 to 6, got 12 to 14"),
+    "classes below": (lambda: interpret.input_gradients(ours(), IMAGES, -CLASSES), "classes from 0 to 6"),
+    "one class": (lambda: interpret.occlusion(ours(), IMAGES, CLASSES[:1], 8), r"expected 2 classes, int64 \(B,\)"),
+    "float classes": (lambda: interpret.deletion(ours(), IMAGES, CLASSES.float(), SQUARES), "got torch.float32"),
+    "no images a pass": (lambda: interpret.occlusion(ours(), IMAGES, CLASSES, 8, size=0), "size to be a whole number"),
+    "a fill a column": (lambda: interpret.occlusion(ours(), IMAGES, CLASSES, 8, fill=torch.rand(40)), "a fill that is"),
+    "no steps": (lambda: interpret.deletion(ours(), IMAGES, CLASSES, SQUARES, steps=0), "steps to be a whole"),
+    "one map": (lambda: interpret.deletion(ours(), IMAGES, CLASSES, SQUARES[0]), "for each of 2 images, got"),
+    "maps of fewer": (lambda: interpret.deletion(ours(), IMAGES, CLASSES, SQUARES[:1]), "for each of 2 images, got"),
+    "empty maps": (lambda: interpret.deletion(ours(), IMAGES, CLASSES, SQUARES[:, :0]), "for each of 2 images, got"),
+    "finer than pixels": (lambda: interpret.deletion(ours(), IMAGES, CLASSES, torch.rand(2, 3, 99)), "squares of 1 p"),
+    "nan in a map": (lambda: interpret.deletion(ours(), IMAGES, CLASSES, SQUARES * torch.nan), "without nan"),
+    "no side": (lambda: interpret.covers(IMAGES, 0), "side to be a whole number, 1 or more, got 0"),
+    "a side below 0": (lambda: interpret.covers(IMAGES, -8), "side to be"),
+    "squares of 7": (lambda: interpret.per_square(IMAGES, 7), "divides 24 x 40, got 7"),
+    "squares of 0": (lambda: interpret.per_square(IMAGES, 0), "side to be"),
+    "maps of one image": (lambda: interpret.rollout(MAPS[0]), r"maps \(B, depth, h, T, T\)"),
+    "maps of no layer": (lambda: interpret.rollout(MAPS[:, :0]), r"maps \(B, depth, h, T, T\)"),
+    "whole numbers": (lambda: interpret.rollout(MAPS.long()), "got torch.int64"),
+    "a larger grid": (lambda: interpret.attention_distance(MAPS, (9, 9), 8), "9 x 9 patches or more tokens, got 16"),
+    "no grid": (lambda: interpret.attention_distance(MAPS, (0, 5), 8), "rows to be a whole number"),
+    "too many components": (lambda: interpret.principal_filters(interpret.filters(ours()), 49), "for 49 components"),
+    "filters that are none": (lambda: interpret.principal_filters(IMAGES[0], 1), r"filters \(D, C, P, P\)"),
+    "one vector": (lambda: interpret.similarity(torch.ones(3)), r"float vectors \(..., N, D\)"),
+    "another's grid": (lambda: interpret.position_similarity(ours(), (2, 2)), r"own grid, \(3, 5\), got \(2, 2\)"),
 }
 
 
@@ -323,14 +322,14 @@ def test_what_does_not_fit_is_refused_in_words(name):
 def test_maps_of_any_kind_of_number_delete_the_same():
     images, classes, model = 1 + torch.rand(1, 3, 24, 40), torch.zeros(1, dtype=torch.long), Marked()
     maps = torch.arange(15).reshape(1, 3, 5)
-    expected = lens.deletion(model, images, classes, maps.float())
+    expected = interpret.deletion(model, images, classes, maps.float())
     for kind in (torch.int64, torch.float16, torch.uint8):
-        assert torch.equal(lens.deletion(model, images, classes, maps.to(kind)), expected)
-    assert torch.equal(lens.deletion(model, images, classes, maps, fill=torch.zeros(3, 1, 1)), expected)
+        assert torch.equal(interpret.deletion(model, images, classes, maps.to(kind)), expected)
+    assert torch.equal(interpret.deletion(model, images, classes, maps, fill=torch.zeros(3, 1, 1)), expected)
 
 
 def test_a_forward_that_fails_leaves_no_hook():
-    for look, name in itertools.product((lens.attention_maps, lens.token_states), ("ours", "vit-pytorch")):
+    for look, name in itertools.product((interpret.attention_maps, interpret.token_states), ("ours", "vit-pytorch")):
         model = MODELS[name][0]()
         with pytest.raises(Exception, match="."):
             look(model, torch.zeros(1, 5, 24, 40))
@@ -343,32 +342,32 @@ def test_rollout_by_hand():
     eye = torch.eye(2)
     maps = torch.stack([a, b])[None, :, None].expand(1, 2, 3, 2, 2)  # three equal heads
     expected = (b + eye) / 2 @ ((a + eye) / 2)
-    assert torch.allclose(lens.rollout(maps)[0], expected)
-    assert not torch.allclose(lens.rollout(maps)[0], (a + eye) / 2 @ ((b + eye) / 2))
+    assert torch.allclose(interpret.rollout(maps)[0], expected)
+    assert not torch.allclose(interpret.rollout(maps)[0], (a + eye) / 2 @ ((b + eye) / 2))
 
 
 def test_distance_of_itself_of_a_neighbour_and_of_a_uniform_map():
     N, rows, columns = 6, 2, 3
     itself = torch.eye(N + 2).expand(1, 1, 1, -1, -1)  # two tokens stand before the patches
-    assert lens.attention_distance(itself, (rows, columns), 8).item() == 0
+    assert interpret.attention_distance(itself, (rows, columns), 8).item() == 0
     uniform = torch.full((1, 1, 1, N + 1, N + 1), 1 / (N + 1))
     places = [(r, c) for r in range(rows) for c in range(columns)]
     by_hand = sum(((a - p) ** 2 + (b - q) ** 2) ** 0.5 for a, b in places for p, q in places) / N**2
-    got = lens.attention_distance(uniform, (rows, columns), 8)
+    got = interpret.attention_distance(uniform, (rows, columns), 8)
     assert got.shape == (1, 1, 1) and got.item() == pytest.approx(8 * by_hand, rel=1e-5)
-    assert lens.attention_distance(uniform, (columns, rows), 8).item() == pytest.approx(8 * by_hand, rel=1e-5)
+    assert interpret.attention_distance(uniform, (columns, rows), 8).item() == pytest.approx(8 * by_hand, rel=1e-5)
     right = torch.zeros(1, 1, 1, N, N)
     right[..., torch.arange(N), torch.tensor([1, 2, 2, 4, 5, 5])] = 1  # to the right, where there is one
-    assert lens.attention_distance(right, (rows, columns), 8).item() == pytest.approx(8 * 4 / 6)
+    assert interpret.attention_distance(right, (rows, columns), 8).item() == pytest.approx(8 * 4 / 6)
     before = torch.nn.functional.pad(right, (2, 0, 2, 0), value=0.4)  # two more tokens, in front
-    assert lens.attention_distance(before, (rows, columns), 8).item() == pytest.approx(8 * 4 / 6)
+    assert interpret.attention_distance(before, (rows, columns), 8).item() == pytest.approx(8 * 4 / 6)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_filters_make_the_patch_projection_s_own_output(name):
     model = MODELS[name][0]()
-    weight = lens.filters(model)
-    assert weight.shape == (48, 3, 8, 8) and lens.patch_grid(model, IMAGES) == (3, 5)
+    weight = interpret.filters(model)
+    assert weight.shape == (48, 3, 8, 8) and interpret.patch_grid(model, IMAGES) == (3, 5)
     embed = getattr(model, "patch_embed", None)
     if embed is not None:
         got, bias = embed(IMAGES), embed.proj.bias
@@ -382,7 +381,7 @@ def test_filters_make_the_patch_projection_s_own_output(name):
 def test_principal_filters_find_the_direction_that_the_filters_share():
     direction = torch.nn.functional.normalize(torch.randn(3 * 8 * 8), dim=0)
     weight = 5 * torch.randn(48, 1) * direction + 0.01 * torch.randn(48, 192) + 3  # a common offset is no component
-    first = lens.principal_filters(weight.reshape(48, 3, 8, 8), 4)
+    first = interpret.principal_filters(weight.reshape(48, 3, 8, 8), 4)
     assert first.shape == (4, 3, 8, 8)
     assert (first[0].flatten() @ direction).abs() > 0.99
     assert torch.allclose(first.flatten(1) @ first.flatten(1).T, torch.eye(4), atol=1e-4)
@@ -391,7 +390,7 @@ def test_principal_filters_find_the_direction_that_the_filters_share():
 @pytest.mark.parametrize("name", MODELS)
 def test_position_similarity_is_1_at_the_patch_itself(name):
     model = MODELS[name][0]()
-    found = lens.position_similarity(model, (3, 5))
+    found = interpret.position_similarity(model, (3, 5))
     assert found.shape == (15, 3, 5)
     assert torch.allclose(found.flatten(1).diagonal(), torch.ones(15), atol=1e-5)
     own = getattr(model, "pos_embed", getattr(model, "pos_embedding", None)).detach().reshape(-1, 48)[-15:]
@@ -401,7 +400,7 @@ def test_position_similarity_is_1_at_the_patch_itself(name):
 
 def test_token_states_begin_with_the_embedding_and_end_before_the_norm():
     model = ours()
-    states = lens.token_states(model, IMAGES)
+    states = interpret.token_states(model, IMAGES)
     with torch.no_grad():
         assert torch.equal(states[:, 0], model.embed(IMAGES))
         assert torch.equal(states[:, 1], model.blocks[0](states[:, 0]))
@@ -418,32 +417,32 @@ class Marked(nn.Module):
 
 def test_second_opinions_find_the_one_square_that_counts():
     images, classes, model = 1 + torch.rand(3, 3, 24, 40), torch.zeros(3, dtype=torch.long), Marked()
-    drop = lens.occlusion(model, images, classes, side=8, size=4)
-    gradient = lens.input_gradients(model, images, classes)
-    norm = lens.per_square(gradient.square().sum(1), 8).sqrt()
+    drop = interpret.occlusion(model, images, classes, side=8, size=4)
+    gradient = interpret.input_gradients(model, images, classes)
+    norm = interpret.per_square(gradient.square().sum(1), 8).sqrt()
     for found in (drop, norm):
         assert found.shape == (3, 3, 5)
         assert (found[:, 1, 2] > 0.005).all()
         found[:, 1, 2] = 0
         assert found.abs().max() < 1e-6
-    filled = lens.occlusion(model, images, classes, side=8, fill=images.mean((0, 2, 3))[:, None, None])
+    filled = interpret.occlusion(model, images, classes, side=8, fill=images.mean((0, 2, 3))[:, None, None])
     assert (filled[:, 1, 2].abs() < drop.abs().amax((1, 2)) + 1).all() and filled.shape == (3, 3, 5)
     covered = images.clone()
     covered[:, :, 8:16, 16:24] = 0.3
-    expected = lens.log_probability(model, images, classes) - lens.log_probability(model, covered, classes)
-    assert torch.allclose(lens.occlusion(model, images, classes, 8, fill=0.3)[:, 1, 2], expected, atol=1e-6)
+    expected = interpret.log_probability(model, images, classes) - interpret.log_probability(model, covered, classes)
+    assert torch.allclose(interpret.occlusion(model, images, classes, 8, fill=0.3)[:, 1, 2], expected, atol=1e-6)
 
 
 def test_deletion_covers_the_highest_first_and_all_at_last():
     images, classes, model = 1 + torch.rand(2, 3, 24, 40), torch.zeros(2, dtype=torch.long), Marked()
     maps = torch.zeros(2, 3, 5)
     maps[0, 1, 2], maps[1, 1, 2] = 1, -1  # first in one image, last in the other
-    curve = lens.deletion(model, images, classes, maps, fill=0.0, steps=15)
-    whole = lens.log_probability(model, images, classes).exp()
+    curve = interpret.deletion(model, images, classes, maps, fill=0.0, steps=15)
+    whole = interpret.log_probability(model, images, classes).exp()
     half = torch.tensor(0.5)
     assert curve.shape == (2, 16) and torch.allclose(curve[:, 0], whole) and torch.allclose(curve[:, -1], half)
     assert torch.allclose(curve[0, 1:], half) and torch.allclose(curve[1, :-1], whole[1].expand(15))
     with pytest.raises(ValueError, match="expected 15 squares"):
-        lens.deletion(model, images, classes, torch.zeros(2, 5, 5))
+        interpret.deletion(model, images, classes, torch.zeros(2, 5, 5))
     with pytest.raises(ValueError, match="divides"):
-        lens.occlusion(model, images, classes, side=7)
+        interpret.occlusion(model, images, classes, side=7)

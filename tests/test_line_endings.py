@@ -18,7 +18,7 @@ import book
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("_config.yml", "_toc.yml", "README.md", "studies/*.py", "results/*", "book/**/*.md", "book/references.bib")
-KEPT += ("book/papers/*.csv", "vitutils/*.py", "notebooks/*.ipynb")
+KEPT += ("book/papers/*.csv", "vitutils/**/*.py", "notebooks/*.ipynb")
 
 
 def git(*arguments: str) -> str:

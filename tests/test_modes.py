@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vitutils import pictures, probe
-from vitutils.modes import eval_mode, modes_kept, own_modes, set_modes
+from vitutils.analysis import probe
+from vitutils.data import image_sets
+from vitutils.models import eval_mode, modes_kept, own_modes, set_modes
 
 
 class Merging(nn.Linear):
@@ -72,7 +73,7 @@ class Table(nn.Module):
 
 def test_features_leave_a_net_that_can_be_trained_in_its_own_modes():
     images, labels = torch.randint(255, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 2
-    part = pictures.from_tensors("made", "train", images, labels, ["a", "b"], "here")
+    part = image_sets.from_tensors("made", "train", images, labels, ["a", "b"], "here")
     model = nn.Sequential(nn.BatchNorm2d(1), Table())
     model[0].eval()
     probe.extract(model, part, lambda image: image / 255, cache=False)

@@ -69,9 +69,9 @@ PAGES = {
     "book/bibliography.md": "# Bibliography\n\n```{bibliography}\n:all:\n```\n",
     "book/references.bib": "@article{somebody2021,\n  title = {Half}\n}\n",
     "book/glossary.md": "# Glossary\n\n## Patch size\n\nThe side of a patch.\n",
-    "vitutils/vit.py": f"from torch import nn\n\n\n{CLASS}",
-    "vitutils/data.py": "def load(name):\n    return name\n",
-    "vitutils/weights.py": "def load(name):\n    return [name]\n",
+    "vitutils/models/vit.py": f"from torch import nn\n\n\n{CLASS}",
+    "vitutils/data/sets.py": "def load(name):\n    return name\n",
+    "vitutils/models/weights.py": "def load(name):\n    return [name]\n",
 }
 OPENING = """\
 # Half an image
@@ -313,11 +313,11 @@ CASES += [
     ("setup_cell", "differs from the one", on_disk("_config.yml", URL, f"{URL}-2")),
     ("setup_cell", "the first code cell is cell 'early'", insert("opening", code("early", "1"))),
     ("setup_cell", "more than one", insert("claim", code("setup", "1"))),
-    ("written_once", "Half differs from the one in vitutils/vit.py",
+    ("written_once", "Half differs from the one in vitutils/models/vit.py",
      replace("half-class", "images / 2", "images / 3")),
-    ("written_once", "Half differs from the one in vitutils/vit.py",
+    ("written_once", "Half differs from the one in vitutils/models/vit.py",
      replace("half-class", "Halve the images.", "Halve an image.")),
-    ("written_once", "load differs from the one in vitutils/data.py and vitutils/weights.py",
+    ("written_once", "load differs from the one in vitutils/data/sets.py and vitutils/models/weights.py",
      append("half-look", "\n\ndef load(name):\n    return (name,)")),
     ("cell_length", "'half-look' has 31 lines of code", append("half-look", "\n\nx = 1" * 30)),
     ("cell_length", "'half-look', line 2: 80 characters", append("half-look", "\n#" + "x" * 79)),
@@ -518,8 +518,8 @@ def test_a_toc_entry_without_a_file_is_reported(book):
 
 
 def test_a_class_that_no_chapter_writes_out_is_reported(book):
-    on_disk("vitutils/vit.py", "class Half", "class Third")(book)
-    assert rules.untaught(book.root) == ["vitutils/vit.py: Third is written out in no chapter"]
+    on_disk("vitutils/models/vit.py", "class Half", "class Third")(book)
+    assert rules.untaught(book.root) == ["vitutils/models/vit.py: Third is written out in no chapter"]
 
 
 # ---------------------------------------------------------------- the command

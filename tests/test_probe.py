@@ -28,10 +28,10 @@ from torchvision.transforms import v2
 from vit_pytorch import ViT as LibraryViT
 from vit_pytorch.simple_vit import SimpleViT
 
-from vitutils import data, decoding, pictures, probe, weights
-from vitutils.cnn import SmallCNN
-from vitutils.distill import DistilledViT
-from vitutils.vit import ViT, ViTConfig
+from vitutils import data
+from vitutils.analysis import probe
+from vitutils.data import decoding, image_sets
+from vitutils.models import DistilledViT, SmallCNN, ViT, ViTConfig, weights
 
 SMALL = ViTConfig(
     img_size=8, patch_size=4, in_chans=1, num_classes=5, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.0
@@ -60,7 +60,7 @@ def made_set(count=40, name="made", change=0, classes=2):
     images = torch.randint(0, 60, (count, 1, 8, 8), generator=generator) + 60 * labels[:, None, None, None]
     images[0, 0, 0, 0] += change
     names = [str(k) for k in range(classes)]
-    return pictures.from_tensors(name, "train", images.to(torch.uint8), labels, names, "here")
+    return image_sets.from_tensors(name, "train", images.to(torch.uint8), labels, names, "here")
 
 
 # --- the head comes off ---
@@ -706,7 +706,7 @@ def test_pixels_of_another_shape_are_other_pictures():
     shapes = ((2, 1, 8, 8), (2, 1, 4, 16))
     net = nn.Sequential(nn.AvgPool2d((2, 4)), nn.Flatten())
     for shape in shapes:
-        part = pictures.from_tensors("made", "train", images.reshape(shape), torch.arange(2), ["a", "b"], "here")
+        part = image_sets.from_tensors("made", "train", images.reshape(shape), torch.arange(2), ["a", "b"], "here")
         found = probe.extract(net, part, transform())
         assert torch.equal(found.x, probe.extract(net, part, transform(), cache=False).x) and not found.cached
 
@@ -746,7 +746,7 @@ def test_what_libraries_and_we_wrote_is_kept(name, capsys):
     part = made_set(4)
     if name == "torchvision's":
         colour = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        part = pictures.from_tensors("made", "train", colour, part.labels[:2], "ab", "")
+        part = image_sets.from_tensors("made", "train", colour, part.labels[:2], "ab", "")
     made = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -945,7 +945,7 @@ def test_fifty_thousand_pictures_do_not_grow_in_memory():
             return images.flatten(1)[:, :4]
 
     made = torch.arange(768, dtype=torch.uint8).reshape(3, 16, 16)
-    part = pictures.Pictures(
+    part = image_sets.Pictures(
         "stream", "train", torch.zeros(count, dtype=torch.int64), ("a", "b"), "made", lambda i: made + (i % 7), bytes
     )
     found = probe.extract(Tiny(), part, lambda image: image / 255, batch_size=500, cache=False)

@@ -22,10 +22,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.datasets import ImageFolder
 
-from vitutils import cli, data, folders, ranks, train
-from vitutils.cnn import SmallCNN
-from vitutils.distill import Distillation, DistilledViT
-from vitutils.vit import ViT, ViTConfig
+from vitutils import cli, data, distributed, train
+from vitutils.data import folders
+from vitutils.models import DistilledViT, SmallCNN, ViT, ViTConfig
+from vitutils.training.distill import Distillation
 
 ROOT = Path(__file__).resolve().parent.parent
 NET = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
@@ -88,7 +88,7 @@ def caught(action, error: type[Exception]) -> str:
 def together(folder: Path) -> None:
     """What is tried with two ranks at work, in one job: starting them takes most of the time."""
     found = {}
-    with ranks.joined() as here:
+    with distributed.joined() as here:
         mine = folder / str(here.rank)
         mine.mkdir()
         for name, recipe in (("step", STEP), ("last", LAST_OF_TWO), ("taught", STEP)):
@@ -104,7 +104,7 @@ def together(folder: Path) -> None:
         found["resume"] = caught(lambda: train.fit(cnn, FEW, own, checkpoint=mine / "run.pt", resume=True), ValueError)
         full = OSError("No space left on device") if here.first else None
         with mock.patch.object(train, "save_checkpoint", side_effect=full):
-            found["full"] = caught(lambda: train.fit(cnn, FEW, own, checkpoint=mine / "run.pt"), ranks.RankError)
+            found["full"] = caught(lambda: train.fit(cnn, FEW, own, checkpoint=mine / "run.pt"), distributed.RankError)
         found["undisturbed"] = said([*RUN, "--out", str(folder / "undisturbed")])
         (folder / f"{here.rank}.json").write_text(json.dumps(found))
 
@@ -305,22 +305,23 @@ def test_what_one_rank_alone_meets_ends_both(folder, found):
 
 
 def test_a_single_process_is_rank_0_of_1():
-    with ranks.joined() as here:
-        assert here == ranks.here() == ranks.Ranks(0, 1) and here.first
-    assert ranks.gather("a") == ["a"] and ranks.agree(lambda: 3, ()) == 3
+    with distributed.joined() as here:
+        assert here == distributed.here() == distributed.Ranks(0, 1) and here.first
+    assert distributed.gather("a") == ["a"] and distributed.agree(lambda: 3, ()) == 3
     with pytest.raises(KeyError):
-        ranks.agree(lambda: {}["a"], (KeyError,))
+        distributed.agree(lambda: {}["a"], (KeyError,))
 
 
 def test_weights_make_the_mean_over_ranks_the_mean_over_images():
     values = torch.arange(7.0)
     for world in (1, 2, 3, 7):
-        here = [ranks.Ranks(rank, world) for rank in range(world)]
-        mine = [values[list(ranks.share(rank, world, 7))] for rank in range(world)]
+        here = [distributed.Ranks(rank, world) for rank in range(world)]
+        mine = [values[list(distributed.share(rank, world, 7))] for rank in range(world)]
         parts = [part.mean() * rank.weight(7) for rank, part in zip(here, mine, strict=True) if len(part)]
         assert sum(parts) / world == pytest.approx(3.0)
         assert sorted(torch.cat(mine).tolist()) == values.tolist() and all(len(part) != 1 for part in mine)
-    assert ranks.Ranks(2, 3).weight(2) == 0 and ranks.Ranks(0, 1).weight(5) == ranks.Ranks(1, 2).weight(8) == 1
+    assert distributed.Ranks(2, 3).weight(2) == 0
+    assert distributed.Ranks(0, 1).weight(5) == distributed.Ranks(1, 2).weight(8) == 1
 
 
 def test_ranks_share_a_batch_and_all_of_it_is_taken():
@@ -519,9 +520,9 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="torch finds 1 GPU here, and each process needs one of its own"):
-        cli._device("cuda", ranks.Ranks(1, 2))
+        cli._device("cuda", distributed.Ranks(1, 2))
     with pytest.raises(ValueError, match="several processes cannot share it"):
-        cli._device("mps", ranks.Ranks(1, 2))
+        cli._device("mps", distributed.Ranks(1, 2))
 
 
 def test_named_nets():

@@ -26,16 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
 
 import notebooks as command
-from vitutils import _sources, data
+from vitutils import data
+from vitutils.data import sources
 
 CHAPTER = "07_data_scale"  # the quickest that downloads, then trains
 SIZES = (6_000, 500)
 # Stands after the setup cell: the chapter's own code does the rest.
 ELSEWHERE = """\
 from dataclasses import replace
-from vitutils import _sources
-_sources.RECIPES["fashion_mnist"] = replace(
-    _sources.RECIPES["fashion_mnist"], sizes={sizes}, files={files}, mirrors=("{address}",))
+from vitutils.data import sources
+sources.RECIPES["fashion_mnist"] = replace(
+    sources.RECIPES["fashion_mnist"], sizes={sizes}, files={files}, mirrors=("{address}",))
 """
 
 # Stands before the training: after its first step the kernel is gone, as where memory is short.
@@ -85,7 +86,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def mirror():
     digits = data.load("digits")
     files = {}
-    for part, (name, _) in zip(_sources.PARTS, _sources.RECIPES["fashion_mnist"].files, strict=True):
+    for part, (name, _) in zip(sources.PARTS, sources.RECIPES["fashion_mnist"].files, strict=True):
         array = getattr(digits, part).numpy()
         array = np.resize(array, (SIZES["test" in part], *array.shape[1:]))
         if array.ndim == 4:  # 8 x 8 pixels made 28 x 28: each three times, and a rim

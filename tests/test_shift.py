@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from vitutils import data
-from vitutils.blobs import two_blobs
+from vitutils.analysis.equivariance import accuracy_under_shift, equivariance_error, output_change, shift
 from vitutils.check import check_close, check_shape, count_parameters
-from vitutils.cnn import BlurPool, ConvStack, LocallyConnected, PixelMLP, SmallCNN, blur_pooling
-from vitutils.shift import accuracy_under_shift, equivariance_error, output_change, shift
+from vitutils.data.synthetic import two_blobs
+from vitutils.models import BlurPool, ConvStack, LocallyConnected, PixelMLP, SmallCNN, blur_pooling
 
 
 @pytest.fixture

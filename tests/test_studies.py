@@ -14,7 +14,8 @@ from torch import nn
 
 from studies import harness, record, stamp
 from studies.store import RESULTS, Store
-from vitutils import data, results, vit
+from vitutils import data, results
+from vitutils.models import vit
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(path.stem for path in RESULTS.glob("*.csv"))

@@ -17,10 +17,9 @@ from torch import nn
 from torchvision import models
 from torchvision.models import swin_transformer
 
-from vitutils import data, encoder, train, weights
-from vitutils.cnn import ConvStem, SmallCNN
-from vitutils.distill import DistilledViT
-from vitutils.vit import ViT, ViTConfig
+from vitutils import data, train
+from vitutils.models import ConvStem, DistilledViT, SmallCNN, ViT, ViTConfig, transformer, weights
+from vitutils.training import digests, loop
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
 SHORT = train.Recipe(epochs=3, batch_size=64, lr=2e-3)
@@ -135,7 +134,7 @@ def test_a_checkpoint_keeps_the_numbers_of_an_objective_that_has_any(digits, tmp
             return {"factor": self.factor}
 
     path, recipe = tmp_path / "run.pt", replace(SHORT, epochs=1)
-    assert train.described(recipe, train.labels_alone) == recipe.numbers()
+    assert loop.described(recipe, train.labels_alone) == recipe.numbers()
     train.fit(new_vit(), digits, recipe, objective=Doubled(2), checkpoint=path)
     assert train.load_checkpoint(path, recipe, torch.device("cpu"), Doubled(2))["recipe"]["factor"] == 2
     with pytest.raises(ValueError, match=r"another recipe \(factor: 2 then, 3 now\): delete it or change back"):
@@ -493,7 +492,7 @@ def test_what_a_net_keeps_while_it_is_evaluated_can_be_trained_with(digits):
     assert not model.table.is_inference() and not result.logits.requires_grad
     train.fit(model, digits, replace(SHORT, epochs=1))
     fresh = Halves()
-    encoder.accuracy(fresh, torch.zeros(2, 1, 8, 8), torch.zeros(2))
+    transformer.accuracy(fresh, torch.zeros(2, 1, 8, 8), torch.zeros(2))
     assert not fresh.table.is_inference()
 
 
@@ -530,7 +529,7 @@ def overflowing(monkeypatch, scale=2.0**127):
         made.append(torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10_000))
         return made[-1]
 
-    monkeypatch.setattr(train, "make_scaler", make)
+    monkeypatch.setattr(loop, "make_scaler", make)
     return made
 
 
@@ -538,8 +537,8 @@ def test_a_step_that_the_scaler_skips_moves_nothing(digits, monkeypatch):
     recipe = replace(SHORT, epochs=2, warmup=0.3, ema_decay=0.9, clip_grad=None)
     overflowing(monkeypatch)
     moved, models = [], [new_vit(), new_vit()]
-    averaged = train.AveragedModel.update_parameters
-    monkeypatch.setattr(train.AveragedModel, "update_parameters", lambda *a: (moved.append(1), averaged(*a))[1])
+    averaged = loop.AveragedModel.update_parameters
+    monkeypatch.setattr(loop.AveragedModel, "update_parameters", lambda *a: (moved.append(1), averaged(*a))[1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns where the schedule moves before the optimizer
         history = train.fit(models[0], digits, recipe, objective=lambda *given: 16 * train.labels_alone(*given))
@@ -667,12 +666,12 @@ def test_a_digest_stands_for_every_value_and_not_for_how_it_lies_in_memory():
     image = torch.rand(2, 3, 4, 4)
     state = {"a": image, "none": torch.zeros(0, 3), "one": torch.tensor(True), "steps": torch.tensor(3), "extra": [1]}
     lies = state | {"a": image.to(memory_format=torch.channels_last), "steps": torch.tensor([9, 3])[1]}
-    assert train.digest(state) == train.digest(lies) and len(train.digest(state)) == 16
+    assert digests.digest(state) == digests.digest(lies) and len(digests.digest(state)) == 16
     others = [
         {"a": image.flip(0)}, {"a": image.double()}, {"a": image.reshape(2, 3, 16)}, {"none": torch.zeros(0, 2)},
         {"one": torch.tensor(False)}, {"steps": torch.tensor(4)}, {"extra": [2]}, {"more": torch.zeros(0)},
     ]  # fmt: skip
-    assert len({train.digest(state | other) for other in others} | {train.digest(state)}) == 9
+    assert len({digests.digest(state | other) for other in others} | {digests.digest(state)}) == 9
 
 
 def changed(dataset, name):
@@ -701,9 +700,9 @@ def test_processes_with_other_data_are_refused(digits, tmp_path, monkeypatch):
     def gather(value):
         if not isinstance(value, dict):
             return [value, value]
-        return [value, value | {"data": train.described_data(changed(digits, "train_labels"))}]
+        return [value, value | {"data": loop.described_data(changed(digits, "train_labels"))}]
 
-    monkeypatch.setattr(train.processes, "gather", gather)
+    monkeypatch.setattr(loop.processes, "gather", gather)
     with pytest.raises(ValueError, match=r"not given the same \(digest: \w+ rank 1, \w+ rank 0\)"):
         train.fit(new_vit(), digits, SHORT, checkpoint=tmp_path / "run.pt")
 

@@ -13,17 +13,18 @@ import vit_pytorch
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from vitutils import check, weights
-from vitutils.cnn import ConvStem
-from vitutils.vit import (
+from vitutils import check
+from vitutils.models import (
     MLP,
     Block,
+    ConvStem,
     PatchEmbed,
     SelfAttention,
     ViT,
     ViTConfig,
     init_weights,
     resize_positions,
+    weights,
 )
 
 SMALL = ViTConfig(

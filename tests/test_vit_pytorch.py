@@ -12,9 +12,9 @@ from torch import nn
 from studies import library
 from studies.record import store_of
 from studies.store import NotYet
-from vitutils import check, weights
+from vitutils import check
+from vitutils.models import ViT, weights
 from vitutils.train import parameter_groups
-from vitutils.vit import ViT
 
 CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "08_vit_pytorch.ipynb"
 SOLUTIONS = {

@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vitutils import check, data, probe, train, weights
-from vitutils.vit import ViT, ViTConfig
+from vitutils import check, data, train
+from vitutils.analysis import probe
+from vitutils.models import ViT, ViTConfig, weights
 
 NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 SMALL = ViTConfig(

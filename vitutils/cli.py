@@ -16,10 +16,12 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from vitutils import check, data, folders, runtime, train
-from vitutils import ranks as processes
-from vitutils.cnn import SmallCNN
-from vitutils.vit import ViT, ViTConfig
+from vitutils import check, data, runtime
+from vitutils import distributed as processes
+from vitutils.data import folders
+from vitutils.models.cnn import SmallCNN
+from vitutils.models.vit import ViT, ViTConfig
+from vitutils.training import loop
 
 HELP = """Train a net of the book, in one process or in several.
 
@@ -77,7 +79,7 @@ def _number(name: str, kind: type) -> Callable[[str], float]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"invalid {kind.__name__} value: {text!r}") from None
         try:
-            return train.checked(name, value)
+            return loop.checked(name, value)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -85,7 +87,7 @@ def _number(name: str, kind: type) -> Callable[[str], float]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return the parser of the command; every number of `train.Recipe` is an option of the same name.
+    """Return the parser of the command; every number of `loop.Recipe` is an option of the same name.
 
     It raises ArgumentError, a ValueError, for arguments that do not fit.
     """
@@ -105,14 +107,14 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--skip-unreadable", action="store_true", help="pass over a folder's damaged images")
     command.add_argument("--augment", choices=AUGMENT, default="none", help="of the training images (default: none)")
     command.add_argument("--device", choices=("cpu", "cuda", "mps"), help="(default: what torch finds)")
-    for field in fields(train.Recipe):
+    for field in fields(loop.Recipe):
         option, off = "--" + field.name.replace("_", "-"), "; inf for none" if field.name == "clip_grad" else ""
         how = {"default": field.default, "help": f"(default: {field.default}{off})"}
-        if field.name in train.LIMITS:
+        if field.name in loop.LIMITS:
             kind = int if field.name in ("epochs", "batch_size", "seed") else float
             command.add_argument(option, type=_number(field.name, kind), **how)
         elif field.name == "schedule":
-            command.add_argument(option, choices=train.SCHEDULES, **how)
+            command.add_argument(option, choices=loop.SCHEDULES, **how)
     return command
 
 
@@ -157,8 +159,8 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
             sys.stdout.flush()
 
     def prepare() -> tuple:
-        numbers = {f.name: getattr(options, f.name) for f in fields(train.Recipe) if f.name != "augment"}
-        recipe, device = train.Recipe(**numbers, augment=AUGMENT[options.augment]), _device(options.device, ranks)
+        numbers = {f.name: getattr(options, f.name) for f in fields(loop.Recipe) if f.name != "augment"}
+        recipe, device = loop.Recipe(**numbers, augment=AUGMENT[options.augment]), _device(options.device, ranks)
         if checkpoint.exists() and not options.resume:
             raise ValueError(f"{checkpoint} is there: --resume goes on from it; or take another --out")
         whole = _load(options)
@@ -185,7 +187,7 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
     if options.resume:
         say(f"going on from {checkpoint}" if checkpoint.exists() else f"no {checkpoint} yet: from the beginning")
 
-    history = train.fit(
+    history = loop.fit(
         model,
         part,
         recipe,
@@ -202,7 +204,7 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
     found = {"history": asdict(history)}
     if options.test:
         how = {"mean": whole.mean, "std": whole.std, "device": device}
-        test = train.evaluate(model, whole.test_images, whole.test_labels, **how)
+        test = loop.evaluate(model, whole.test_images, whole.test_labels, **how)
         found["test"] = {"loss": test.loss, "accuracy": test.accuracy, "images": len(whole.test_labels)}
         say(f"test: loss {test.loss:.4f}, accuracy {test.accuracy:.2%}, {len(whole.test_labels):,} images")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -22,8 +22,8 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vitutils import decoding
-from vitutils._sources import DataError
+from vitutils.data import decoding
+from vitutils.data.sources import DataError
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 PARTS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitutils.given import at_least_1, check_images, logits_for, shown
-from vitutils.modes import eval_mode
+from vitutils.arguments import at_least_1, check_images, logits_for, shown
+from vitutils.models.modes import eval_mode
 
 # projection to q, k, v; number of heads; what the heads' results go through next
 NAMES = (("qkv", "num_heads", "proj"), ("to_qkv", "heads", "to_out"))

@@ -32,11 +32,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vitutils import _fingerprint, data, train
-from vitutils import pictures as sets
-from vitutils._progress import show_progress
-from vitutils._sources import data_folders
-from vitutils.given import (
+from vitutils import data, train
+from vitutils.analysis import _fingerprint
+from vitutils.arguments import (
     at_least_1,
     check_training,
     checked_features,
@@ -47,9 +45,12 @@ from vitutils.given import (
     logits_for,
     unit_rows,
 )
-from vitutils.modes import eval_mode
-from vitutils.pictures import Pictures
-from vitutils.vit import ViTConfig
+from vitutils.data import image_sets, sets
+from vitutils.data.image_sets import Pictures
+from vitutils.data.sources import data_folders
+from vitutils.files import show_progress
+from vitutils.models.modes import eval_mode
+from vitutils.models.vit import ViTConfig
 
 # One image of each of many classes is what is meant here; scikit-learn's warning would stand on the page.
 warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
@@ -414,10 +415,10 @@ def _reading(pictures: Pictures) -> str:
     read, content = pictures.read, pictures.content
     if type(pictures) is Pictures and isinstance(content, functools.partial):
         held = content.args[-1]
-        if content.func is sets._pixels and type(held) is Tensor and read == held.__getitem__:
+        if content.func is image_sets._pixels and type(held) is Tensor and read == held.__getitem__:
             return f"{tuple(held.shape[1:])} {held.dtype}"
-        ours = getattr(read, "func", None) in (sets._read, sets._read_official) and read.args[-1] is held
-        if content.func is sets._content and ours:
+        ours = getattr(read, "func", None) in (image_sets._read, image_sets._read_official) and read.args[-1] is held
+        if content.func is image_sets._content and ours:
             return "files"
     raise _fingerprint.Hidden(f"{pictures.name} is read by your own function")
 
@@ -577,7 +578,7 @@ def _as_uint8(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """One image (C,H,W) as uint8, its normalisation undone."""
     if not _stack([image]).is_floating_point():
         raise ValueError(f"the transform must give float images, normalised, got {image.dtype}")
-    image = image * data._per_channel(std, image) + data._per_channel(mean, image)
+    image = image * sets._per_channel(std, image) + sets._per_channel(mean, image)
     low, high = image.min().item(), image.max().item()
     if not -0.25 <= low <= high <= 1.25:  # resizing may overshoot a little
         raise ValueError(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitutils.vit import MLP, SelfAttention, init_weights
+from vitutils.models.vit import MLP, SelfAttention, init_weights
 
 
 def layer_norm(

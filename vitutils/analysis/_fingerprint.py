@@ -1,4 +1,4 @@
-"""A hash of a net or a transform where all of it is known; used by `vitutils.probe`, which keeps features under it.
+"""A hash of a net or a transform where all of it is known; `probe` keeps features under it.
 
 Known are: classes of installed libraries and of this package, by name and version; plain values; tensors, by their
 bytes; torch's and torchvision's functions on tensors, by name; and what is made of these. Nothing that the reader wrote
@@ -30,7 +30,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dis
 VALUES = (type(None), bool, int, float, complex, str, bytes, type(...), range, slice)
 VALUES += (torch.dtype, torch.device, torch.layout, torch.memory_format)
 # Whose objects hold nothing but their attributes; of other libraries only layers are known, which keep theirs in sight.
-PLAIN = ("torchvision", "timm", "einops", __package__)
+PACKAGE_NAME = __name__.partition(".")[0]
+PLAIN = ("torchvision", "timm", "einops", PACKAGE_NAME)
 PURE = ("torch.nn.functional", "torch._C._nn", "torchvision.transforms.")  # functions that reach for nothing outside
 UNUSED = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_is_full_backward_hook"}
 AS_IMPORTED = {place: {k: v for k, v in vars(place).items() if callable(v)} for place in (torch, F)}
@@ -41,7 +42,7 @@ class Hidden(ValueError):
 
 
 def _package() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    files = sorted(Path(sys.modules[PACKAGE_NAME].__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
@@ -51,7 +52,7 @@ PACKAGE = _package()  # this package as it was imported
 @functools.cache
 def version(top: str) -> str | None:
     """The version of an installed package and a hash of its list of files; None where there is no such package."""
-    if top == __package__:
+    if top == PACKAGE_NAME:
         return PACKAGE
     if top in sys.stdlib_module_names:
         return None
@@ -72,10 +73,10 @@ def surroundings(device: torch.device) -> str:
     """What changes numbers without being in a net: versions, number formats, autocast. Raises Hidden."""
     kind, backends = device.type, torch.backends
     if _package() != PACKAGE:
-        raise Hidden(f"{__package__} has changed since it was imported: restart")
+        raise Hidden(f"{PACKAGE_NAME} has changed since it was imported: restart")
     if function_modes() or dispatch_modes():
         raise Hidden("a mode of torch is on, as torch.set_default_device sets one")
-    versions = [f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy", "PIL", __package__)]
+    versions = [f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy", "PIL", PACKAGE_NAME)]
     formats = [torch.get_default_dtype(), torch.get_float32_matmul_precision()]
     formats += [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
     cast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)

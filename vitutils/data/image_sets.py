@@ -30,11 +30,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets as tv
 
-from vitutils import data, decoding
-from vitutils._own import Packed, content, entries, read_layout, read_picture
-from vitutils._progress import downloading
-from vitutils._sources import TIMEOUT, data_folders, sweep
-from vitutils.data import DataError
+from vitutils.data import decoding, sets, synthetic
+from vitutils.data._layout import Packed, content, entries, read_layout, read_picture
+from vitutils.data.sources import TIMEOUT, DataError, data_folders, sweep
+from vitutils.files import downloading
 
 # What a folder's name does not say by itself.
 TITLES = {"cifar10_jpeg": "CIFAR-10 recompressed"}
@@ -89,7 +88,7 @@ class Pictures(torch.utils.data.Dataset):
             raise ValueError(f"expected a count of 1 or more, or None, got {count}")
         if count is None or count >= len(self):
             return self
-        return self.at(data._rounds(self.labels, seed)[:count])
+        return self.at(sets._rounds(self.labels, seed)[:count])
 
     def fingerprint(self) -> str:
         """A hash of the pictures' own bytes, their labels and order, and the class names: another set, another hash."""
@@ -140,7 +139,7 @@ class PictureSet:
 
     def summary(self) -> str:
         """One line: title, sizes, classes, source; and pictures a class where they are unlike."""
-        told = data.class_counts(self.classes, self.train.labels, self.test.labels)
+        told = sets.class_counts(self.classes, self.train.labels, self.test.labels)
         return (
             f"{self.title}: {len(self.train):,} training and {len(self.test):,} test pictures, "
             f"{len(self.classes)} classes{told}, from {self.source}"
@@ -154,7 +153,7 @@ def from_tensors(
     name: str, part: str, images: Tensor, labels: Tensor, classes: Sequence[str], source: str
 ) -> Pictures:
     """Pictures out of uint8 images (N,C,H,W) in memory and their labels (N,)."""
-    data._check_pair(images, labels, f"{name}, {part}")
+    sets._check_pair(images, labels, f"{name}, {part}")
     if images.dtype != torch.uint8:
         raise ValueError(f"{name}, {part}: expected uint8 images, got {images.dtype}")
     return Pictures(name, part, labels, tuple(classes), source, images.__getitem__, partial(_pixels, images))
@@ -165,7 +164,7 @@ def _pixels(images: Tensor, i: int) -> bytes:
 
 
 def _tensors(name: str, download: bool) -> PictureSet:
-    found = data.load(name, download=download)
+    found = sets.load(name, download=download)
     train = from_tensors(name, "train", found.train_images, found.train_labels, found.classes, found.source)
     test = from_tensors(name, "test", found.test_images, found.test_labels, found.classes, found.source)
     return PictureSet(name, TITLES.get(name, name), train, test)
@@ -174,7 +173,7 @@ def _tensors(name: str, download: bool) -> PictureSet:
 def _shapes(name: str, download: bool) -> PictureSet:
     parts = {}
     for part, count, start in (("train", 2_000, 0), ("test", 1_000, 2_000)):
-        drawn = data.shapes(count, seed=0, size=64, start=start)
+        drawn = synthetic.shapes(count, seed=0, size=64, start=start)
         parts[part] = from_tensors(name, part, drawn.images, drawn.labels, drawn.classes, "vitutils.data.shapes, drawn")
     return PictureSet(name, TITLES[name], **parts)
 
@@ -271,7 +270,7 @@ def _split(name: str, title: str, whole: Pictures) -> PictureSet:
     """Cut a set that has no test part of its own: the same fifth of it every time, each class in proportion."""
     count = max(len(whole.classes), round(TEST_SHARE * len(whole)))
     try:
-        held = data.split_off(whole.labels, count, SPLIT_SEED, whole.classes)
+        held = sets.split_off(whole.labels, count, SPLIT_SEED, whole.classes)
     except ValueError as error:
         raise DataError(f"{name}: {error}") from None
     source = f"{whole.source} (no official split: a fifth kept for the test, seed {SPLIT_SEED})"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vitutils.modes import eval_mode
-from vitutils.train import evaluate
+from vitutils.models.modes import eval_mode
+from vitutils.training import evaluate
 
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 

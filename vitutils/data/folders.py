@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitutils._own import Packed, read_layout, read_picture
-from vitutils.data import DataError, Dataset, channel_statistics
+from vitutils.data._layout import Packed, read_layout, read_picture
+from vitutils.data.sets import Dataset, channel_statistics
+from vitutils.data.sources import DataError
 
 
 def memory() -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vitutils._sources import DataError
+from vitutils.data.sources import DataError
 
 try:
     import pillow_heif

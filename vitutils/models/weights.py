@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from vitutils._progress import downloading
-from vitutils._sources import data_folders
-from vitutils.decoding import AsSeen
-from vitutils.vit import ViT, ViTConfig
+from vitutils.data.decoding import AsSeen
+from vitutils.data.sources import data_folders
+from vitutils.files import downloading
+from vitutils.models.vit import ViT, ViTConfig
 
 State = dict[str, Tensor]
 
-POCKET_FILE = Path(__file__).resolve().with_name("pocket.safetensors")  # written by studies/pocket.py, with its card
+POCKET_FILE = Path(__file__).resolve().parents[1] / "pocket.safetensors"  # written by studies/pocket.py, with its card
 POCKET_CONFIG = ViTConfig(
     img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=64, depth=6, num_heads=4, mlp_ratio=2.0
 )

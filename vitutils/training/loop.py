@@ -27,13 +27,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from vitutils import distributed as processes
 from vitutils import plot
-from vitutils import ranks as processes
-from vitutils._progress import show_progress
-from vitutils._told import digest, digest_net, told_of  # noqa: F401 - digest_net is for `distill`
-from vitutils.data import Dataset, batch_sizes, batches, seeded
-from vitutils.given import checked_labels, logits_for, plain, shown
-from vitutils.modes import eval_mode, modes_kept, own_modes, set_modes
+from vitutils.arguments import checked_labels, logits_for, plain, shown
+from vitutils.data.sets import Dataset, batch_sizes, batches, seeded
+from vitutils.files import show_progress
+from vitutils.models.modes import eval_mode, modes_kept, own_modes, set_modes
+from vitutils.training.digests import digest, told_of
 
 SCHEDULES = ("cosine", "constant")
 # Numbers of a recipe: what each must be, in words, and whether one is.
@@ -287,7 +287,7 @@ def _check_outputs(outputs: object, K: int | None = None) -> None:
 def described(recipe: Recipe, objective: Callable) -> dict:
     """What a checkpoint keeps of how it was trained: recipe, augmentation, objective and its own numbers.
 
-    A function is kept as `_told.told_of` sees it: name, code, and the numbers, words and functions it was made with.
+    A function is kept as `digests.told_of` sees it: name, code, and the numbers, words and functions it was made with.
 
     Raises ValueError for numbers of the objective that a checkpoint cannot hold: anything but numbers, words and None.
     """
@@ -396,15 +396,16 @@ def fit(
     model in eval mode is put in train mode, all of it. At the end, or after an error, every module has its own again.
     A last batch of one image joins the one before it (`data.batch_sizes`).
 
-    Under torchrun, inside `ranks.joined()`, every rank makes this call with the same arguments. recipe.batch_size is
-    that of all ranks together: each takes its part of every batch, and the gradient is the mean over the whole of it.
-    So the number of ranks changes rounding and what is drawn at random (augmentation, dropout, mixing), and for nets
-    with BatchNorm the images that its means are taken over: a rank's own. Rank 0 writes the checkpoint; all read it.
+    Under torchrun, inside `distributed.joined()`, every rank makes this call with the same arguments.
+    recipe.batch_size is that of all ranks together: each takes its part of every batch, and the gradient is the mean
+    over the whole of it. So the number of ranks changes rounding and what is drawn at random (augmentation, dropout,
+    mixing), and for nets with BatchNorm the images that its means are taken over: a rank's own. Rank 0 writes the
+    checkpoint; all read it.
 
     Raises FloatingPointError, with the step, once a loss is not finite; ValueError for a checkpoint of another
     recipe, augmentation, objective, net or teacher, of other frozen parameters, or of other classes or images (every
     byte of them counts), for fewer images than ranks, an empty part, and a model without logits for each class or
-    without parameters to train. What only one rank meets is a `ranks.RankError` on all.
+    without parameters to train. What only one rank meets is a `distributed.RankError` on all.
     """
     if resume and not checkpoint:
         raise ValueError("resume=True goes on from a checkpoint: say which, checkpoint=PATH")
@@ -610,9 +611,3 @@ def _record(history: History, recent: list[tuple[Tensor, Tensor]]) -> None:
         history.losses.append(value)
         history.grad_norms.append(norm.item())
     recent.clear()
-
-
-if __name__ == "__main__":
-    from vitutils.cli import main
-
-    main()

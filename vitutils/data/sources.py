@@ -33,7 +33,7 @@ from torch import Tensor
 from torchvision import datasets as tv
 from torchvision.datasets.utils import calculate_md5, download_url
 
-from vitutils._progress import downloading
+from vitutils.files import downloading
 
 TIMEOUT = 10.0  # seconds without an answer, after which a mirror is given up
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")

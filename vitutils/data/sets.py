@@ -17,27 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from vitutils._shapes import SHAPES, Shapes, shapes
-from vitutils._sources import RECIPES, DataError, find
-from vitutils.ranks import share
-
-__all__ = [
-    "SHAPES",
-    "DataError",
-    "Dataset",
-    "Shapes",
-    "batch_sizes",
-    "batches",
-    "channel_statistics",
-    "denormalise",
-    "flip_shift",
-    "load",
-    "load_first",
-    "normalise",
-    "per_image",
-    "photos",
-    "shapes",
-]
+from vitutils.data.sources import RECIPES, DataError, find
+from vitutils.distributed import share
 
 NAMES = ("digits", *RECIPES)
 
@@ -248,8 +229,8 @@ def batches(
     batch may have one image.
     augment: function of a batch on `device`, before normalisation, in the images' own dtype.
     mean, std: per channel, of images scaled to 0..1; the defaults map 0..1 to -1..1.
-    rank, world: of several processes, each takes its part of every batch (`ranks.share`). Where there are too few for
-    all to have two, some have none of their own: they get the batch's first two images, and `Ranks.weight` is 0.
+    rank, world: of several processes, each takes its part of every batch (`distributed.share`). Where there are too
+    few for all to have two, some have none of their own: they get its first two images, and `Ranks.weight` is 0.
     The same seed gives the same batches on one device, whatever was drawn before, and torch's own
     random state stays as it was. Raises ValueError for shapes or dtypes that do not fit.
 
