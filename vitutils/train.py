@@ -1,0 +1,11 @@
+"""Training under its short name: what stands here is `vitutils.training`.
+
+From the command line `python -m vitutils.train --help`; in several processes `torchrun ... -m vitutils.train`.
+"""
+
+if __name__ == "__main__":
+    from vitutils.cli import main
+
+    main()
+else:
+    from vitutils.training import *  # noqa: F403
