@@ -5,12 +5,12 @@ FOUND = command -v "$(PYTHON)" >/dev/null || { \
 ENV = @$(FOUND); "$(PYTHON)" -E scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
-.PHONY: help book test pages pdf lint lab results clean adopt links chapter
+.PHONY: help book test test-all pages pdf lint lab results clean adopt links chapter
 
 help:  ## these lines
 	@echo "Vision Transformers in PyTorch"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Another Python: make test PYTHON=python3.13 (3.10 to 3.13). Size of the runs: VITBOOK_SCALE=smoke|cpu|gpu"
 
@@ -19,6 +19,9 @@ book:  ## execute the notebooks and render the book to _build/html
 
 test:  ## ruff, the package's tests, and every notebook at the smallest scale
 	$(ENV) scripts/test.py
+
+test-all:  ## the same, and what takes long: small books built, environments made, processes killed
+	$(ENV) scripts/test.py --all
 
 pages:  ## open every built page in a browser: weight, other hosts, accessibility, phone, keyboard, search
 	$(ENV) scripts/pages.py

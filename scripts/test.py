@@ -1,7 +1,8 @@
 """Run every check of the book: ruff, then the tests and the notebooks in one pytest run.
 
-    .venv/bin/python scripts/test.py [--lint] [pytest's own options]
+    .venv/bin/python scripts/test.py [--lint | --all] [pytest's own options]
 
+Tests marked `slow` run with `--all` alone, which is `make test-all`.
 The notebooks run at the smallest scale (`VITBOOK_SCALE=smoke`), two at a time with one thread each:
 two torch processes of two threads each would stand in each other's way on two cores.
 """
@@ -77,11 +78,13 @@ def main(arguments: list[str]) -> int:
     workers = max(2, min(4, cores()))
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "scripts.where_time_went"]
     command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers), "--dist", "loadfile"]
-    command += [*notebooks, "tests", *arguments]
+    every = "--all" in arguments
+    command += [*notebooks, "tests", *([] if every else ["-m", "not slow"])]
+    command += [argument for argument in arguments if argument != "--all"]
     print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time")
     sys.stdout.flush()
     try:
-        with running.stoppable(), running.alone(ROOT, "make test"):
+        with running.stoppable(), running.alone(ROOT, f"make test{'-all' * every}"):
             return call(command)
     except running.Busy as busy:
         print(busy, file=sys.stderr)

@@ -109,6 +109,7 @@ def test_there_is_one_address():
     one_address(ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["jane/vision", "jane-doe/book", "me/atlas", "pytorch/atlas", "jane/jane.github.io"])
 def test_names_that_others_have_are_no_second_one(copy, place):
     """Others' names that the book cites, and those of its examples, are no second address."""
@@ -129,6 +130,7 @@ def test_every_setup_cell_and_badge_says_it():
         assert f"github.com/{owner}/{name}" in book[path], f"{path} does not give the address"
 
 
+@pytest.mark.slow
 def test_a_second_address_would_be_seen(copy):
     owner, name = adopt.current(copy)
     (copy / "book" / "stray.md").write_text(f"See https://github.com/someone-else/{name}.\n")
@@ -137,6 +139,7 @@ def test_a_second_address_would_be_seen(copy):
     assert any("other-name" in place for place in addresses(copy))
 
 
+@pytest.mark.slow
 def test_adopting_leaves_no_trace_and_can_be_done_again(copy):
     old, first = adopt.current(copy), texts(copy)
     before = first
@@ -162,6 +165,7 @@ def test_adopting_leaves_no_trace_and_can_be_done_again(copy):
     assert texts(copy) == first
 
 
+@pytest.mark.slow
 def test_adopting_the_same_address_changes_nothing(copy):
     run(copy, "https://github.com/me/my-book")
     before = texts(copy)
@@ -237,6 +241,7 @@ def edit(root: Path, name: str, old: str, new: str) -> None:
     (root / name).write_text(text.replace(old, new), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_all_of_the_book_says_the_new_address_the_folder_and_the_branch(copy):
     again = ("b", "my-book-2")
     for pair, branch in [(("me", "my-book"), adopt.MAIN), (again, "trunk"), (again, "rel/2.0")]:
@@ -248,6 +253,7 @@ def test_all_of_the_book_says_the_new_address_the_folder_and_the_branch(copy):
     assert wrong(copy, ("me", "my-book"), "rel/2.0") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
@@ -268,12 +274,14 @@ def test_what_a_hand_edit_began_is_finished(copy, name, old, new):
     assert "nothing to change" in run(copy, URL).stdout
 
 
+@pytest.mark.slow
 def test_a_branch_that_was_written_into_the_configuration_goes_everywhere(copy):
     edit(copy, "_config.yml", "  branch: main", "  branch: another")
     run(copy, URL)
     assert wrong(copy, ("me", "my-book"), "another") == []
 
 
+@pytest.mark.slow
 def test_windows_line_ends_stay_and_hide_nothing(copy):
     for path in texts(copy):
         whole = (copy / path).read_bytes()
@@ -338,6 +346,7 @@ def test_another_repository_s_git_does_not_choose_the_branch(tmp_path, monkeypat
     assert adopt.choose_branch(tmp_path / "own", "") == "trunk"
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_in_the_middle_says_so_and_can_be_finished(copy, monkeypatch):
     replace, written = Path.replace, []
 
@@ -380,6 +389,7 @@ def clone(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_clone_that_was_adopted_passes_the_quick_tests(clone):
     """Under the longest name, where lines grow, and on a branch that only the checkout knows of, if main is no more."""
     done = run(clone, "https://github.com/" + "/".join(LONG))

@@ -167,6 +167,7 @@ def book(tmp_path_factory) -> SmallBook:
     return small
 
 
+@pytest.mark.slow
 def test_a_build_says_which_file_to_open(book):
     index = book.root / "_build" / "html" / "index.html"
     assert index.exists()
@@ -174,6 +175,7 @@ def test_a_build_says_which_file_to_open(book):
     assert "word: first" in book.page("notebooks/01_count.html")
 
 
+@pytest.mark.slow
 def test_what_a_reader_has_set_does_not_reach_a_chapter(book):
     page = re.sub(r"<[^>]+>", "", book.page("notebooks/01_count.html"))
     for line in (
@@ -187,12 +189,14 @@ def test_what_a_reader_has_set_does_not_reach_a_chapter(book):
     assert "started" not in page and "The home folder (/proc/nowhere)" in book.first.stdout
 
 
+@pytest.mark.slow
 def test_the_button_of_a_chapter_opens_its_notebook_in_colab(book):
     repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
     place = f"{repository['url'].removeprefix('https://github.com')}/blob/{repository['branch']}/notebooks/01_count.ipynb"
     assert f"https://colab.research.google.com/github{place}" in book.page("notebooks/01_count.html")
 
 
+@pytest.mark.slow
 def test_unchanged_it_executes_nothing(book):
     done = book.build()
     assert done.returncode == 0, done.stdout
@@ -201,6 +205,7 @@ def test_unchanged_it_executes_nothing(book):
     assert (book.root / "_build" / "html" / "index.html").as_uri() in done.stdout
 
 
+@pytest.mark.slow
 def test_no_stale_output(book):
     """After each of these edits the notebook runs anew and its page shows the new output."""
     before = book.executions()
@@ -223,6 +228,7 @@ def test_no_stale_output(book):
     assert book.executions() == before + 3
 
 
+@pytest.mark.slow
 def test_a_cache_that_another_command_wrote_is_not_trusted(book):
     """A plain `jupyter-book build` at another scale leaves its outputs in the same cache."""
     before = book.executions()
@@ -240,6 +246,7 @@ def summary(done: subprocess.CompletedProcess) -> str:
     return done.stdout.partition("The book was not built")[2]
 
 
+@pytest.mark.slow
 def test_a_fault_on_a_page_fails_the_build_twice(book):
     book.write(
         "book/preface.md",
@@ -270,6 +277,7 @@ def test_a_fault_on_a_page_fails_the_build_twice(book):
     assert book.executions() == before + 1
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_finished_site_fails_the_build(book):
     """What Sphinx does not see: raw HTML, what a cell printed, what a page loads from elsewhere."""
     book.write(
@@ -291,6 +299,7 @@ def test_a_fault_in_the_finished_site_fails_the_build(book):
         assert any(where in line and what in line for line in said.splitlines()), (what, said)
 
 
+@pytest.mark.slow
 def test_a_failing_cell_fails_the_build_twice(book):
     book.write("book/preface.md", book.preface())
     book.notebook(code='print("so far so good")\n\nvalue = 1 / 0')
@@ -301,6 +310,7 @@ def test_a_failing_cell_fails_the_build_twice(book):
         assert "value = 1 / 0" in said
 
 
+@pytest.mark.slow
 def test_mended_it_builds_again_and_what_left_the_book_is_gone(book):
     book.write("_toc.yml", "format: jb-book\nroot: book/preface\nchapters:\n")
     with (book.root / "_toc.yml").open("a") as toc:
@@ -607,6 +617,7 @@ def rough(tmp_path_factory) -> SmallBook:
     return small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "what"),
     [
@@ -625,10 +636,12 @@ def test_a_chapter_that_fails_is_named_by_cell_and_cause(rough, where, what):
     assert "ZMQError" not in rough.said and "Traceback" not in rough.said + rough.done.stderr
 
 
+@pytest.mark.slow
 def test_neither_a_kernel_of_another_machine_nor_a_byte_that_is_no_text_stops_a_chapter(rough):
     assert "bytes \ufffd\ufffd" in rough.page("notebooks/01_count.html")
 
 
+@pytest.mark.slow
 def test_build_may_be_a_link_to_another_disk(rough):
     assert (rough.root / "_build").is_symlink() and (rough.root.parent / "disk" / "html" / "index.html").is_file()
     assert not [fault for fault in book_script.look_at_pages(rough.root / "_build" / "html") if "link" in fault]
@@ -725,6 +738,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="ends by a signal")
 def test_a_build_that_is_stopped_leaves_no_kernel_and_keeps_what_was_finished(tmp_path):
     small = SmallBook(tmp_path)

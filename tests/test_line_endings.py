@@ -36,6 +36,7 @@ def windows(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("git") or not (ROOT / ".git").exists(), reason="not a checkout")
 def test_git_gives_lf_on_windows_too(tmp_path):
     """A clone with the settings of Git for Windows, of what is committed, with the attributes as they stand here."""

@@ -20,7 +20,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "env.py"
-TARGETS = ["help", "book", "test", "pages", "pdf", "lint", "lab", "results", "clean", "adopt", "links", "chapter"]
+TARGETS = ["help", "book", "test", "test-all", "pages", "pdf", "lint", "lab", "results", "clean", "adopt"]
+TARGETS += ["links", "chapter"]
 
 spec = importlib.util.spec_from_file_location("env_script", SCRIPT)
 env = importlib.util.module_from_spec(spec)
@@ -60,7 +61,7 @@ def test_every_target_is_in_the_help():
     text = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split()
     assert sorted(phony) == sorted(TARGETS)
-    assert sorted(re.findall(r"^([a-z]+):", text, re.M)) == sorted(TARGETS)
+    assert sorted(re.findall(r"^([a-z-]+):", text, re.M)) == sorted(TARGETS)
 
 
 def test_a_python_that_is_not_there():
@@ -144,6 +145,7 @@ def test_clean_waits_for_nobody_and_takes_nothing_from_a_build(built, monkeypatc
 # --- Which Python --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", interpreters("2.7", "3.6", "3.8", "3.9", "3.14") or [None])
 def test_a_real_python_of_the_wrong_age(python):
     if python is None:
@@ -228,6 +230,7 @@ def prepare(root: Path, *command: str, python: str = sys.executable, goal: str =
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_install_leaves_no_stamp(story):
     """pip hangs on a server that never answers, and is killed."""
     with socket.socket() as server:
@@ -254,6 +257,7 @@ def test_an_interrupted_install_leaves_no_stamp(story):
     assert not (story / ".venv" / env.STAMP).exists()
 
 
+@pytest.mark.slow
 def test_no_network_then_ready_then_changed(story):
     stamp, log = story / ".venv" / env.STAMP, story / ".venv" / env.LOG
     done = prepare(story, **DEAD)
@@ -283,6 +287,7 @@ def test_no_network_then_ready_then_changed(story):
     assert prepare(story, "-c", "raise SystemExit(7)").returncode == 7
 
 
+@pytest.mark.slow
 def test_pages_and_pdf_install_more_and_the_others_do_not(story):
     """A second list with a stamp of its own: what is wrong with it stops `make pages`, never `make test`."""
     more, log = story / "requirements-pages.txt", story / ".venv" / env.LOG
@@ -320,6 +325,7 @@ def small_wheel(path: Path, **files: str | bytes) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["variables", "pip.conf"])
 def test_what_is_installed_lands_in_the_environment(story, tmp_path, how):
     """Wherever the reader has other packages put. Their index, which may be the only one within reach, is kept."""
@@ -347,6 +353,7 @@ def test_what_is_installed_lands_in_the_environment(story, tmp_path, how):
         assert "/of-pip-conf" in (story / ".venv" / env.LOG).read_text()
 
 
+@pytest.mark.slow
 def test_a_reader_s_python_settings_do_not_keep_make_from_starting(story):
     (story / "requirements.txt").write_text("# nothing\n")
     shutil.copy(ROOT / "Makefile", story)
@@ -357,6 +364,7 @@ def test_a_reader_s_python_settings_do_not_keep_make_from_starting(story):
     assert done.stdout.splitlines()[-1] == "optimize 0"
 
 
+@pytest.mark.slow
 def test_a_half_made_environment_is_made_again(story):
     (story / ".venv" / env.STAMP).unlink()
     for pip in (story / ".venv").glob("lib*/python*/site-packages/pip"):
@@ -366,6 +374,7 @@ def test_a_half_made_environment_is_made_again(story):
     assert "Creating .venv" in done.stdout
 
 
+@pytest.mark.slow
 def test_another_real_python_gets_another_folder(story):
     own = "{}.{}".format(*sys.version_info)
     others = interpreters(*sorted({"3.10", "3.11", "3.12", "3.13"} - {own}))
@@ -550,6 +559,7 @@ package using the following command.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])
 def test_no_venv_module(project, module):
     """An empty module in its place: Python then says that it has none (Debian lacks ensurepip)."""
@@ -585,6 +595,7 @@ can_mount = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @can_mount
 def test_a_disk_that_is_full_before_pip_is_there(project):
     done = on_a_small_disk(project, "4m")
@@ -592,6 +603,7 @@ def test_a_disk_that_is_full_before_pip_is_there(project):
     assert "Disk full while creating" in done.stderr and "8 GB" in done.stderr
 
 
+@pytest.mark.slow
 @can_mount
 def test_a_disk_that_fills_while_pip_installs(project, tmp_path):
     """A package of 200 MB (zeros: a small file) onto a disk of 100 MB."""
@@ -704,7 +716,7 @@ def test_ci_run_calls_both_commands(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     data = f"{root}/.cache/vitbook:{tmp_path}/shared/data"
     commands = [
-        f"make test at unset with {data}",
+        f"make test-all at unset with {data}",
         f"make book at cpu with {data}",
         f"make pages at unset with {data}",
         f"make pdf at unset with {data}",
@@ -726,7 +738,7 @@ def test_workflows_call_make(name):
     commands = "\n".join(step.get("run", "") for step in steps)
     wanted = {"tests.yml": "make test", "pages.yml": "make book"}[name]
     assert wanted in commands
-    assert set(re.findall(r"make ([a-z]+)", commands)) <= set(TARGETS)
+    assert set(re.findall(r"make ([a-z-]+)", commands)) <= set(TARGETS)
     if name == "pages.yml":
         assert commands.index("make book") < commands.index("make pages")
     if name == "tests.yml":

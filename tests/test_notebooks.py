@@ -536,6 +536,7 @@ def stored(path: Path, *cells: dict) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_refresh_stores_marked_outputs_and_nothing_else(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", *RUN)
     assert command.main(["run", str(path), "--scale", "smoke"]) == 1  # 'old' is not what it gives
@@ -565,6 +566,7 @@ def test_printed_text_counts_as_one_piece_however_it_came():
     assert command.changed_outputs(*notebooks) == ["cell 'marked' gives another output than the stored one"]
 
 
+@pytest.mark.slow
 def test_refresh_leaves_the_file_alone_where_a_cell_fails(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", code("broken", "raise ValueError('half')"))
     before = path.read_bytes()
@@ -573,6 +575,7 @@ def test_refresh_leaves_the_file_alone_where_a_cell_fails(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_refresh_refuses_noise_and_pictures_without_words(tmp_path, capsys):
     noisy = code("noisy", f"{rules.MARKER}\nimport warnings\nwarnings.warn('x')", prints="old\n")
     silent = code("silent", f"{rules.MARKER}\nx = 1", prints="old\n")
@@ -587,6 +590,7 @@ def test_refresh_refuses_noise_and_pictures_without_words(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_notebook_without_ids_can_be_run(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", code("", "1 / 0"))
     notebook = json.loads(path.read_text(encoding="utf-8")) | {"nbformat_minor": 0}
@@ -596,6 +600,7 @@ def test_a_notebook_without_ids_can_be_run(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("04_x.ipynb: cell 'cell-1' fails: ZeroDivisionError: division by zero\n")
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_otherwise_is_one_line_too(tmp_path, capsys):
     path = stored(tmp_path / "04_x.ipynb", code("a", "import os; os._exit(3)"))
     before = path.read_bytes()
@@ -605,6 +610,7 @@ def test_a_run_that_ends_otherwise_is_one_line_too(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 @pytest.mark.parametrize(("word", "number"), [("run", signal.SIGINT), ("refresh", signal.SIGTERM)])
 def test_a_signal_stops_all_and_leaves_no_kernel(tmp_path, capsys, word, number):

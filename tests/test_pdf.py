@@ -178,6 +178,7 @@ def goal(file, place) -> int:
 # --- the PDF ---
 
 
+@pytest.mark.slow
 def test_code_and_output_are_whole(texts):
     """Each line of code stands in one line of the sheet, whole; a long line of output is wrapped, and whole."""
     lines = [re.sub(r"\s+", " ", line).strip() for text in texts for line in text.splitlines()]
@@ -190,6 +191,7 @@ def test_code_and_output_are_whole(texts):
             assert cell in pdf.squeezed("".join(texts)), cell
 
 
+@pytest.mark.slow
 def test_nothing_sticks_out(root):
     """Code is set in letters so small that its 79 columns end before the margin; nothing begins beyond it."""
     import pypdfium2
@@ -201,28 +203,33 @@ def test_nothing_sticks_out(root):
     assert len(ends) > 100 and max(ends) < right
 
 
+@pytest.mark.slow
 def test_pages_stand_in_the_order_of_the_contents(texts):
     order = ["For tests", "Contents", "First words.", "Chapter 4 Patches", "head0", "Far below."]
     found = [next(n for n, text in enumerate(texts) if pdf.squeezed(w) in pdf.squeezed(text)) for w in order]
     assert found == sorted(found) and found[:3] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_the_frame_of_the_site_is_not_printed(texts):
     for words in ("Bar of the site", "Sidebar", "Next page", "Twice", "The whole book as one PDF"):
         assert pdf.squeezed(words) not in pdf.squeezed("".join(texts)), words
 
 
+@pytest.mark.slow
 def test_each_sheet_but_the_first_says_its_number(texts):
     for number, text in enumerate(texts[1:], 2):
         assert re.match(rf"(A small book|Contents|Chapter 4: Patches|Numbers)\s*{number}\s", text), text[:80]
 
 
+@pytest.mark.slow
 def test_contents_say_the_numbers(texts):
     for title, words in (("4 Patches", "Chapter 4 Patches"), ("Numbers", "head0")):
         first = next(n for n, text in enumerate(texts) if n > 1 and pdf.squeezed(words) in pdf.squeezed(text)) + 1
         assert re.search(rf"{pdf.squeezed(title)}{first}(?!\d)", pdf.squeezed(texts[1])), (title, first, texts[1])
 
 
+@pytest.mark.slow
 def test_bookmarks_lead_to_their_sheets_and_are_folded(file, texts):
     def flat(items, depth=0):
         for one in items:
@@ -246,6 +253,7 @@ def test_bookmarks_lead_to_their_sheets_and_are_folded(file, texts):
         ]
 
 
+@pytest.mark.slow
 def test_links(file, texts):
     """Inside the book to the sheet; outside it as they were; to a file that is not in it, not at all."""
     links = list(file.pages[2].Annots)
@@ -258,6 +266,7 @@ def test_links(file, texts):
     assert inside == [2, sheet_of("Chapter 4 Patches", texts), table]
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_and_every_link_has_its_place(root, tmp_path):
     import pikepdf
 
@@ -274,6 +283,7 @@ def test_nothing_of_this_machine_and_every_link_has_its_place(root, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_metadata_and_tags(file):
     said = {name: str(file.docinfo[f"/{name}"]) for name in ("Title", "Author", "Keywords")}
     assert said == {"Title": "A small book", "Author": "Somebody", "Keywords": "small, book"}
@@ -282,6 +292,7 @@ def test_metadata_and_tags(file):
     assert (width, height) == (210, 297)
 
 
+@pytest.mark.slow
 def test_it_is_offered_and_stays_so(root, file):
     """The home page links to it; what `make book` noted fits; a second run takes the place of the first."""
     html = root / "_build" / "html"
@@ -299,6 +310,7 @@ def test_it_is_offered_and_stays_so(root, file):
 # --- a reader's own printing, from a dark screen ---
 
 
+@pytest.mark.slow
 def test_dark_screen_prints_black_on_white(root):
     from playwright.sync_api import sync_playwright
 

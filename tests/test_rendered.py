@@ -148,6 +148,7 @@ def look(site):
         yield see
 
 
+@pytest.mark.slow
 def test_a_page_that_is_right(look, site):
     seen = look(GOOD)
     assert seen.faults == []
@@ -160,6 +161,7 @@ def test_a_page_that_is_right(look, site):
     assert seen.whole - seen.bare == (site / "_images" / "large.png").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_reported(look, name, monkeypatch):
     before, after, said = FAULTS[name]
@@ -170,6 +172,7 @@ def test_a_fault_is_reported(look, name, monkeypatch):
     assert any(said in fault for fault in faults), faults
 
 
+@pytest.mark.slow
 def test_a_page_too_heavy(look, monkeypatch):
     monkeypatch.setattr(pages, "axe", lambda tab: [])
     monkeypatch.setattr(pages, "BARE", 200_000)
@@ -178,6 +181,7 @@ def test_a_page_too_heavy(look, monkeypatch):
     assert [fault.partition(" kB ")[2] for fault in faults] == ["without its figures", "with its figures"]
 
 
+@pytest.mark.slow
 def test_the_search(look):
     assert look.search({"softmax": "page.html"}) == []
     assert look.search({"softmax": "last.html"}) == [

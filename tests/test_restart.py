@@ -29,6 +29,8 @@ import notebooks as command
 from vitutils import data
 from vitutils.data import sources
 
+pytestmark = pytest.mark.slow
+
 CHAPTER = "07_data_scale"  # the quickest that downloads, then trains
 SIZES = (6_000, 500)
 # Stands after the setup cell: the chapter's own code does the rest.

@@ -212,6 +212,7 @@ def small(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_status_page_of_a_small_book(small):
     """One page says where it ran, one does not; then one is executed anew, the other comes from the cache."""
     times.add(small / "book/times.csv", [ROW, ROW | {"scale": "gpu", "device": "Tesla T4", "seconds": 9.6}])
