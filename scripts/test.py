@@ -13,16 +13,18 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import colab
 import env
 import notebook_rules as rules
 import running
 
 ROOT = Path(__file__).resolve().parent.parent
-# Every cell must run; what a marked cell prints must be what it stores. The kernel is this Python.
-NBVAL = ("--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={running.LIMITS['smoke']}")
+# Every cell must run; what a marked cell prints must be what it stores.
+NBVAL = ("--nbval-lax", f"--nbval-kernel-name={colab.KERNEL}", f"--nbval-cell-timeout={running.LIMITS['smoke']}")
 SMALL = {"VITBOOK_SCALE": "smoke", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -45,10 +47,10 @@ def cores() -> int:
     return os.cpu_count() or 2
 
 
-def call(command: list[str]) -> int:
+def call(command: list[str], settings: dict[str, str]) -> int:
     """Run pytest, and leave nothing of it behind when this is stopped."""
     with running.kernels_environment() as environment:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment | SMALL)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment | settings | SMALL)
         try:
             return process.wait()
         except running.Stopped:
@@ -73,19 +75,23 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    # The notebooks first: they take longest, and a long file that starts last is waited for.
-    notebooks = [str(path.relative_to(ROOT)) for path in rules.notebook_paths(ROOT)]
+    every = "--all" in arguments
     workers = max(2, min(4, cores()))
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "scripts.where_time_went"]
     command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers), "--dist", "loadfile"]
-    every = "--all" in arguments
-    command += [*notebooks, "tests", *([] if every else ["-m", "not slow"])]
-    command += [argument for argument in arguments if argument != "--all"]
-    print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time")
-    sys.stdout.flush()
+    command += [] if every else ["-m", "not slow"]
     try:
         with running.stoppable(), running.alone(ROOT, f"make test{'-all' * every}"):
-            return call(command)
+            with tempfile.TemporaryDirectory(prefix="vitbook-", ignore_cleanup_errors=True) as folder:
+                print("the package", flush=True)
+                notebooks, settings = colab.prepare(ROOT, Path(folder))
+                print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time", flush=True)
+                # The notebooks first: they take longest, and a long file that starts last is waited for.
+                rest = [argument for argument in arguments if argument != "--all"]
+                return call([*command, *map(str, notebooks), "tests", *rest], settings)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     except running.Busy as busy:
         print(busy, file=sys.stderr)
         return 2

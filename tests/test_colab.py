@@ -1,16 +1,15 @@
-"""A chapter opened in Colab, simulated: one notebook, alone in an empty folder, runs to its end.
+"""The notebooks as `make test` runs them, each alone in an empty folder, as on Colab; and Colab itself, simulated.
 
-What stands in for Colab is a fresh virtual environment with a stub `google.colab`. It sees torch,
-numpy and their like (linked from the environment that runs this test, as Colab has them installed),
-and neither `vitutils` nor vit-pytorch. Git is told to find the book's URL in a copy of this working
-tree, so that the notebook's setup cell runs to the letter: pip clones, builds and installs. It does so for the first
-chapter that runs; the setup cells of the others are the same to the letter, and would install the same once more.
+The simulation (slow) is a fresh virtual environment with a stub `google.colab`. It sees torch, numpy and their like,
+linked from the environment that runs this test, and neither `vitutils` nor vit-pytorch. Git is told to find the book's
+URL in a copy of this working tree, so that one chapter's setup cell, which is that of all, runs to the letter.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from nbclient.exceptions import CellExecutionError
 from packaging.requirements import Requirement
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import colab
 import notebook_rules as rules
 
 import notebooks as command
@@ -34,7 +34,10 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
     import tomli as tomllib
 
-CHAPTERS = [path.stem for path in rules.notebook_paths()]
+specification = importlib.util.spec_from_file_location("the_tests", rules.ROOT / "scripts" / "test.py")
+the_tests = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(the_tests)
+
 PROJECT = tomllib.loads((rules.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
 COLAB = (
@@ -149,10 +152,6 @@ class Colab:
         )
         return answer.stdout.strip()
 
-    def holds_the_book(self) -> bool:
-        """Whether a setup cell has run here."""
-        return bool(self.ask("from importlib.util import find_spec as find; print(find('vitutils') or '')"))
-
     def run(self, name: str, notebook: dict) -> nbformat.NotebookNode:
         """Execute a notebook that lies alone in an empty folder; raises where a cell fails."""
         folder = self.folder / name
@@ -163,7 +162,7 @@ class Colab:
 
 
 @pytest.fixture(scope="module")
-def colab(tmp_path_factory) -> Colab:
+def simulated(tmp_path_factory) -> Colab:
     if shutil.which("git") is None:
         pytest.skip("Colab's setup cell needs git, which is not installed here")
     reach = [sys.executable, "-m", "pip", "--timeout", "30", "--retries", "0", "index", "versions"]
@@ -174,56 +173,29 @@ def colab(tmp_path_factory) -> Colab:
 
 
 def notebook_of(*sources: str) -> dict:
-    cells = [
-        {
-            "cell_type": "code",
-            "execution_count": None,
-            "id": f"cell-{number}",
-            "metadata": {},
-            "outputs": [],
-            "source": source,
-        }
-        for number, source in enumerate(sources)
-    ]
+    cells = [colab.code(f"cell-{number}", source) for number, source in enumerate(sources)]
     return {"cells": cells, "metadata": rules.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
 
 
-def test_what_colab_lacks_is_not_there(colab):
-    assert colab.lacking == [*BROUGHT, *HERE_ONLY]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE_ONLY)
-def test_a_chapter_that_needs_more_than_the_setup_cell_brings_fails(colab, name):
+def test_a_chapter_that_needs_more_than_the_setup_cell_brings_fails(simulated, name):
+    assert simulated.lacking == [*BROUGHT, *HERE_ONLY]
     with pytest.raises(CellExecutionError, match=f"No module named '{name}'"):
-        colab.run(f"needs_{name}", notebook_of("import google.colab", f"import {name}"))
+        simulated.run(f"needs_{name}", notebook_of("import google.colab", f"import {name}"))
 
 
-def without_installing(notebook: dict) -> dict:
-    """The notebook, its setup cell (which must be that of all chapters) with `pass` for the line that installs."""
-    setup = rules.SETUP.format(url=rules.book_url())
-    cells = [cell | {"source": rules.text(cell["source"])} for cell in notebook["cells"]]
-    assert [cell["source"] for cell in cells if cell["id"] == "setup"] == [setup]
-    lighter = re.sub(r"%pip install .*", "pass", setup)
-    assert lighter != setup
-    return notebook | {"cells": [c | {"source": lighter} if c["id"] == "setup" else c for c in cells]}
-
-
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_a_chapter_runs_in_colab(colab, chapter):
-    notebook = rules.Chapter.read(rules.ROOT / "notebooks" / f"{chapter}.ipynb").notebook
-    if colab.holds_the_book():
-        notebook = without_installing(notebook)
-    probe = notebook_of(PROBE)["cells"]
-    done = colab.run(chapter, notebook | {"cells": [*notebook["cells"], *probe]})
+@pytest.mark.slow
+def test_a_chapter_runs_in_colab(simulated):
+    notebook = rules.Chapter.read(rules.ROOT / "notebooks" / "04_patches.ipynb").notebook
+    done = simulated.run("04_patches", notebook | {"cells": [*notebook["cells"], *notebook_of(PROBE)["cells"]]})
     assert all(c.execution_count for c in done.cells if c.cell_type == "code")
     files = {name: Path(file) for name, file in json.loads(done.cells[-1].outputs[0].text).items()}
-    assert files["vitutils"].is_relative_to(colab.site)
-    assert files["vit_pytorch"].is_relative_to(colab.site)
+    assert files["vitutils"].is_relative_to(simulated.site)
+    assert files["vit_pytorch"].is_relative_to(simulated.site)
     for name in ("torch", "numpy"):
-        assert files[name].is_relative_to(colab.folder / "colab"), f"{name} was replaced"
-    installed = {
-        d.metadata["Name"] for d in importlib.metadata.distributions(path=[str(colab.site)])
-    }
+        assert files[name].is_relative_to(simulated.folder / "colab"), f"{name} was replaced"
+    installed = {d.metadata["Name"] for d in importlib.metadata.distributions(path=[str(simulated.site)])}
     assert {"vitutils", "vit-pytorch"} <= installed
     replaced = {name for name in installed if name.lower() in with_dependencies(COLAB)}
     assert not replaced, f"the setup cell replaced Colab's {', '.join(replaced)}"
@@ -344,3 +316,127 @@ def test_a_gpu_is_used_where_there_is_one(path):
 def test_a_call_without_a_device_is_seen():
     assert without_device("train.fit(net, dataset, recipe)\nprobe.extract(net, x, device=env.device)") == ["train.fit"]
     assert without_device("train.evaluate(net, *parts, **how)\nclassifier.fit(x, y)") == []
+
+
+# --- how `make test` runs them ---
+
+BOOK = "https://github.com/ann/book"
+EXERCISE = """check.exercise("Exercise 4.1", lambda: answer == 42, hint="six times seven");"""
+PAGE = """# Solutions
+
+## Exercise 4.1 (easy): the answer
+
+% Trains: counting
+% Wrong: "42" -> "41"
+
+```{code-cell} python
+answer = 42
+```
+
+```{code-cell} python
+CHECK
+```
+""".replace("CHECK", EXERCISE)
+PACKAGE = {
+    "__init__": "def setup(seed):\n    return 'ready'\n",
+    "check": """def exercise(name, test, hint):
+    print(f"{name}: pass" if test() else f"{name}: not yet. Wrong.\\n  Hint: {hint}")\n""",
+}
+NONE_YET = "try:\n    import vitutils\nexcept ModuleNotFoundError:\n    pass\nelse:\n    raise AssertionError(vitutils)"
+CELLS = {  # source, what it prints, whether it passes
+    "as-on-colab": ("import google.colab\nimport os, sys\nassert len(os.listdir()) == 1", "", True),
+    "is-this-python": (f"assert sys.executable == {sys.executable!r}", "", True),
+    "is-small": ("assert os.environ['VITBOOK_SCALE'] == 'smoke'", "", True),
+    "not-yet-there": (NONE_YET, "", True),
+    "another-package": ("%pip install -q other", "", True),
+    "not-there-either": (NONE_YET, "", True),
+    "setup": (rules.SETUP.format(url=BOOK), "", True),
+    "from-the-wheel": ("assert vitutils.__path__[0].endswith(os.path.join('wheel', 'vitutils')), vitutils", "", True),
+    "unmarked": ("print(id(object()))", "", True),
+    "same": (f"{rules.MARKER}\nprint(env)", "ready\n", True),
+    "different": (f"{rules.MARKER}\nprint(env)", "steady\n", False),
+    "nothing-stored": (f"{rules.MARKER}\nprint(env)", "", False),
+    "raises": ("assert 1 == 2", "", False),
+}
+
+
+@pytest.fixture
+def small_book(tmp_path, monkeypatch) -> Path:
+    """A book of one chapter with one exercise and of a scratch notebook; its package as if installed."""
+    root = tmp_path / "book"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "book" / "solutions").mkdir(parents=True)
+    (root / "_toc.yml").write_text("format: jb-book\nroot: a\nchapters:\n- file: notebooks/04_x\n", encoding="utf-8")
+    cells = []
+    for name, (source, printed, _) in CELLS.items():
+        stored = [{"output_type": "stream", "name": "stdout", "text": printed}] if printed else []
+        count = 1 if source.startswith(rules.MARKER) else None
+        cells.append(colab.code(name, source) | {"outputs": stored, "execution_count": count})
+    asked = {"cell_type": "markdown", "id": "asked", "metadata": {}, "source": "**Exercise 4.1 (easy).** What is it?"}
+    stub, check = "from vitutils import check\n\nanswer = ...", EXERCISE
+    cells += [asked, colab.code("stub", stub), colab.code("check", check)]
+    notebook = notebook_of() | {"cells": cells}
+    (root / "notebooks" / "04_x.ipynb").write_text(rules.dumps(notebook), encoding="utf-8")
+    (root / "notebooks" / "Untitled.ipynb").write_text("for x in", encoding="utf-8")
+    (root / "book" / "solutions" / "04_x.md").write_text(PAGE, encoding="utf-8")
+    (tmp_path / "wheel" / "vitutils").mkdir(parents=True)
+    for name, source in PACKAGE.items():
+        (tmp_path / "wheel" / "vitutils" / f"{name}.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(colab, "wheel", lambda root, folder: tmp_path / "wheel")
+    return root
+
+
+def test_a_scratch_notebook_is_neither_linted_nor_run(small_book, monkeypatch):
+    called = []
+    monkeypatch.setattr(the_tests, "ROOT", small_book)
+    monkeypatch.setattr(the_tests.subprocess, "call", lambda command, **options: called.append(command) or 0)
+    monkeypatch.setattr(the_tests, "call", lambda command, settings: called.append(command) or 0)
+    assert the_tests.main([]) == the_tests.main(["--all", "-x"]) == 0
+    ruff, some, _, every = called
+    assert ruff[ruff.index("notebooks/Untitled.ipynb") - 1] == "--extend-exclude"
+    for pytests in (some, every):
+        assert [Path(word).name for word in pytests if word.endswith(".ipynb")] == ["04_x.ipynb"]
+    assert "not slow" in some and not {"not slow", "--all"} & {*every} and every[-2:] == ["tests", "-x"]
+
+
+@pytest.mark.parametrize("fault", ["no section", "no notebook"])
+def test_a_book_that_cannot_be_prepared_is_one_message(small_book, monkeypatch, capsys, fault):
+    monkeypatch.setattr(the_tests, "ROOT", small_book)
+    monkeypatch.setattr(the_tests, "lint", lambda: 0)
+    page, chapter = small_book / "book" / "solutions" / "04_x.md", small_book / "notebooks" / "04_x.ipynb"
+    page.write_text("# None\n") if fault == "no section" else chapter.write_text("<<<<<<< HEAD\n")
+    assert the_tests.main([]) == 1
+    told = {"no section": "04_x.md has no section for exercise 4.1", "no notebook": "04_x.ipynb"}[fault]
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("answer", "solved"), [("42", True), ("41", False)])
+def test_nbval_sees_what_it_should(small_book, tmp_path, answer, solved):
+    """Of cells and exercises with faults, the options of `scripts/test.py` let none pass."""
+    page = small_book / "book" / "solutions" / "04_x.md"
+    page.write_text(PAGE.replace("answer = 42", f"answer = {answer}"), encoding="utf-8")
+    (tmp_path / "alone").mkdir()
+    (copy,), settings = colab.prepare(small_book, tmp_path / "alone")
+    arguments = ["-p", "no:cacheprovider", "-rA", *the_tests.NBVAL, copy.name]
+    environment = os.environ | settings | the_tests.SMALL
+    command = [sys.executable, "-m", "pytest", *arguments]
+    done = subprocess.run(command, cwd=copy.parent, env=environment, capture_output=True, text=True)
+    outcomes = re.findall(r"^(PASSED|FAILED) \S+::Cell (\d+)", done.stdout, flags=re.M)
+    found = [outcome == "PASSED" for outcome, _ in sorted(outcomes, key=lambda pair: int(pair[1]))]
+    assert found == [good for *_, good in CELLS.values()] + [True] * 5 + [solved], done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_the_package_reads(tmp_path):
+    """Built from this folder, which it leaves as it was."""
+    before = set(rules.ROOT.iterdir())
+    package = colab.wheel(rules.ROOT, tmp_path) / "vitutils"
+    for folder, pattern in (("vitutils", "*.py"), ("results", "*.csv"), ("book/papers", "*.csv")):
+        inside = {path.name for path in package.rglob(pattern)}
+        assert {path.name for path in (rules.ROOT / folder).rglob(pattern)} <= inside, folder
+    assert set(rules.ROOT.iterdir()) == before
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "pyproject.toml").write_text("[project]\nname = 3\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="The package cannot be built"):
+        colab.wheel(tmp_path / "broken", tmp_path)

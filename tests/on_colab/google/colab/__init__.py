@@ -1,0 +1,1 @@
+"""Colab, as far as the setup cell asks for it."""

@@ -1,0 +1,1 @@
+"""Stands in Colab's pip's place: see __main__.py."""
