@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-import test_exercises as on_exercises
 import test_pages as on_pages
 import test_solutions as on_solutions
 
@@ -25,7 +24,6 @@ LAST = rules.notebook_paths()[-1].stem
 NUMBER = int(LAST[:2]) + 1
 NAME = f"{NUMBER}_title"
 FILES = ("_toc.yml", "_config.yml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "LICENSE-text")
-quiet = on_exercises.quiet
 
 
 @pytest.fixture
@@ -41,7 +39,8 @@ def files(root: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_a_new_chapter_passes_the_checks_as_it_is(book, quiet, monkeypatch):
+def test_a_new_chapter_passes_the_checks_as_it_is(book, monkeypatch):
+    monkeypatch.setenv("VITBOOK_SCALE", "smoke")
     chapter.make(book, NAME, "A mirror")
     path, page = book / f"notebooks/{NAME}.ipynb", book / f"book/solutions/{NAME}.md"
     assert rules.check(path, book) == {}
@@ -61,9 +60,9 @@ def test_a_new_chapter_passes_the_checks_as_it_is(book, quiet, monkeypatch):
     for number in told[0]:
         on_solutions.test_a_section_has_what_it_needs(page, number)
         on_solutions.test_a_hint_helps_and_does_not_tell(page, number)
-    on_exercises.test_stubs_do_not_pass_and_solutions_do_in_their_chapter(page, None)
 
 
+@pytest.mark.slow
 def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     planned = next(row for row in tables.chapters(book) if not row.name)
     changed = chapter.make(book, NAME, planned.title)
@@ -101,6 +100,7 @@ def test_a_chapter_without_title_and_promise_is_named(book, opening):
         tables.faults(book)
 
 
+@pytest.mark.slow
 def test_a_finished_chapter_is_held_to_everything(book):
     chapter.make(book, NAME)
     path = book / f"notebooks/{NAME}.ipynb"

@@ -415,6 +415,7 @@ def copy(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, file, old, new, complaint", FAULTS, ids=lambda x: str(x)[:40])
 def test_rule_sees_a_fault(name, file, old, new, complaint, copy):
     path = copy / file

@@ -246,6 +246,7 @@ def test_only_what_nothing_needs_goes_from_a_style_sheet():
     ]
 
 
+@pytest.mark.slow
 def test_the_icons_that_pages_show_stay_in_the_theme(tmp_path):
     """On the theme's own files: the sheet and the font keep the sun, which a page shows, and not the anchor."""
     theme = Path(pytest.importorskip("pydata_sphinx_theme").__file__).parent / "theme/pydata_sphinx_theme/static"

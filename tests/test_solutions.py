@@ -103,6 +103,7 @@ def test_an_untouched_stub_is_told_that_it_is_one(told):
             assert "nothing yet\n" in first or "no number yet\n" in first, first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
 @pytest.mark.parametrize("page", LOADING, ids=lambda page: page.stem)
 def test_a_page_is_set_up_without_fashion_mnist_too(page, scale, monkeypatch):
