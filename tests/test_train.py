@@ -570,14 +570,35 @@ def test_a_run_that_skipped_steps_goes_on_to_the_same_weights(digits, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("device", "bf16", "scales"), [("cuda", False, True), ("cuda", True, False), ("cpu", False, False)]
+    ("device", "bf16", "half"),
+    [("cuda", False, torch.float16), ("cuda", True, torch.bfloat16), ("cpu", False, None)],
 )
-def test_the_loss_is_scaled_where_half_precision_is_float16(device, bf16, scales, monkeypatch):
+def test_the_loss_is_scaled_where_half_precision_is_float16(device, bf16, half, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
     asked = []
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: asked.append((device, enabled)))
+    monkeypatch.setattr(torch, "autocast", lambda device, dtype: asked.append((device, dtype)))
     train.make_scaler(torch.device(device))
-    assert asked == [(device, scales)]
+    train.autocast(torch.device(device))
+    assert asked == [(device, half == torch.float16)] + ([(device, half)] if half else [])
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_trains_as_full_precision_does(digits, half, monkeypatch):
+    """What a GPU does, on this CPU: layers in half, the loss scaled for float16; weights, losses, answers in full."""
+    made, net, plain, seen = [], new_vit(), new_vit(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "autocast", lambda device: torch.autocast("cpu", dtype=half))
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=half == torch.float16)
+        patch.setattr(train, "make_scaler", lambda device: made.append(scaler) or scaler)
+        net.blocks[0].mlp.fc1.register_forward_hook(lambda layer, given, out: seen.append(out.dtype))
+        history = train.fit(net, digits, SHORT)
+        answer = train.evaluate(net, digits.test_images, digits.test_labels, mean=digits.mean, std=digits.std)
+    assert made and {*seen} == {half} and answer.logits.dtype == torch.float32
+    full = train.fit(plain, digits, SHORT)
+    assert history.losses == pytest.approx(full.losses, abs=0.03) and history.losses != full.losses
+    assert history.grad_norms == pytest.approx(full.grad_norms, rel=0.1), "unscaled before they are clipped"
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
 INF, NAN = float("inf"), float("nan")
