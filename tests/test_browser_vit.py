@@ -148,6 +148,7 @@ def computed(request, tmp_path_factory) -> dict:
     return compute(request.param, FILES, tmp_path_factory.mktemp(request.param), count)
 
 
+@pytest.mark.slow
 def test_logits_and_maps_are_pytorchs(computed, record_property):
     """With the same weights, nothing but rounding is left."""
     assert computed["logits"].shape in ((COUNT, 10), (12, 10))
@@ -156,6 +157,7 @@ def test_logits_and_maps_are_pytorchs(computed, record_property):
     assert error["logits"] < EXACT and error["maps"] < EXACT, error
 
 
+@pytest.mark.slow
 def test_sixteen_bits_change_little(computed, record_property):
     """Against the weights as they are in vitutils: logits move by less than a hundredth, no first answer changes."""
     error = away(computed, rounded=False)
@@ -166,16 +168,19 @@ def test_sixteen_bits_change_little(computed, record_property):
     assert (first == by_torch(False)[0].argmax(1)[: len(first)]).all()
 
 
+@pytest.mark.slow
 def test_rows_of_maps_sum_to_1(computed):
     assert np.abs(computed["maps"].sum(-1) - 1).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_time_of_an_image(computed, record_property):
     """Recorded; asserted is only what no busy machine would break, a mistake would."""
     record_property("milliseconds an image, median", float(np.median(computed["ms"])))
     assert min(computed["ms"]) < 500, computed["ms"]
 
 
+@pytest.mark.slow
 def test_a_picture_of_another_size_is_refused(computed):
     assert computed["refused"] == "expected 784 pixels, got 783"
 
@@ -202,6 +207,7 @@ FAULTS = [  # what stands in vit.js, what stands there instead
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old, new", FAULTS, ids=range(len(FAULTS)))
 def test_a_fault_is_seen(old, new, tmp_path):
     need("node")
@@ -366,6 +372,7 @@ def used(tmp_path_factory) -> dict:
     return run_js("chromium", tmp_path_factory.mktemp("page"), USE, frame())
 
 
+@pytest.mark.slow
 def test_the_page_is_filled(used):
     assert used["errors"] == [] and not used["hidden"] and not used["missing"] and used["nameless"] == []
     assert (used["maps"], used["picks"], used["cells"]) == (24, 40, 49)
@@ -376,6 +383,7 @@ def test_the_page_is_filled(used):
     assert all(step["picture"] for step in used["seen"].values())
 
 
+@pytest.mark.slow
 def test_picking_is_answered_as_torch_answers(used):
     """The answer and the bars on the page are the net's for that image."""
     text = (FILES / "images.js").read_text(encoding="utf-8")
@@ -396,6 +404,7 @@ def test_picking_is_answered_as_torch_answers(used):
         assert seen["checked"] == i
 
 
+@pytest.mark.slow
 def test_asking_by_pointer_touch_and_keys(used):
     seen = used["seen"]
     assert seen["picked"]["selected"] == -1 and seen["picked"]["stops"] == 1
@@ -412,6 +421,7 @@ def test_asking_by_pointer_touch_and_keys(used):
     assert seen["class"]["from"] == "the class token" and seen["class"]["maps"] == seen["picked"]["maps"]
 
 
+@pytest.mark.slow
 def test_the_maps_are_the_nets(used):
     """The place and the weight named for each map are the largest of torch's row."""
     text = (FILES / "images.js").read_text(encoding="utf-8")
@@ -431,6 +441,7 @@ def test_the_maps_are_the_nets(used):
             assert float(row.max() - row[token_said]) < 0.002, words
 
 
+@pytest.mark.slow
 def test_drawing_by_pointer_and_keys(used):
     seen = used["seen"]
     assert seen["no button"]["lit"] == seen["class"]["lit"] and seen["no button"]["answer"] == seen["class"]["answer"]
@@ -445,6 +456,7 @@ def test_drawing_by_pointer_and_keys(used):
     assert seen["erased"]["lit"] == 0
 
 
+@pytest.mark.slow
 def test_without_its_script_a_sentence_says_what_would_be_here(tmp_path):
     html = re.sub(r"<script.*?</script>", "", frame())
     body = "const p = (id) => document.getElementById('pocket-' + id), shown = (n) => n.getClientRects().length > 0;"
@@ -454,6 +466,7 @@ def test_without_its_script_a_sentence_says_what_would_be_here(tmp_path):
     assert got["stage"] is False and "It needs JavaScript" in got["told"]
 
 
+@pytest.mark.slow
 def test_a_file_that_did_not_load_is_told(tmp_path):
     body = 'await new Promise((r) => addEventListener("load", r));'
     body += "const p = (id) => document.getElementById('pocket-' + id);"

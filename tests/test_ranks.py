@@ -230,6 +230,7 @@ def faulty(case: str, folder: Path, rank: int = 0) -> list[str]:
     return arguments(folder, *more.get(case, [])) + (["--data", str(folder / "nowhere")] if missing else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_ends_every_rank_and_the_first_says_why(case, folder, found):
     message = CASES[case].format(folder / case)
@@ -238,6 +239,7 @@ def test_bad_input_ends_every_rank_and_the_first_says_why(case, folder, found):
     assert found[0][case]["code"] == found[1][case]["code"] == (2 if case == "wrong word" else 1)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_job_that_fails_leaves_nobody(tmp_path):
     code, output = torchrun("-m", "vitutils.train", *faulty("unreadable image", flowers(tmp_path / "flowers")))
@@ -251,6 +253,7 @@ def test_a_job_that_fails_leaves_nobody(tmp_path):
 # --- good input ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "recipe", "steps"), [("step", STEP, 1), ("last", LAST_OF_TWO, 2), ("taught", STEP, 1)]
 )
@@ -272,6 +275,7 @@ def test_two_ranks_have_the_gradients_of_one_process_with_the_whole_batch(name, 
     assert len(alone["losses"]) == steps and abs(len(seen[0]) - len(seen[1])) <= 1
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_killed_rank_is_restarted_and_the_result_is_that_of_an_undisturbed_run(folder, found, tmp_path):
     code, output = torchrun(__file__, "killed", *RUN, "--out", tmp_path / "run", "--resume", restarts=1)
@@ -287,12 +291,14 @@ def test_a_killed_rank_is_restarted_and_the_result_is_that_of_an_undisturbed_run
     assert about["processes"] == 2 and about["history"]["losses"] == calm["history"]["losses"]
 
 
+@pytest.mark.slow
 def test_ranks_end_with_equal_nets_batchnorm_included_and_draw_each_its_own(folder, found):
     one, other = (load_file(folder / str(rank) / "cnn.safetensors") for rank in (0, 1))
     assert all(torch.equal(one[key], other[key]) for key in one) and "stages.1.running_mean" in one
     assert len(set(found[0]["drawn"] + found[1]["drawn"])) == 2 * len(found[0]["drawn"]) >= 12
 
 
+@pytest.mark.slow
 def test_what_one_rank_alone_meets_ends_both(folder, found):
     names = [f"{name}.safetensors" for name in ("cnn", "last", "step", "taught")]
     assert sorted(path.name for path in (folder / "1").iterdir()) == names, "rank 1 writes no checkpoint"

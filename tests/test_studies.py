@@ -50,7 +50,12 @@ def test_a_small_row_of_a_study_comes_out_again(name):
     assert record.replayed(study, record.store_of(study))[1] == []
 
 
-@pytest.mark.parametrize("name", ["library", "training", "transfer", "data_scale", "distillation", "convolution"])
+SEE_POSITIONS = ("training", "library", "transfer", "data_scale", "distillation", "convolution")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "training")) for name in SEE_POSITIONS]
+)
 def test_a_row_is_another_where_positions_start_otherwise(name, monkeypatch):
     """Another line in vitutils, which no study's code shows: the first weights of `pos_embed`."""
 
@@ -487,6 +492,7 @@ def killed_and_resumed(tmp_path_factory):
     return study, store, before, told
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_in_two_processes_and_repeats_nothing(killed_and_resumed, monkeypatch):
     study, store, before, (stdout, _) = killed_and_resumed
     monkeypatch.setattr(study.shared, "has_imagenet", lambda: False)
@@ -501,6 +507,7 @@ def test_a_killed_study_goes_on_in_two_processes_and_repeats_nothing(killed_and_
     assert about["started"] <= about["finished"] and about["wall_seconds"] >= 0
 
 
+@pytest.mark.slow
 def test_a_row_of_the_study_comes_out_again(killed_and_resumed, monkeypatch):
     study, store, *_ = killed_and_resumed
     monkeypatch.setattr(study.shared, "has_imagenet", lambda: False)

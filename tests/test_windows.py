@@ -14,12 +14,13 @@ from PIL import Image
 
 from vitutils import _sources, pictures
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import env
 import running
 
+ROOT = Path(__file__).resolve().parent.parent
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", flags=re.I)
+ODD = r'[<>:"|?*\x00-\x1f]'
 
 
 def faults(names: list[str]) -> list[str]:
@@ -27,8 +28,7 @@ def faults(names: list[str]) -> list[str]:
     seen, wrong = {}, []
     for name in names:
         parts = PureWindowsPath(name).parts
-        odd = any(RESERVED.fullmatch(part) or part[-1] in ". " or re.search(r'[<>:"|?*\x00-\x1f]', part) for part in parts)
-        if odd or "\\" in name or len(name) > 150 or seen.setdefault(name.lower(), name) != name:
+        if any(RESERVED.fullmatch(part) or part[-1] in ". " or re.search(ODD, part) for part in parts) or "\\" in name or len(name) > 150 or seen.setdefault(name.lower(), name) != name:
             wrong.append(name)
     return wrong
 
