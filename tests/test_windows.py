@@ -7,7 +7,7 @@ import subprocess
 import sys
 import types
 import zipfile
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -20,15 +20,15 @@ import running
 
 ROOT = Path(__file__).resolve().parent.parent
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", flags=re.I)
-ODD = r'[<>:"|?*\x00-\x1f]'
+ODD = re.compile(r'[<>:"\\|?*\x00-\x1f]|[. ]$')
 
 
 def faults(names: list[str]) -> list[str]:
     """Names that a checkout on Windows refuses, cuts or takes for one another."""
     seen, wrong = {}, []
     for name in names:
-        parts = PureWindowsPath(name).parts
-        if any(RESERVED.fullmatch(part) or part[-1] in ". " or re.search(ODD, part) for part in parts) or "\\" in name or len(name) > 150 or seen.setdefault(name.lower(), name) != name:
+        odd = any(RESERVED.fullmatch(part) or ODD.search(part) for part in name.split("/"))
+        if odd or len(name) > 150 or seen.setdefault(name.lower(), name) != name:
             wrong.append(name)
     return wrong
 
