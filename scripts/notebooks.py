@@ -17,6 +17,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import difflib
+import json
 import os
 import subprocess
 import sys
@@ -40,10 +41,7 @@ RECORD = rules.ROOT / "book" / "times.csv"
 
 
 def execute(
-    path: Path,
-    scale: str,
-    python: str | Path = sys.executable,
-    environment: dict[str, str] | None = None,
+    path: Path, scale: str, python: str | Path = sys.executable, environment: dict[str, str] | None = None
 ) -> nbformat.NotebookNode:
     """Run the notebook in its folder; its cells' times land in their metadata.
 
@@ -98,18 +96,17 @@ def with_ids(path: Path) -> dict:
     """
     notebook = rules.read(path)
     cells = notebook["cells"]
-    if not all(cell.get("id") for cell in cells):
-        before, taken = committed(path), {cell.get("id") for cell in cells}
-        old, new = ([(c["cell_type"], c["source"].rstrip()) for c in some] for some in (before, cells))
-        for tag, i, i_end, j, j_end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-            same_kinds = [kind for kind, _ in old[i:i_end]] == [kind for kind, _ in new[j:j_end]]
-            if tag in ("equal", "replace") and same_kinds:
-                for was, cell in zip(before[i:i_end], cells[j:j_end], strict=True):
-                    if not cell.get("id") and was.get("id") not in taken:
-                        cell["id"] = was.get("id")
-        names = rules.free_ids(notebook)
-        for cell in cells:
-            cell["id"] = cell.get("id") or next(names)
+    taken = {cell.get("id") for cell in cells}
+    before = committed(path) if None in taken else []
+    old, new = ([(cell["cell_type"], cell["source"].rstrip()) for cell in some] for some in (before, cells))
+    for _, i, i_end, j, j_end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        same_kinds = [kind for kind, _ in old[i:i_end]] == [kind for kind, _ in new[j:j_end]]
+        for was, cell in zip(before[i:i_end], cells[j:j_end], strict=True) if same_kinds else ():
+            if not cell.get("id") and was.get("id") not in taken:
+                cell["id"] = was.get("id")
+    names = rules.free_ids({cell.get("id") for cell in cells})
+    for cell in cells:
+        cell["id"] = cell.get("id") or next(names)
     return notebook | {"nbformat": 4, "nbformat_minor": 5}
 
 
@@ -117,11 +114,7 @@ def committed(path: Path) -> list[dict]:
     """The cells of the notebook as git has it; none where git knows nothing of it."""
     command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
     try:
-        shown = subprocess.run(command, capture_output=True, check=True).stdout
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / path.name
-            copy.write_bytes(shown)
-            return rules.read(copy)["cells"]
+        return rules.read(path, subprocess.run(command, capture_output=True, check=True).stdout)["cells"]
     except (OSError, subprocess.CalledProcessError, rules.Unreadable):
         return []
 
@@ -155,30 +148,25 @@ def unfit(notebook: dict) -> list[str]:
     """What only a run shows: pictures without words, noise in marked cells."""
     wrong = []
     for cell in rules.Chapter(notebook, Path()).code:
-        outputs = cell.get("outputs", [])
-        pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+        outputs = cell["outputs"]
+        pictures = [output for output in outputs if "image/png" in output.get("data", {})]
         if pictures and not rules.alt_text(cell):
             wrong.append(f"{rules.name(cell)} draws a picture and has no alt text")
         if len(pictures) > 1:
             wrong.append(f"{rules.name(cell)} draws {len(pictures)} pictures; one figure a cell")
-        if rules.is_marked(cell):
-            noise = [output for output in outputs if rules._plain(output) is None]
-            if noise:
-                what = rules.text(noise[0].get("text", "a picture"))[:200]
-                wrong.append(f"{rules.name(cell)} is marked and gives more than plain text: {what}")
-            if not outputs:
-                wrong.append(f"{rules.name(cell)} is marked and prints nothing")
+        noise = [output for output in outputs if not rules.is_plain(output)]
+        if rules.is_marked(cell) and (noise or not outputs):
+            what = noise[0].get("text", "a picture")[:200] if noise else ""
+            told = f"gives more than plain text: {what}" if noise else "prints nothing"
+            wrong.append(f"{rules.name(cell)} is marked and {told}")
     return wrong
 
 
 def changed_outputs(before: dict, after: dict) -> list[str]:
     """Marked cells whose output in this run is not the stored one."""
     stored, found = rules.normalise(before)["cells"], rules.normalise(after)["cells"]
-    return [
-        f"{rules.name(new)} gives another output than the stored one"
-        for old, new in zip(stored, found, strict=True)
-        if rules.is_marked(new) and old["outputs"] != new["outputs"]
-    ]
+    changed = [new for old, new in zip(stored, found, strict=True) if old.get("outputs") != new.get("outputs")]
+    return [f"{rules.name(cell)} gives another output than the stored one" for cell in changed]
 
 
 def refresh(path: Path) -> int:
@@ -192,12 +180,11 @@ def refresh(path: Path) -> int:
 
 
 def strip(path: Path) -> int:
-    notebook = with_ids(path)
-    new = {cell["id"] for cell in notebook["cells"]} - {cell.get("id") for cell in rules.read(path)["cells"]}
-    old = rules.read(path).get("nbformat", 4)
+    given, notebook = rules.read(path), with_ids(path)
     told = "stripped" if write(path, notebook) else "nothing to strip"
-    told += f", from nbformat {old}" if old != 4 else ""
-    unnamed = sorted(name for name in new if name.startswith("cell-"))
+    told += f", from nbformat {given['nbformat']}" if given.get("nbformat", 4) < 4 else ""
+    new = [cell["id"] for was, cell in zip(given["cells"], notebook["cells"], strict=True) if not was.get("id")]
+    unnamed = [name for name in new if name.startswith("cell-")]
     told += f"; {len(new)} cells had no id" if new else ""
     told += f", give these a name: {', '.join(unnamed)}" if unnamed else ""
     print(f"{path.name}: {told}")
@@ -205,10 +192,22 @@ def strip(path: Path) -> int:
 
 
 def check(path: Path) -> int:
-    broken = rules.check(path)
-    if not broken:
+    wrong = [f"[{key}] {line}" for key, lines in rules.check(path).items() for line in lines]
+    wrong += [] if any(line.startswith("[code_is_python]") for line in wrong) else ruff(path)
+    if not wrong:
         print(f"{path.name}: all {len(rules.RULES)} rules kept{rules.left_to_do(rules.Chapter.read(path))}")
-    return report(path, [f"[{key}] {line}" for key, wrong in broken.items() for line in wrong])
+    return report(path, wrong)
+
+
+def ruff(path: Path) -> list[str]:
+    """What ruff says of the chapter's code, with the rules of notebooks/ruff.toml, wherever the file stands."""
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "json"]
+    command += ["--config", "ruff.toml", "--stdin-filename", path.name, "-"]
+    notebook, cells = rules.dumps(rules.normalise(rules.read(path))), rules.read(path)["cells"]
+    done = subprocess.run(command, input=notebook.encode(), capture_output=True, cwd=rules.ROOT / "notebooks")
+    faults = json.loads(done.stdout or "[]")
+    where = [f"{rules.name(cells[fault['cell'] - 1])}, line {fault['location']['row']}" for fault in faults]
+    return [f"[ruff {f['code']}] {at}: {f['message']}" for f, at in zip(faults, where, strict=True)]
 
 
 def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundled: bool = False) -> int:
