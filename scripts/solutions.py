@@ -17,17 +17,18 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mdit_py_plugins.anchors.index import slugify
+from myst_nb.core.read import read_myst_markdown_notebook
+
 sys.path.insert(0, str(Path(__file__).parent))
 import notebook_rules as rules
 
 ROOT = rules.ROOT
 PAGES = ROOT / "book" / "solutions"
-EXERCISE = re.compile(r"\*\*Exercise (\d+\.\d+) \((\w+)\)\.\*\*")
 HEADING = re.compile(r"^## (.*)$", flags=re.M)
 TITLE = re.compile(r"Exercise (\d+\.\d+) \((\w+)\): (\S.*)")
 STRING = r"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')"""
 NOTES = re.compile(rf"^% Trains: (\S.*)\n% Wrong: {STRING} -> {STRING}\n", flags=re.M)
-CELL = re.compile(r"^```\{code-cell\} python\n((?:---\n.*?^---\n)?(?:^:[^\n]*\n)*)(.*?)^```$", flags=re.M | re.S)
 
 
 @dataclass
@@ -44,13 +45,13 @@ class Exercise:
 
 @dataclass
 class Solution:
-    """What a page answers: the level, a short name, its code cells in order, all of the section's source."""
+    """What a page answers: the level, a short name, the words before the first cell, the code cells in order."""
 
     level: str
     name: str
+    words: str
     cells: list[str]
-    options: list[str]
-    source: str
+    metadata: list[dict]  # of the cells
     anchor: str  # what a link to the section ends in
     trains: str  # what the exercise is about, for the table of all exercises
     wrong: tuple[str, str]  # what stands in the solution, and what there makes it wrong
@@ -74,20 +75,14 @@ class Page:
 
     path: Path
     source: str
-    setup: list[str] = field(default_factory=list)
+    setup: list[str]
     solutions: dict[str, Solution] = field(default_factory=dict)
 
 
-def cells_in(source: str) -> tuple[list[str], list[str]]:
-    """The code cells of a piece of a page, and their options."""
-    found = CELL.findall(source)
-    return [code.rstrip("\n") for _, code in found], [options for options, _ in found]
-
-
-def call_of(cell: str) -> ast.Call:
-    """A check cell's call of `check.exercise`."""
-    calls = [n for n in ast.walk(ast.parse(rules.python(cell))) if isinstance(n, ast.Call)]
-    return next(n for n in calls if ast.unparse(n.func) == "check.exercise")
+def code_in(source: str) -> list:
+    """The code cells of a piece of a page."""
+    cells = read_myst_markdown_notebook(source, add_source_map=False).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
 
 
 def exercises(path: Path) -> dict[str, Exercise]:
@@ -96,26 +91,22 @@ def exercises(path: Path) -> dict[str, Exercise]:
     Also for cells without ids, as Colab stores them, and for a check cell that is no Python.
     """
     found, cells = {}, rules.Chapter.read(path).cells
-    if unnamed := [position for position, cell in enumerate(cells) if not cell.get("id")]:
-        raise ValueError(f"{path.name}: cell number {unnamed[0]} has no id: run `scripts/notebooks.py strip` on it")
+    if unnamed := [cell for cell in cells if not cell.get("id")]:
+        raise ValueError(f"{path.name}: {rules.name(unnamed[0])} has no id: run `scripts/notebooks.py strip` on it")
     for position, cell in enumerate(cells):
-        match = EXERCISE.search(rules.text(cell["source"]))
+        match = rules.EXERCISE.search(cell["source"])
         if cell["cell_type"] != "markdown" or not match:
             continue
         stub, check = ([*cells, {}, {}])[position + 1 : position + 3]
-        code = rules.text(check.get("source", ""))
-        if {stub.get("cell_type"), check.get("cell_type")} != {"code"} or "check.exercise(" not in code:
+        if {stub.get("cell_type"), check.get("cell_type")} != {"code"} or "check.exercise(" not in check["source"]:
             raise ValueError(f"{path.name}: expected a stub and a check after exercise {match[1]}")
-        try:
-            call = call_of(code)
-        except SyntaxError as error:
-            raise ValueError(f"{path.name}: {rules.name(check)} is not Python: {error.msg}") from None
+        calls = [node for node in ast.walk(parsed(path, check)) if isinstance(node, ast.Call)]
+        call = next(node for node in calls if ast.unparse(node.func) == "check.exercise")
         name, hint = call.args[0], next((k.value for k in call.keywords if k.arg == "hint"), None)
         if not isinstance(name, ast.Constant) or not isinstance(hint, ast.Constant):
             raise ValueError(f"{path.name}: expected check.exercise(name, test, hint=...) in {rules.name(check)}")
-        found[match[1]] = Exercise(
-            match[2], rules.text(stub["source"]), code, hint.value, name.value, (stub["id"], check["id"])
-        )
+        ids = (stub["id"], check["id"])
+        found[match[1]] = Exercise(match[2], stub["source"], check["source"], hint.value, name.value, ids)
     return found
 
 
@@ -123,20 +114,20 @@ def read(path: Path) -> Page:
     """Take a page apart. Raises ValueError for a section that is not an exercise's, or has no two cells."""
     source = path.read_text(encoding="utf-8")
     before, *sections = HEADING.split(source)
-    page = Page(path, source, cells_in(before)[0])
+    page = Page(path, source, [cell.source for cell in code_in(before)])
     for title, text in zip(sections[::2], sections[1::2], strict=True):
-        match = TITLE.fullmatch(title)
-        cells, options = cells_in(text)
+        match, cells, notes = TITLE.fullmatch(title), code_in(text), NOTES.search(text)
         if not match or len(cells) < 2 or match[1] in page.solutions:
             raise ValueError(f"{path.name}: expected one section an exercise, with a solution and its check: '{title}'")
-        notes = NOTES.search(text)
         if not notes:
             form = """% Trains: what, with what\n% Wrong: "some of the solution" -> "what makes it wrong\""""
             raise ValueError(f"{path.name}: expected under '{title}', on two lines:\n{form}")
+        words = NOTES.sub("", text).partition("```{code-cell}")[0]
+        code, metadata = [cell.source for cell in cells], [cell.metadata for cell in cells]
         wrong = ast.literal_eval(notes[2]), ast.literal_eval(notes[3])
-        anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        text = NOTES.sub("", text)
-        page.solutions[match[1]] = Solution(match[2], match[3], cells, options, text, anchor, notes[1], wrong)
+        page.solutions[match[1]] = Solution(
+            match[2], match[3], words, code, metadata, slugify(title), notes[1], wrong
+        )
     return page
 
 
@@ -147,11 +138,9 @@ def chapter_of(page: Path) -> Path:
 def helpers(path: Path) -> dict[str, str]:
     """The functions and classes that a chapter defines outside of its exercises: {name: source}."""
     own = {cell_id for asked in exercises(path).values() for cell_id in asked.ids}
-    return {
-        node.name: ast.get_source_segment(rules.python(cell["source"]), node)
-        for cell in rules.Chapter.read(path).code[1:] if cell["id"] not in own
-        for node in rules.definitions(parsed(path, cell))
-    }  # fmt: skip
+    cells = [cell for cell in rules.Chapter.read(path).code[1:] if cell["id"] not in own]
+    nodes = [(cell, node) for cell in cells for node in rules.definitions(parsed(path, cell))]
+    return {node.name: ast.get_source_segment(rules.python(cell["source"]), node) for cell, node in nodes}
 
 
 def parsed(path: Path, cell: dict) -> ast.Module:

@@ -49,7 +49,7 @@ def chapters(root: Path) -> list[Row]:
     rows = []
     for entry in rules.toc_files(root):
         if entry.startswith("notebooks/"):
-            chapter = rules.Chapter.read(root / f"{entry.removesuffix('.ipynb')}.ipynb", root)
+            chapter = rules.Chapter.read(root / f"{entry}.ipynb", root)
             opening = OPENING.match("".join(rules.text(cell["source"]) for cell in chapter.cells[:1]))
             if not opening:
                 raise ValueError(f"{chapter.path.name}: expected a title, '# ...', and under it the promise")
@@ -63,7 +63,7 @@ def chapters(root: Path) -> list[Row]:
 
 def readme(root: Path) -> str:
     """Number, title, and where to run it; which are still to come."""
-    branch = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["branch"]
+    branch = rules.config(root)["repository"]["branch"]
     book = rules.book_url(root).removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{book}/blob/{branch}/notebooks"
     rows = chapters(root)

@@ -7,8 +7,10 @@ book: as it stands no rule complains; spoiled in one place, the rule that is abo
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -583,7 +585,76 @@ NO_NOTEBOOKS = [
     ("there is no such file", None),
     ("is empty", b" \n"),
     ("is not JSON: Expecting value", b"nonsense"),
-    ("marks of a merge", b'{\n    assert command.main(["strip"]) == 0  # all chapters
+    ("marks of a merge", b'{\n<<<<<<< HEAD\n "cells": []\n}'),
+    ("has no list of cells", b"[1]"),
+    ("has no list of cells", b'{"cells": {}}'),
+    ("is not UTF-8 (byte 0)", '{"cells": []}'.encode("utf-16")),
+    ("is of nbformat 5", b'{"cells": [], "nbformat": 5}'),
+    ("cannot be converted", b'{"worksheets": [{}], "nbformat": 3}'),
+    ("the cell 'x' is of the kind 'sql'", holding(cell_type="sql")),
+    ("the cell '7' is of the kind None", b'{"cells": [{"cell_type": "raw"}, 7]}'),
+    ("cell 'a' has a wrong source: 3", holding(id="a", source=3)),
+    ("cell 'a' has a wrong source", holding(id="a", source=[3])),
+    ("cell 'a' has a wrong outputs.0: 1", holding(id="a", outputs=[1])),
+    ("cell 'a' has a wrong outputs: 5", holding(id="a", outputs=5)),
+    ("the cell 'x' has a wrong metadata.mystnb.image.alt", holding(metadata={"mystnb": "x"})),
+    ("cell 'a' has a wrong metadata.mystnb.image.alt", holding(id="a", metadata={"mystnb": {"image": {"alt": 5}}})),
+    ("the cell 'x' has a wrong metadata.tags: 5", holding(metadata={"tags": 5})),
+    ("cell 'd' has a wrong", holding(id="d", outputs=[{"output_type": "stream", "text": [1]}])),
+    ("cell 'f' has a wrong", holding(id="f", outputs=[{"output_type": "execute_result", "data": None}])),
+    ("cell 'b' has a wrong", holding(id="b", outputs=[{"output_type": "display_data", "data": {"text/plain": 1}}])),
+    ("cell 'c' has a wrong", holding(id="c", outputs=[{"output_type": None}])),
+    ("holds half a character", holding(source="x = '\ud83d'")),
+    ("'g' holds half a character", holding(id="g", metadata={"tags": ["\udc00"]})),
+]
+
+
+@pytest.mark.parametrize(("told", "content"), NO_NOTEBOOKS)
+def test_what_is_no_notebook_is_one_line(tmp_path, capsys, told, content):
+    path = tmp_path / "04_x.ipynb"
+    if content is not None:
+        path.write_bytes(content)
+    for word in ("check", "strip", "refresh", "run"):
+        assert command.main([word, str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("04_x.ipynb: ") and told in err and err.count("\n") == 1, err
+        assert [p.name for p in tmp_path.iterdir()] == ([] if content is None else [path.name])
+        assert content is None or path.read_bytes() == content
+
+
+def test_a_notebook_without_cells_is_one_line(tmp_path, capsys):
+    assert command.main(["check", str(stored(tmp_path / "04_x.ipynb"))]) == 1
+    assert capsys.readouterr().err == "04_x.ipynb: [skeleton] has no cells\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_is_not_waited_for(tmp_path, capsys, monkeypatch):
+    os.mkfifo(tmp_path / "04_x.ipynb")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it would wait for ever"))
+    assert command.main(["check", str(tmp_path / "04_x.ipynb")]) == 1
+    assert capsys.readouterr().err == "04_x.ipynb: is a folder, a pipe or a device; expected a file\n"
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = stored(tmp_path / "04_x.ipynb", code("untidy", "x = 1\n\n"))
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        command.write(path, rules.read(path))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["Untitled.ipynb", "04_made_up (1).ipynb", ".ipynb_checkpoints/04_made_up.ipynb"])
+def test_a_scratch_notebook_beside_the_chapters_is_left_alone(book, capsys, monkeypatch, name):
+    monkeypatch.setattr(rules, "ROOT", book.root)
+    scratch = book.path.parent / name
+    scratch.parent.mkdir(exist_ok=True)
+    scratch.write_bytes(b"")
+    for word in ("check", "strip", "refresh"):
+        assert command.main([word, str(scratch)]) == 0
+        assert f"{scratch.name}: left alone, _toc.yml does not name it" in capsys.readouterr().out
+    assert scratch.read_bytes() == b"" and rules.notebook_paths(book.root) == [book.path]
+    assert command.main(["strip"]) == 0  # all chapters
     assert "04_made_up.ipynb: nothing to strip" in capsys.readouterr().out
 
 
