@@ -38,6 +38,7 @@ NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+NOTEBOOK = {"cells": [], "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
 SETUP = """\
 # On Colab this installs the book's helpers; elsewhere it only imports.
 try:
@@ -110,15 +111,23 @@ def read(path: Path, content: bytes | None = None) -> dict:
     if not isinstance(notebook.get("metadata"), dict):
         notebook["metadata"] = {}
     notebook["cells"] = [_filled(cell if isinstance(cell, dict) else {"source": cell}) for cell in notebook["cells"]]
+    from nbformat.validator import ValidationError, get_validator  # seconds, which only a reader of notebooks spends
+
+    named = [{"id": "x"} | cell for cell in notebook["cells"]]
+    try:
+        get_validator(4, 5, name="fastjsonschema").validate(NOTEBOOK | {"cells": named})
+        suspect = False
+    except ValidationError:  # not told where
+        suspect = True
     for cell in notebook["cells"]:
-        for fault in _faults(cell):
+        for fault in _faults(cell, suspect):
             raise no(f"{name(cell)} {fault}")
     return notebook
 
 
-def _faults(cell: dict) -> Iterator[str]:
-    """What is wrong with a cell, by nbformat's own schema, and by what is read of its metadata."""
-    from nbformat.validator import iter_validate  # seconds, which only a reader of notebooks spends
+def _faults(cell: dict, suspect: bool) -> Iterator[str]:
+    """What is wrong with a cell, by nbformat's own schema where it may be, and by what is read of its metadata."""
+    from nbformat.validator import iter_validate
 
     if cell["cell_type"] not in CELL_METADATA:
         yield f"is of the kind {cell['cell_type']!r:.40}; expected {', '.join(CELL_METADATA)}"
@@ -126,7 +135,7 @@ def _faults(cell: dict) -> Iterator[str]:
     outputs = cell["outputs"] if isinstance(cell.get("outputs"), list) else []
     whole = iter_validate({"id": "x"} | cell, f"{cell['cell_type']}_cell", 4, 5, relax_add_props=True)
     parts = (fault for output in outputs for fault in iter_validate(output, "output", 4, 5))
-    for fault in itertools.chain(whole, parts):
+    for fault in itertools.chain(whole, parts) if suspect else ():
         yield f"has a wrong {'.'.join(map(str, fault.path)) or 'output'}: {fault.message:.100}"
     try:
         alt = alt_text(cell)
@@ -210,7 +219,7 @@ def normalise(notebook: dict) -> dict:
             new |= {"execution_count": 1 if is_marked(cell) else None, "outputs": outputs}
         new["source"] = text(cell["source"]).rstrip().splitlines(keepends=True)
         cells.append(dict(sorted(new.items())))
-    return {"cells": cells, "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+    return NOTEBOOK | {"cells": cells}
 
 
 def _plain(outputs: list[dict]) -> list[dict]:
@@ -400,8 +409,9 @@ def headings(markdown: str) -> list[tuple[int, str]]:
     return found
 
 
-def anchors(path: Path) -> set[str]:
-    """What can stand after `#` in a link: MyST targets, headings, the keys of a bibliography."""
+@lru_cache
+def anchors(path: Path, changed: int) -> set[str]:
+    """What can stand after `#` in a link to a file as it was then: MyST targets, headings, a bibliography's keys."""
     source = Chapter.read(path).prose if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
     found = {token.content for token, _ in tokens(source) if token.type == "myst_target"}
     found |= {slugify(title) for _, title in headings(source)} | set(re.findall(r"\bid=\"([\w:.-]+)\"", source))
@@ -421,8 +431,9 @@ def broken_links(path: Path, markdown: str, root: Path) -> Iterator[str]:
             yield f"links to {target}, which is not https"
         elif not place.is_file() or not place.is_relative_to(root.resolve()):
             yield f"links to {target}, which is not in the repository"
-        elif anchor and place.suffix in (".md", ".ipynb") and unquote(anchor) not in anchors(place):
-            yield f"links to {target}#{anchor}, where '{anchor}' is not"
+        elif anchor and place.suffix in (".md", ".ipynb"):
+            if unquote(anchor) not in anchors(place, place.stat().st_mtime_ns):
+                yield f"links to {target}#{anchor}, where '{anchor}' is not"
 
 
 RULES: dict[str, Callable[[Chapter], list[str]]] = {}

@@ -12,20 +12,24 @@ site: does the search find. A table of the figures, then every fault; exit statu
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import functools
 import gzip
 import http.server
 import json
 import os
-import queue
+import re
 import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from sphinx_external_toc.parsing import parse_toc_yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 import running
@@ -88,22 +92,14 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-class Server:
+@contextlib.contextmanager
+def server(site: Path) -> Iterator[str]:
     """The folder over http, at an address of its own, as long as the block lasts."""
-
-    def __init__(self, site: Path):
-        handler = functools.partial(Quiet, directory=str(site))
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
-        self.base = f"http://127.0.0.1:{self.http.server_port}/"
-
-    def __enter__(self) -> str:
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        return self.base
-
-    def __exit__(self, *what):
-        self.http.shutdown()
-        self.http.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as serving:
+        serving.daemon_threads = True
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}/"
+        serving.shutdown()
 
 
 def pages_of(site: Path) -> list[str]:
@@ -118,22 +114,7 @@ def pages_of(site: Path) -> list[str]:
 
 def order_of(root: Path) -> list[str]:
     """The pages in the order of the table of contents."""
-    import yaml
-
-    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    order = [toc["root"]]
-
-    def read(entries):
-        for entry in entries:
-            if "file" in entry:
-                order.append(entry["file"])
-            for part in ("chapters", "sections"):
-                read(entry.get(part, []))
-
-    read(toc.get("chapters", []))
-    for part in toc.get("parts", []):
-        read(part.get("chapters", []))
-    return [f"{name.removesuffix('.md').removesuffix('.ipynb')}.html" for name in order]
+    return [f"{re.sub(r'[.](md|ipynb)$', '', name)}.html" for name in parse_toc_yaml(root / "_toc.yml")]
 
 
 @functools.cache
@@ -248,7 +229,7 @@ def weigh(tab: Tab, site: Path, seen: Seen) -> list[str]:
 
 def keyboard(tab: Tab, seen: Seen) -> list[str]:
     """The Tab key goes first to the skip link, then to search, colours, contents and text, and can be seen there."""
-    faults, reached = [], set()
+    faults, wanted = [], {"search", "theme", "sidebar", "content"}
     tab.page.evaluate("scrollTo(0, 0); document.activeElement?.blur()")
     for number in range(TABS):
         tab.page.keyboard.press("Tab")
@@ -258,15 +239,10 @@ def keyboard(tab: Tab, seen: Seen) -> list[str]:
         seen.stops += 1
         if number == 0 and not stop["skip"]:
             faults.append(f"the first Tab goes to {stop['label']}, not to a skip link")
-        reached |= {name for name in ("search", "theme", "sidebar", "content") if stop[name]}
-        if not stop["there"]:
-            faults.append(f"focus out of sight: {stop['label']}")
-        elif not stop["ring"]:
-            faults.append(f"focus without a mark: {stop['label']}")
-    for name in ("search", "theme", "sidebar", "content"):
-        if name not in reached:
-            faults.append(f"the Tab key does not reach the {name}")
-    return list(dict.fromkeys(faults))[:8]
+        wanted -= {name for name in wanted if stop[name]}
+        if not stop["there"] or not stop["ring"]:
+            faults.append(f"focus {'without a mark' if stop['there'] else 'out of sight'}: {stop['label']}")
+    return list(dict.fromkeys(faults + [f"the Tab key does not reach the {name}" for name in sorted(wanted)]))[:8]
 
 
 def use(tab: Tab) -> list[str]:
@@ -279,14 +255,12 @@ def use(tab: Tab) -> list[str]:
         page.keyboard.press("Escape")
         if page.locator("dialog#pst-search-dialog[open]").count():
             faults.append("Escape does not close the search")
-    for toggle in page.locator(".article-header-buttons [data-bs-toggle=dropdown]").all():
-        if toggle.is_visible():
-            toggle.click()
-            if toggle.get_attribute("aria-expanded") != "true":
-                faults.append("a menu does not open")
-            page.keyboard.press("Escape")
-            if toggle.get_attribute("aria-expanded") == "true":
-                faults.append("Escape does not close a menu")
+    for toggle in page.locator(".article-header-buttons [data-bs-toggle=dropdown]:visible").all():
+        toggle.click()
+        opened = toggle.get_attribute("aria-expanded")
+        page.keyboard.press("Escape")
+        if (opened, toggle.get_attribute("aria-expanded")) != ("true", "false"):
+            faults.append("a menu does not open, or Escape does not close it")
     return faults
 
 
@@ -377,43 +351,31 @@ def check_search(browser, base: str, terms: dict[str, str]) -> list[str]:
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-def check_site(site: Path, names: list[str], order: list[str], terms: dict[str, str], browser: str, show=None):
+def check_site(site: Path, names: list[str], order: list[str], terms: dict[str, str], browser: str):
     """(what was seen of each page, faults of the search). Two browsers share the work."""
     from playwright.sync_api import sync_playwright
 
-    jobs: queue.Queue = queue.Queue()
-    for name in [None, *sorted(names, key=lambda name: -(site / name).stat().st_size)]:  # the search first
-        jobs.put(name)
+    jobs = iter(["", *sorted(names, key=lambda name: -(site / name).stat().st_size)])  # the search first
     seen: dict[str, Seen] = {}
-    search: list[str] = []
-    broken: list[BaseException] = []
 
-    def work(base):
-        try:
-            with sync_playwright() as playwright:
-                running = launch(playwright, browser)
-                while not broken:
-                    try:
-                        name = jobs.get_nowait()
-                    except queue.Empty:
-                        return
-                    if name is None:
-                        search.extend(check_search(running, base, terms) if terms else [])
-                        continue
-                    seen[name] = check_page(running, base, site, name, order)
-                    if show:
-                        show(seen[name])
-        except BaseException as error:
-            broken.append(error)
+    def work(base: str) -> list[str]:
+        search = []
+        with sync_playwright() as playwright:
+            running = launch(playwright, browser)
+            try:
+                for name in jobs:
+                    if name:
+                        seen[name] = check_page(running, base, site, name, order)
+                        print(".", end="", flush=True)
+                    elif terms:
+                        search = check_search(running, base, terms)
+            except BaseException:
+                list(jobs)  # the other one stops as well
+                raise
+        return search
 
-    with Server(site) as base:
-        threads = [threading.Thread(target=work, args=(base,)) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if broken:
-        raise broken[0]
+    with server(site) as base, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        search = [fault for found in pool.map(work, [base, base]) for fault in found]
     return [seen[name] for name in names], search
 
 
@@ -461,7 +423,7 @@ def look(options: argparse.Namespace) -> int:
     names = [name for name in pages_of(site) if options.only in name]
     print(f"Opening {len(names)} pages in {browser}", flush=True)
     terms = {} if options.only else TERMS
-    rows, search = check_site(site, names, order_of(ROOT), terms, browser, lambda seen: print(".", end="", flush=True))
+    rows, search = check_site(site, names, order_of(ROOT), terms, browser)
     print(f"\n{table(rows)}")
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

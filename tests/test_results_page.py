@@ -7,6 +7,7 @@ import ast
 import csv
 import os
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -158,15 +159,9 @@ def test_spot_numbers(tables):
     by_start = lambda start: next(cells for text, cells in found.items() if text.startswith(start))  # noqa: E731
     cells = by_start("Accuracy in %, mean ±")
     assert cells["CIFAR-10", "ViT-L/16 (JFT-300M)"] == "99.42 ± 0.03"
-    assert cells["VTAB, mean of 19 tasks", "BiT-L R152x4 (JFT-300M)"] == "76.29 ± 1.70"
     noisy = next(above for _, above in cells if "Noisy" in above)
     assert cells["ImageNet", noisy] == "88.4 / 88.5" and cells["CIFAR-10", noisy] == "—"
-    cells = by_start("Accuracy on ImageNet in %, after pre-training")
-    assert cells["JFT-300M, 303,000,000", "ViT-H/14"] == "88.04" and cells["ImageNet, 1,300,000", "ViT-H/14"] == "—"
-    assert by_start("ImageNet accuracy in %, without a teacher")["hard", "DeiT-B, 224 px"] == "83.0"
     assert by_start("ImageNet accuracy in % of teacher")["RegNetY-4GF", "student"] == "82.7"
-    assert by_start("ImageNet accuracy in % of ViT-S/16")["original recipe", "300 epochs"] == "67.1"
-    assert by_start("Accuracy on ImageNet in %, and what")["Swin-T", "images/s"] == "755.2"
 
 
 def test_papers_that_print_one_number_agree():
@@ -177,13 +172,8 @@ def test_papers_that_print_one_number_agree():
     swin = {(r["net"], r["pretraining"], r["resolution"]): r["top1"] for r in results.paper("swin_backbones")}
     assert deit["DeiT-B", 224] == top1["DeiT-B/16", "ImageNet", 224] == teachers["DeiT-B"]
     assert deit["DeiT-B", 224] == swin["DeiT-B", "ImageNet-1k", 224]
-    assert deit["DeiT-B", 384] == top1["DeiT-B/16", "ImageNet", 384] == swin["DeiT-B", "ImageNet-1k", 384]
-    assert deit["DeiT-S", 224] == swin["DeiT-S", "ImageNet-1k", 224]
     for size in (4, 8, 16):
         assert teachers[f"RegNetY-{size}GF"] == swin[f"RegNetY-{size}GF", "ImageNet-1k", 224]
-    for net, first, second in (("ViT-B/16", "ImageNet", "ImageNet-1k"), ("ViT-L/16", "ImageNet", "ImageNet-1k"),
-                               ("ViT-B/16", "ImageNet-21k", "ImageNet-22k")):
-        assert abs(top1[net, first, 384] - swin[net, second, 384]) < 0.051  # Swin's table has one digit
     linear = {r["net"]: r["linear"] for r in results.paper("dino") if r["method"] == "DINO"}
     assert linear["ViT-S/16"] == next(r["top1"] for r in results.paper("checkpoints") if r["measure"] == "linear probe")
 
@@ -200,20 +190,11 @@ def test_every_study_that_ended_is_shown_with_seeds_device_and_date(tables):
 
 
 def test_measured_numbers_are_those_of_the_rows(tables):
-    def as_cell(runs: list[float]) -> str:
-        middle = sum(runs) / len(runs)
-        spread = (sum((value - middle) ** 2 for value in runs) / (len(runs) - 1)) ** 0.5  # of a sample
-        return f"{100 * middle:.1f} ± {100 * spread:.1f}"
-
     found = {caption(table): grid(table) for table in tables}
     pocket = [row["accuracy"] for row in results.read("pocket") if row["part"] == "main"]
     cells = next(cells for text, cells in found.items() if "studies/pocket.py" in text)
-    assert list(cells.values()) == [as_cell(pocket)] and len(pocket) == 3
-    wanted = ("main", "cpu", "shapes", "vit", 1_000)
-    scale = [row["accuracy"] for row in results.read("data_scale")
-             if (row["part"], row["scale"], row["data"], row["net"], row["images"]) == wanted]
-    cells = next(cells for text, cells in found.items() if text.startswith("Drawn shapes"))
-    assert cells["ViT", "1,000"] == as_cell(scale) and len(scale) == 5
+    spread = f"{100 * statistics.mean(pocket):.1f} ± {100 * statistics.stdev(pocket):.1f}"
+    assert list(cells.values()) == [spread] and len(pocket) == 3
 
 
 def test_chapters_that_a_table_speaks_of_are_linked(source):
