@@ -25,7 +25,6 @@ import tables
 
 SKELETON = Path(__file__).parent / "skeleton"
 NAME = re.compile(r"\d\d_[a-z][a-z0-9]*(_[a-z0-9]+)*")
-EXAMPLE = 'make chapter NAME={:02}_registers TITLE="Registers"'
 
 
 class Refused(Exception):
@@ -33,33 +32,27 @@ class Refused(Exception):
 
 
 def last(root: Path) -> str:
-    """The name of the chapter with the highest number, on disk or in `_toc.yml`."""
-    listed = [Path(entry).stem for entry in rules.toc_files(root) if entry.startswith("notebooks/")]
-    names = [name for name in [*listed, *(path.stem for path in rules.notebook_paths(root))] if re.match(r"\d+_", name)]
+    """The name of the chapter with the highest number in `_toc.yml`."""
+    names = [Path(entry).stem for entry in rules.toc_files(root) if re.match(r"notebooks/\d+_", entry)]
     if not names:
-        raise Refused("There is no chapter in notebooks/ that a new one could follow.")
+        raise Refused("There is no chapter in _toc.yml that a new one could follow.")
     return max(names, key=lambda name: int(name.partition("_")[0]))
 
 
-def check_name(root: Path, name: str) -> None:
-    """Raise Refused for a name that is no chapter's, that exists, or whose number is not the next one."""
-    next_number = int(last(root).partition("_")[0]) + 1
-    example = EXAMPLE.format(next_number)
+def check_given(root: Path, name: str, title: str) -> None:
+    """Raise Refused for a name that is no chapter's, exists, or has not the next number; for a title that is none."""
+    number = int(last(root).partition("_")[0]) + 1
+    example = f'make chapter NAME={number:02}_registers TITLE="Registers"'
     if not NAME.fullmatch(name):
         given = f"Not a chapter's name: {name!r}." if name else "Which chapter?"
         raise Refused(f"{given} Two digits, then small letters and digits in words joined by _:\n  {example}")
-    files = [f"notebooks/{name}.ipynb", f"book/solutions/{name}.md"]
-    there = [file for file in files if (root / file).exists()]
+    there = [file for file in (f"notebooks/{name}.ipynb", f"book/solutions/{name}.md") if (root / file).exists()]
     there += [f"_toc.yml: {entry}" for entry in rules.toc_files(root) if Path(entry).stem == name]
     if there:
         raise Refused(f"{name} exists already: {', '.join(there)}.")
-    if int(name[:2]) != next_number:
-        wrong = "taken" if 0 < int(name[:2]) < next_number else "not the next one"
+    if int(name[:2]) != number:
+        wrong = "taken" if 0 < int(name[:2]) < number else "not the next one"
         raise Refused(f"The number {name[:2]} is {wrong}. Chapters are numbered without a gap:\n  {example}")
-
-
-def check_title(root: Path, title: str) -> None:
-    """Raise Refused for a title that Markdown or the tables would not show as it is, or that a chapter has."""
     if not re.match(r"\w", title) or not title.isprintable() or re.search(r"[][|<>*_`$\\{}#@]", title):
         raise Refused(f"Not a title: {title!r}. One line of plain words, without any of [ ] | < > * _ ` $ \\ {{ }} # @")
     if title in [row.title for row in tables.chapters(root) if row.name]:
@@ -110,9 +103,8 @@ def all_or_none(paths: Iterable[Path]) -> Iterator[None]:
 
 def make(root: Path, name: str, title: str = "") -> list[str]:
     """Write a chapter and its entries; say which files are new or changed. Raises Refused, and nothing is written."""
-    check_name(root, name)
     title = " ".join(title.split()) or name[3:].replace("_", " ").capitalize()
-    check_title(root, title)
+    check_given(root, name, title)
     previous = last(root)
     words = {"NUMBER": str(int(name[:2])), "NAME": name, "TITLE": title}
     words |= {"PREVIOUS": previous, "PREVIOUS_NUMBER": str(int(name[:2]) - 1)}

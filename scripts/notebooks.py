@@ -228,15 +228,10 @@ def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundle
     return report(path, unfit(after) + changed_outputs(before, after))
 
 
-def printed(notebook: dict) -> str:
-    """All that its cells printed."""
-    outputs = [output for cell in rules.Chapter(notebook, Path()).code for output in cell.get("outputs", [])]
-    return "\n".join(rules.text(output["text"]) for output in outputs if output["output_type"] == "stream")
-
-
 def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
     """A row of the record. Raises ValueError for a notebook that does not say where it ran."""
-    ran = chapter_times.ran(printed(notebook))
+    outputs = [output for cell in rules.Chapter(notebook, path).code for output in cell["outputs"]]
+    ran = chapter_times.ran("\n".join(rules.text(out["text"]) for out in outputs if out["output_type"] == "stream"))
     if ran is None:
         raise ValueError(f"{path.name} prints no line 'Python ..., torch ..., device ..., scale ...'")
     day = datetime.now(timezone.utc).date().isoformat()
@@ -252,12 +247,6 @@ def data_held(environment: dict[str, str]) -> str:
         "photos": [p for f in folders for p in [*f.glob("images/*"), f / "imagenette2-160"]],
     }
     return " + ".join(name for name, paths in places.items() if any(p.exists() for p in paths)) or "none"
-
-
-def why(error: CellExecutionError) -> str:
-    """One line that says which cell, and what; then the cell's traceback."""
-    where = getattr(error, "cell", "a cell")
-    return f"{where} fails: {error.ename}: {str(error.evalue).partition(chr(10))[0]}\n{error}"
 
 
 def report(path: Path, wrong: list[str]) -> int:
@@ -315,7 +304,8 @@ def each(paths: list[Path], given: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             failed = 1
         except CellExecutionError as error:
-            failed |= report(path, [why(error)])
+            first = str(error.evalue).partition("\n")[0]
+            failed |= report(path, [f"{getattr(error, 'cell', 'a cell')} fails: {error.ename}: {first}\n{error}"])
         except (OSError, RuntimeError, ValueError) as error:
             failed |= report(path, [str(error)])
     return failed
