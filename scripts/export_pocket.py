@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vitutils import data
-from vitutils.models.weights import POCKET_CONFIG, load
+from vitutils.models.weights import POCKET_CONFIG, load_pretrained
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "_static" / "pocket"
 PER_CLASS = 4
@@ -67,7 +67,7 @@ def to_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def weights_script() -> str:
     """The text of weights.js."""
-    pocket = load("pocket")
+    pocket = load_pretrained("pocket")
     halves = to_half(dict(sorted(pocket.model.state_dict().items())))
     config = asdict(POCKET_CONFIG)
     fields = {"config": {name: config[name] for name in FIELDS} | {"mean": pocket.mean[0], "std": pocket.std[0]}}

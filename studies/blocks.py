@@ -29,10 +29,10 @@ from vitutils.models.transformer import (
     PairEmbedding,
     accuracy,
     after_marker,
-    fit,
     look_ups,
     shuffled,
     stretch_positions,
+    train_batches,
     which_first,
 )
 
@@ -142,7 +142,7 @@ def run(store: Store, name: dict) -> dict:
         batches, evaluated = stream(lengths, BATCH, name["seed"]), next(stream([max(lengths)], EVALUATED, fresh))
     net, warmup = make(name)
     start = time.perf_counter()
-    losses = fit(net, batches, STEPS[task], lr, warmup)
+    losses = train_batches(net, batches, STEPS[task], lr, warmup)
     seconds = time.perf_counter() - start
     loss, right, share = measure(net, *evaluated)
     tenths = torch.tensor(losses).reshape(10, -1).mean(dim=1)

@@ -171,7 +171,7 @@ def make_net(net: str, in_chans: int, num_classes: int, seed: int) -> nn.Module:
     if net in MLP_WIDTHS:
         return PixelMLP(in_chans * SIDE**2, num_classes, MLP_WIDTHS[net])
     if net == "vit-tiny":
-        model = weights.load(IMAGENET).model
+        model = weights.load_pretrained(IMAGENET).model
         model.head = nn.Linear(model.config.embed_dim, num_classes)
         nn.init.zeros_(model.head.weight)
         return shared.Enlarged(model, IMAGENET_SIDE)

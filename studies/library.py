@@ -22,7 +22,7 @@ from studies.shared import constants, few_digits, grid, judged, rate_names, rate
 from studies.store import Store
 from vitutils import data, train
 from vitutils.data import Dataset
-from vitutils.models import ViT, weights
+from vitutils.models import ViT, conversion
 
 RECIPE = train.Recipe(
     epochs=10, batch_size=64, lr=2e-3, weight_decay=0.05, warmup=0.1, clip_grad=1.0, augment=data.flip_shift(pad=0)
@@ -69,7 +69,7 @@ def make_net(net: str, seed: int) -> nn.Module:
             nn.init.trunc_normal_(model.pos_embedding, std=0.02)
         return model
     if net == "ours, two more norms":
-        return ViT(VIT, weights.VitPytorchPatchEmbed)
+        return ViT(VIT, conversion.VitPytorchPatchEmbed)
     model = ViT(VIT)
     if net == "ours, positions of std 1":
         nn.init.normal_(model.pos_embed)

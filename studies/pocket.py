@@ -129,7 +129,7 @@ def on_cpu(store: Store) -> None:
 
 
 def ship(store: Store) -> None:
-    """Write the net of seed 0, with what `weights.load` needs to know, and its card."""
+    """Write the net of seed 0, with what `weights.load_pretrained` needs to know, and its card."""
     file = weights_file(store, {"part": "main", "seed": SHIPPED})
     if not file.exists():
         raise SystemExit(f"no {file}: it is written by the main run of seed {SHIPPED}; delete its row and run it again")

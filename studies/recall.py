@@ -22,7 +22,7 @@ from studies.harness import main
 from studies.shared import by_loss, constants, grid, rate_names, rate_of
 from studies.store import Store
 from vitutils import check
-from vitutils.models.attention import RecallAttention, RecallLSTM, recall_batch, train_recall
+from vitutils.models.recall import RecallAttention, RecallLSTM, recall_batch, train_recall
 
 WIDTHS = {"attention": 64, "lstm": 42, "wide lstm": 128, "open lstm": 42}
 FORGET_BIAS = 3.0  # of the open lstm, added at the start

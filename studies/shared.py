@@ -181,7 +181,7 @@ class Enlarged(nn.Module):
 def has_imagenet() -> bool:
     """Whether the weights of the ImageNet net can be had; without them the study leaves it out, and says so."""
     try:
-        weights.find_file(IMAGENET, repo=f"timm/{IMAGENET}")
+        weights.find_weights(IMAGENET, repo=f"timm/{IMAGENET}")
     except FileNotFoundError:
         print(f"no weights of {IMAGENET}: its runs are left out", flush=True)
         return False

@@ -100,9 +100,9 @@ def time_steps(dataset: Dataset, lr: float, repeats: int) -> tuple[int, dict[str
     """How many steps were timed, and milliseconds of each with each teacher at work, side by side."""
     dataset, recipe = unwatched(dataset), replace(RECIPE, epochs=2, lr=lr)
     cnn = SmallCNN(1, 10, CNN_WIDTHS["cnn"]).to(memory_format=torch.channels_last)
-    soft = {"cnn": cnn, "vit": Cropped(weights.load("pocket").model)}
+    soft = {"cnn": cnn, "vit": Cropped(weights.load_pretrained("pocket").model)}
     if has_imagenet():
-        net = weights.load(IMAGENET).model
+        net = weights.load_pretrained(IMAGENET).model
         net.head = nn.Linear(net.config.embed_dim, 10)
         soft["imagenet"] = Enlarged(net, IMAGENET_SIDE)
     tries = {"none": (ViT, train.labels_alone)}

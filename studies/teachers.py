@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from studies.data_scale import AUGMENT, CNN_WIDTHS, FLIPS, HELD_OUT
 from studies.shared import IMAGENET, IMAGENET_SIDE, Enlarged, fashion_or_cifar, unwatched
 from vitutils import train
-from vitutils.analysis.probe import headless
+from vitutils.analysis.classifier import without_classifier
 from vitutils.data import Dataset
 from vitutils.models import SmallCNN, weights
 
@@ -98,13 +98,13 @@ def make_teacher(name: dict, whole: Dataset, passes: dict) -> tuple[nn.Module, D
     """
     everything = slice(None)
     if name["teacher"] == "vit":
-        pocket = weights.load("pocket")
+        pocket = weights.load_pretrained("pocket")
         return pocket.model, whole, torch.tensor(pocket.mean), torch.tensor(pocket.std), slice(2, 30)
     if name["teacher"] == "imagenet":
-        net = weights.load(IMAGENET).model
+        net = weights.load_pretrained(IMAGENET).model
         half = torch.tensor([0.5])
         part = whole.take(train=min(PROBED, len(whole.train_labels)))
-        x = logits_of(Enlarged(headless(net), IMAGENET_SIDE), part.train_images, half, half)
+        x = logits_of(Enlarged(without_classifier(net), IMAGENET_SIDE), part.train_images, half, half)
         probe = LogisticRegression(C=0.1, max_iter=3_000).fit(x.numpy(), part.train_labels.numpy())
         net.head = nn.Linear(net.config.embed_dim, whole.num_classes)
         with torch.no_grad():

@@ -28,8 +28,9 @@ from studies.shared import VIT_28, constants, few_digits, grid, judged, rate_nam
 from studies.store import Store
 from vitutils import data
 from vitutils.analysis import probe
-from vitutils.data import Dataset, image_sets
-from vitutils.models import ViT, weights
+from vitutils.analysis.classifier import without_classifier
+from vitutils.data import Dataset
+from vitutils.models import ViT, conversion, weights
 
 CHECKPOINT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 PHOTOS = "hymenoptera"
@@ -50,20 +51,20 @@ def make_net(net: str, K: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     if net.startswith("ResNet"):
         return timm.create_model("resnet10t", num_classes=K)
-    pretrained = weights.load(CHECKPOINT).model
+    pretrained = weights.load_pretrained(CHECKPOINT).model
     model = ViT(replace(pretrained.config, num_classes=K))
     if net.endswith("pretrained"):
         body = {key: value for key, value in pretrained.state_dict().items() if not key.startswith("head.")}
         head = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
-        weights.load_into(model, body | head)
+        conversion.load_into(model, body | head)
     return model
 
 
 @lru_cache(maxsize=1)
 def photos() -> Dataset:
     """The photos as the checkpoint wants them, in memory."""
-    found, one = weights.load(CHECKPOINT), image_sets.load(PHOTOS)
-    return probe.as_dataset(one.train, one.test, found.transform, found.mean, found.std)
+    found, one = weights.load_pretrained(CHECKPOINT), data.load_image_set(PHOTOS)
+    return data.as_dataset(one.train, one.test, found.transform, found.mean, found.std)
 
 
 def part_of(dataset: Dataset, places: torch.Tensor, **other: torch.Tensor) -> Dataset:
@@ -122,7 +123,7 @@ def trained(model: nn.Module, dataset: Dataset, lr: float, seed: int) -> dict:
 @torch.inference_mode()
 def features(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
     """The pretrained net's pooled features (N, D) of uint8 images."""
-    net = probe.headless(weights.load(CHECKPOINT).model)
+    net = without_classifier(weights.load_pretrained(CHECKPOINT).model)
     return torch.cat([net(data.normalise(part, dataset.mean, dataset.std)) for part in images.split(50)])
 
 
@@ -150,7 +151,7 @@ def replay(store: Store) -> dict:
 
     @torch.inference_mode()
     def pooled(images: torch.Tensor, dataset: Dataset) -> torch.Tensor:
-        return probe.headless(vit)(data.normalise(images, dataset.mean, dataset.std))
+        return without_classifier(vit)(data.normalise(images, dataset.mean, dataset.std))
 
     rows = {how: asked(how, drawn(digits, "5", 0), pooled) for how in FROZEN}
     return side_by_side(rows | {"trained": trained(vit, held_out(digits, 0), RATES[-1], 0)})

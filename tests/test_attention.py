@@ -11,14 +11,13 @@ import torch.nn.functional as F
 
 from vitutils import check, results
 from vitutils.models import attention as module
-from vitutils.models.attention import (
+from vitutils.models.attention import AttentionLayer, attention
+from vitutils.models.recall import (
     NO_VALUE,
     NUM_KEYS,
     NUM_VALUES,
-    AttentionLayer,
     RecallAttention,
     RecallLSTM,
-    attention,
     recall_batch,
     train_recall,
 )

@@ -21,7 +21,7 @@ import torch
 
 from vitutils import data
 from vitutils.models import ViT
-from vitutils.models.weights import POCKET_CONFIG, load
+from vitutils.models.weights import POCKET_CONFIG, load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -62,7 +62,7 @@ def images() -> torch.Tensor:
 @cache
 def by_torch(rounded: bool) -> tuple[np.ndarray, np.ndarray]:
     """Logits (COUNT, K) and maps (COUNT, depth, h, T, T), in double precision."""
-    pocket = load("pocket")
+    pocket = load_pretrained("pocket")
     model = ViT(POCKET_CONFIG).eval()
     state = pocket.model.state_dict()
     model.load_state_dict(export_pocket.to_half(state) if rounded else state)
@@ -389,7 +389,7 @@ def test_picking_is_answered_as_torch_answers(used):
     text = (FILES / "images.js").read_text(encoding="utf-8")
     packed = re.search(r"pixels: `\n(.*?)`", text, re.S)[1]
     pixels = np.frombuffer(base64.b64decode(packed), np.uint8).reshape(40, 1, 28, 28) / 255
-    pocket = load("pocket")
+    pocket = load_pretrained("pocket")
     with torch.no_grad():
         logits = pocket.model(torch.tensor((pixels - pocket.mean[0]) / pocket.std[0], dtype=torch.float32))
     labels = json.loads(re.search(r"labels: (\[.*\]),", text)[1])
@@ -427,7 +427,7 @@ def test_the_maps_are_the_nets(used):
     text = (FILES / "images.js").read_text(encoding="utf-8")
     packed = re.search(r"pixels: `\n(.*?)`", text, re.S)[1]
     pixels = np.frombuffer(base64.b64decode(packed), np.uint8).reshape(40, 1, 28, 28)[39:] / 255
-    pocket = load("pocket")
+    pocket = load_pretrained("pocket")
     with torch.no_grad():
         x = torch.tensor((pixels - pocket.mean[0]) / pocket.std[0], dtype=torch.float32)
         attn = pocket.model(x, need_weights=True)[1][0]  # (depth, h, T, T)

@@ -33,10 +33,11 @@ from torchvision.transforms import v2
 
 from vitutils import data
 from vitutils.data import sets, sources, synthetic
+from vitutils.files import data_folders
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-FILES = [name for name, _ in sources.RECIPES["fashion_mnist"].files]
-CIFAR10 = sources.RECIPES["cifar10"]
+FILES = [name for name, _ in sources.SOURCES["fashion_mnist"].files]
+CIFAR10 = sources.SOURCES["cifar10"]
 CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
 
 
@@ -47,8 +48,8 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("VITBOOK_SYSTEM_DATA", str(tmp_path / "system"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("VITBOOK_OFFLINE", raising=False)
-    for name, recipe in list(sources.RECIPES.items()):
-        monkeypatch.setitem(sources.RECIPES, name, replace(recipe, mirrors=(CLOSED,)))
+    for name, recipe in list(sources.SOURCES.items()):
+        monkeypatch.setitem(sources.SOURCES, name, replace(recipe, mirrors=(CLOSED,)))
 
 
 # --- a small set, made of files like the big ones ---
@@ -59,11 +60,11 @@ def idx(array: np.ndarray) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + sizes + array.astype(np.uint8).tobytes()
 
 
-def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> sources.Recipe:
+def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> sources.Source:
     """Write the four files and return the recipe that expects just these."""
     digits = data.load("digits")
     if arrays is None:
-        arrays = [getattr(digits, part).numpy() for part in sources.PARTS]
+        arrays = [getattr(digits, part).numpy() for part in sources.TENSORS]
         arrays = [array.squeeze(1) if array.ndim == 4 else array for array in arrays]
     folder.mkdir(parents=True)
     files, unpacked = [], []
@@ -74,7 +75,7 @@ def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> sources.Recipe:
         files.append((name, hashlib.md5(packed).hexdigest()))
         unpacked.append(hashlib.sha256(raw).hexdigest())
     return replace(
-        sources.RECIPES["fashion_mnist"],
+        sources.SOURCES["fashion_mnist"],
         shape=(1, *arrays[0].shape[1:]),
         sizes=(len(arrays[0]), len(arrays[2])),
         folder="Tiny/raw",
@@ -85,9 +86,9 @@ def write_tiny(folder: Path, arrays=None, mtime: int = 1) -> sources.Recipe:
     )
 
 
-def register(recipe: sources.Recipe, monkeypatch) -> None:
-    monkeypatch.setitem(sources.RECIPES, "tiny", recipe)
-    monkeypatch.setattr(sets, "NAMES", (*sets.NAMES, "tiny"))
+def register(recipe: sources.Source, monkeypatch) -> None:
+    monkeypatch.setitem(sources.SOURCES, "tiny", recipe)
+    monkeypatch.setattr(sets, "DATA_SETS", (*sets.DATA_SETS, "tiny"))
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def installed(request, tmp_path, tiny):
 
 
 def same(a: data.Dataset, b: data.Dataset) -> bool:
-    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in sources.PARTS)
+    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in sources.TENSORS)
 
 
 def left_over(tmp_path) -> list[str]:
@@ -290,7 +291,7 @@ def test_sizes_and_label_range_are_checked(tmp_path, monkeypatch, wrong, words):
     """Files whose checksums are as expected, but whose content is not a set of this kind."""
     good = write_tiny(tmp_path / "files")
     digits = data.load("digits")
-    arrays = [getattr(digits, part).numpy().copy().squeeze() for part in sources.PARTS]
+    arrays = [getattr(digits, part).numpy().copy().squeeze() for part in sources.TENSORS]
     wrong(arrays)
     bad = write_tiny(tmp_path / "cache" / "Tiny" / "raw", arrays)
     register(replace(bad, sizes=good.sizes, shape=good.shape), monkeypatch)
@@ -328,7 +329,7 @@ def test_damaged_cache_is_named_and_rebuilt(tiny, tmp_path, damage):
     elif damage == "part":
         safetensors.torch.save_file({"train_images": good.train_images}, path)
     else:  # checksum and all, but labels out of range
-        tensors = {part: getattr(good, part) for part in sources.PARTS}
+        tensors = {part: getattr(good, part) for part in sources.TENSORS}
         tensors["train_labels"] = tensors["train_labels"] + 1
         sources._keep("tiny", (tensors, good.classes, "elsewhere"))
     with pytest.warns(UserWarning, match=f"{path} is damaged"):
@@ -391,9 +392,9 @@ def test_the_default_folder_is_in_the_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", os.pathsep):
         monkeypatch.setenv("VITBOOK_DATA", value)
-        assert sources.data_folders() == [tmp_path / ".cache" / "vitbook"]
+        assert data_folders() == [tmp_path / ".cache" / "vitbook"]
     monkeypatch.setenv("VITBOOK_DATA", f"~/here{os.pathsep}/there")
-    assert sources.data_folders() == [tmp_path / "here", Path("/there")]
+    assert data_folders() == [tmp_path / "here", Path("/there")]
 
 
 # --- CIFAR: the binary archive, never the pickle ---
@@ -422,11 +423,11 @@ def cifar_archive(path: Path, fine: bool) -> str:
 
 @pytest.mark.parametrize("name, last", [("cifar10", 5), ("cifar100", 95)])
 def test_cifar_binary(tmp_path, monkeypatch, name, last):
-    recipe = sources.RECIPES[name]
+    recipe = sources.SOURCES[name]
     path = tmp_path / "cache" / recipe.files[0][0]
     md5 = cifar_archive(path, name == "cifar100")
     small = replace(recipe, sizes=(10, 5), files=((path.name, md5),))
-    monkeypatch.setitem(sources.RECIPES, name, small)
+    monkeypatch.setitem(sources.SOURCES, name, small)
     found = data.load(name)
     assert found.train_images.shape == (10, 3, 32, 32) and found.classes[3] == "class3"
     assert found.test_labels.tolist()[-1] == last and found.mean.shape == (3,)
@@ -500,8 +501,8 @@ def mirror(tiny, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     Handler.address = f"http://127.0.0.1:{server.server_port}/"
-    recipe = sources.RECIPES["tiny"]
-    monkeypatch.setitem(sources.RECIPES, "tiny", replace(recipe, mirrors=(Handler.address,)))
+    recipe = sources.SOURCES["tiny"]
+    monkeypatch.setitem(sources.SOURCES, "tiny", replace(recipe, mirrors=(Handler.address,)))
     yield Handler
     server.shutdown()
     thread.join()
@@ -551,9 +552,9 @@ def test_what_a_killed_process_left_is_taken_away_when_it_is_a_day_old(mirror, t
 
 
 def test_download_from_the_second_mirror(mirror, monkeypatch):
-    recipe = sources.RECIPES["tiny"]
+    recipe = sources.SOURCES["tiny"]
     both = replace(recipe, mirrors=(CLOSED, mirror.address))
-    monkeypatch.setitem(sources.RECIPES, "tiny", both)
+    monkeypatch.setitem(sources.SOURCES, "tiny", both)
     assert data.load("tiny").source == f"a download from {mirror.address}"
 
 
@@ -605,15 +606,15 @@ def test_a_silent_server_is_given_up(tiny, monkeypatch):
     monkeypatch.setattr(sources, "TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        recipe = replace(sources.RECIPES["tiny"], mirrors=(address,))
-        monkeypatch.setitem(sources.RECIPES, "tiny", recipe)
+        recipe = replace(sources.SOURCES["tiny"], mirrors=(address,))
+        monkeypatch.setitem(sources.SOURCES, "tiny", recipe)
         with pytest.raises(data.DataError, match=f"download {address}.*timed out"):
             data.load("tiny")
 
 
 def test_no_network_is_one_clear_error_at_once(tmp_path, monkeypatch):
     """The real address of CIFAR-10, through a proxy that is not there."""
-    monkeypatch.setitem(sources.RECIPES, "cifar10", CIFAR10)
+    monkeypatch.setitem(sources.SOURCES, "cifar10", CIFAR10)
     monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers the proxies
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited, to ask again"))
     monkeypatch.setenv("no_proxy", "")
@@ -650,9 +651,9 @@ def load_again_and_again(recipe, folder, throws_away, barrier, results):
     os.environ |= {"VITBOOK_DATA": f"{folder}/cache", "VITBOOK_SYSTEM_DATA": f"{folder}/system"}
     warnings.simplefilter("error")  # a damaged file is a warning
     torch.set_num_threads(1)
-    sources.RECIPES["tiny"] = recipe
+    sources.SOURCES["tiny"] = recipe
     sources.save_file = save_slowly
-    sets.NAMES = (*sets.NAMES, "tiny")
+    sets.DATA_SETS = (*sets.DATA_SETS, "tiny")
     try:
         barrier.wait(1800)
         for _ in range(10 if throws_away else 100):

@@ -14,7 +14,7 @@ from torch import nn
 from vit_pytorch.distill import DistillableViT, DistillWrapper
 
 from vitutils import check, data, train
-from vitutils.models import DistilledViT, SmallCNN, ViT, ViTConfig, weights
+from vitutils.models import DistilledViT, SmallCNN, ViT, ViTConfig, conversion
 from vitutils.training.distill import Distillation, hard_loss, soft_loss
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
@@ -498,16 +498,16 @@ def wrapped(teacher, **teaching):
     wrapper = DistillWrapper(student=DistillableViT(**sizes), teacher=teacher, **teaching)
     assert isinstance(wrapper.distill_mlp[0], nn.Identity)
     student = DistilledViT(replace(PHOTOS, qkv_bias=False, norm_eps=1e-5))
-    student.patch_embed = weights.VitPytorchPatchEmbed(8, 3, 24)
+    student.patch_embed = conversion.VitPytorchPatchEmbed(8, 3, 24)
     state = as_ours(wrapper, lambda p: p.detach())
     first, patches = state["pos_embed"].tensor_split([1], dim=1)
     state["pos_embed"] = torch.cat([first, torch.zeros(1, 1, 24), patches], dim=1)  # its token has no position
-    return wrapper, weights.load_into(student, state)
+    return wrapper, conversion.load_into(student, state)
 
 
 def as_ours(wrapper, read):
     """What `read` reads off each parameter of a wrapper, by our names; positions without the second token's."""
-    state = weights.from_vit_pytorch({name: read(p) for name, p in wrapper.student.named_parameters()})
+    state = conversion.from_vit_pytorch({name: read(p) for name, p in wrapper.student.named_parameters()})
     state["dist_token"] = read(wrapper.distillation_token)[None]
     last = wrapper.distill_mlp[1]
     return state | {"head_dist.weight": read(last.weight), "head_dist.bias": read(last.bias)}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vitutils.analysis import probe
-from vitutils.data import image_sets
+from vitutils.analysis.features import extract_features
+from vitutils.data.images import from_tensors
 from vitutils.models import eval_mode, modes_kept, own_modes, set_modes
 
 
@@ -73,10 +73,10 @@ class Table(nn.Module):
 
 def test_features_leave_a_net_that_can_be_trained_in_its_own_modes():
     images, labels = torch.randint(255, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 2
-    part = image_sets.from_tensors("made", "train", images, labels, ["a", "b"], "here")
+    part = from_tensors("made", "train", images, labels, ["a", "b"], "here")
     model = nn.Sequential(nn.BatchNorm2d(1), Table())
     model[0].eval()
-    probe.extract(model, part, lambda image: image / 255, cache=False)
+    extract_features(model, part, lambda image: image / 255, cache=False)
     assert [*own_modes(model).values()] == [True, False, True] and not model[1].table.is_inference()
     model(torch.randn(2, 1, 8, 8, requires_grad=True)).sum().backward()
 
@@ -84,5 +84,5 @@ def test_features_leave_a_net_that_can_be_trained_in_its_own_modes():
         raise OSError("no image")
 
     with pytest.raises(OSError, match="no image"):
-        probe.extract(model, part, broken, cache=False)
+        extract_features(model, part, broken, cache=False)
     assert [*own_modes(model).values()] == [True, False, True]

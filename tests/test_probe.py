@@ -30,7 +30,10 @@ from vit_pytorch.simple_vit import SimpleViT
 
 from vitutils import data
 from vitutils.analysis import probe
-from vitutils.data import decoding, image_sets
+from vitutils.analysis.classifier import Pooled, with_new_classifier, without_classifier
+from vitutils.analysis.features import _say_once, describe_features, extract_features
+from vitutils.data import decoding
+from vitutils.data.images import from_tensors
 from vitutils.models import DistilledViT, SmallCNN, ViT, ViTConfig, weights
 
 SMALL = ViTConfig(
@@ -60,7 +63,7 @@ def made_set(count=40, name="made", change=0, classes=2):
     images = torch.randint(0, 60, (count, 1, 8, 8), generator=generator) + 60 * labels[:, None, None, None]
     images[0, 0, 0, 0] += change
     names = [str(k) for k in range(classes)]
-    return image_sets.from_tensors(name, "train", images.to(torch.uint8), labels, names, "here")
+    return from_tensors(name, "train", images.to(torch.uint8), labels, names, "here")
 
 
 # --- the head comes off ---
@@ -71,10 +74,10 @@ def test_ours_gives_what_its_head_reads_and_keeps_it():
         net = small_vit(global_pool=pool).eval()
         nn.init.normal_(net.head.weight)
         images = torch.randn(3, 1, 8, 8)
-        features = probe.headless(net)(images)
+        features = without_classifier(net)(images)
         assert features.shape == (3, 16)
         assert torch.equal(net.head(features), net(images))  # the net still has its head
-        assert set(net.state_dict()) - set(probe.headless(net).state_dict()) == {"head.weight", "head.bias"}
+        assert set(net.state_dict()) - set(without_classifier(net).state_dict()) == {"head.weight", "head.bias"}
 
 
 def test_other_libraries_nets():
@@ -94,25 +97,25 @@ def test_other_libraries_nets():
     heads[small] = (small.head, 16)
     for net, (head, width) in heads.items():
         with torch.no_grad():
-            features = probe.headless(net)(images)
+            features = without_classifier(net)(images)
             assert features.shape == (2, width)
             torch.testing.assert_close(head(features), net(images))
 
 
 def test_a_net_without_a_known_head_is_refused():
     with pytest.raises(ValueError, match="Sequential has no head.*0, 1"):
-        probe.headless(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+        without_classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
 
 
 def test_a_probe_can_be_the_new_head():
     net, part = small_vit().eval(), made_set(90, classes=3)
-    found = probe.extract(probe.headless(net), part, transform())
-    new = probe.with_new_head(net, found.x, found.y)
+    found = extract_features(without_classifier(net), part, transform())
+    new = with_new_classifier(net, found.x, found.y)
     images = torch.stack([transform()(part[i][0]) for i in range(len(part))])
     assert (new(images).argmax(dim=1) == part.labels).float().mean() > 0.9
     assert new.head.out_features == 3 and net.head.out_features == 5
     with pytest.raises(ValueError, match="three classes"):
-        probe.with_new_head(net, found.x, found.y % 2)
+        with_new_classifier(net, found.x, found.y % 2)
 
 
 def distilled(**changes):
@@ -126,13 +129,13 @@ def distilled(**changes):
 def test_a_distilled_net_gives_the_mean_of_what_its_heads_read():
     for K in (5, 16):  # 16: as many classes as features, where a head left on goes unnoticed
         net, images = distilled(num_classes=K), torch.randn(3, 1, 8, 8)
-        bare = probe.headless(net)
+        bare = without_classifier(net)
         expected = net.forward_features(images)[:, :2].mean(dim=1)
         for mode in (True, False):  # in train mode the net itself gives a pair
             torch.testing.assert_close(bare.train(mode)(images), expected)
         assert not any("head" in name for name in bare.state_dict()) and net.head_dist.out_features == K
     theirs = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32).eval()
-    assert probe.headless(theirs)(torch.randn(2, 3, 32, 32)).shape == (2, 192)
+    assert without_classifier(theirs)(torch.randn(2, 3, 32, 32)).shape == (2, 192)
 
 
 def test_heads_of_other_names_and_signatures():
@@ -140,7 +143,7 @@ def test_heads_of_other_names_and_signatures():
         image_size=8, patch_size=4, num_classes=4, dim=12, depth=1, heads=2, mlp_dim=12, channels=1
     ).eval()
     images = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(simple.linear_head(probe.headless(simple)(images)), simple(images))
+    torch.testing.assert_close(simple.linear_head(without_classifier(simple)(images)), simple(images))
 
     class Own(nn.Module):
         """Has timm's two names, not timm's meaning."""
@@ -158,19 +161,19 @@ def test_heads_of_other_names_and_signatures():
         def forward(self, images):
             return self.forward_head(self.forward_features(images))
 
-    assert torch.equal(probe.headless(Own())(images), images.flatten(1))
+    assert torch.equal(without_classifier(Own())(images), images.flatten(1))
     with pytest.raises(ValueError, match="expected an nn.Module, got a function"):
-        probe.headless(lambda images: images)
+        without_classifier(lambda images: images)
 
 
 @pytest.mark.parametrize("make", [small_vit, distilled], ids=["ViT", "DistilledViT"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_new_head_answers_with_the_labels_whatever_they_are(make, dtype):
     net, part = make().eval(), made_set(90, classes=3)
-    found = probe.extract(probe.headless(net), part, transform())
+    found = extract_features(without_classifier(net), part, transform())
     labels = torch.tensor([3, 7, 9])[found.y]
     net.blocks[1].eval(), net.train(), net.blocks[0].eval()
-    new = probe.with_new_head(net.to(dtype), found.x.to(dtype), labels)
+    new = with_new_classifier(net.to(dtype), found.x.to(dtype), labels)
     assert new.training and not new.blocks[0].training and new.config.num_classes == 10
     images = torch.stack([transform()(part[i][0]) for i in range(len(part))]).to(dtype)
     logits = new.eval()(images)
@@ -182,13 +185,13 @@ def test_a_new_head_answers_with_the_labels_whatever_they_are(make, dtype):
 def test_a_new_head_is_refused_where_it_does_not_fit():
     x, y = torch.randn(9, 16), torch.arange(9) % 3
     with pytest.raises(ValueError, match=r"features of 8, got Linear\(in_features=16"):
-        probe.with_new_head(small_vit(), x[:, :8], y)
+        with_new_classifier(small_vit(), x[:, :8], y)
     with pytest.raises(ValueError, match="expected heads to be one linear layer"):
-        probe.with_new_head(models.vit_b_32(image_size=32, num_classes=3), x, y)
+        with_new_classifier(models.vit_b_32(image_size=32, num_classes=3), x, y)
     resnet = timm.create_model("resnet10t", num_classes=5)
-    assert probe.with_new_head(resnet, torch.randn(9, 512), y).fc.out_features == 3 and resnet.num_classes == 5
+    assert with_new_classifier(resnet, torch.randn(9, 512), y).fc.out_features == 3 and resnet.num_classes == 5
     with pytest.raises(ValueError, match="labels from 0, got -1: leave out"):
-        probe.with_new_head(small_vit(), x, y - 1)
+        with_new_classifier(small_vit(), x, y - 1)
 
 
 # --- features ---
@@ -197,8 +200,8 @@ def test_a_new_head_is_refused_where_it_does_not_fit():
 def test_features_are_those_of_the_net_in_eval_mode_and_modes_come_back():
     net, part = small_vit(), made_set()
     net.blocks[0].eval()  # a mode of its own
-    bare = probe.headless(net)
-    found = probe.extract(bare, part, transform(), batch_size=7)
+    bare = without_classifier(net)
+    found = extract_features(bare, part, transform(), batch_size=7)
     with torch.no_grad():
         expected = bare(torch.stack([transform()(part[i][0]) for i in range(len(part))]))
     torch.testing.assert_close(found.x, expected)
@@ -219,38 +222,39 @@ def test_a_net_that_was_taken_to_another_device_comes_home():
             return self
 
     net = Traveller()
-    probe.extract(net, made_set(4), transform(), device="cpu:0", cache=False)
+    extract_features(net, made_set(4), transform(), device="cpu:0", cache=False)
     assert net.asked == [torch.device("cpu:0"), torch.device("cpu")]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_net_comes_back_from_the_gpu():
     net = small_vit()
-    on_gpu = probe.extract(probe.headless(net), made_set(4), transform(), device="cuda", cache=False).x
+    what = without_classifier(net), made_set(4), transform()
+    on_gpu = extract_features(*what, device="cuda", cache=False).x
     assert next(net.parameters()).device.type == "cpu"
-    assert (on_gpu - probe.extract(probe.headless(net), made_set(4), transform(), cache=False).x).abs().max() < 0.1
+    assert (on_gpu - extract_features(*what, cache=False).x).abs().max() < 0.1
 
 
 def test_batch_norm_uses_its_running_means():
     net = SmallCNN(1, 2, (4,))
-    one = probe.extract(probe.headless(net), made_set(), transform(), batch_size=1, cache=False)
-    many = probe.extract(probe.headless(net), made_set(), transform(), batch_size=40, cache=False)
+    one = extract_features(without_classifier(net), made_set(), transform(), batch_size=1, cache=False)
+    many = extract_features(without_classifier(net), made_set(), transform(), batch_size=40, cache=False)
     torch.testing.assert_close(one.x, many.x)
     assert net.stages[1].num_batches_tracked == 0
 
 
 def test_the_second_time_they_are_read_from_the_file(folder):
-    net = probe.headless(small_vit())
-    first = probe.extract(net, made_set(), transform())
-    again = probe.extract(net, made_set(), transform())
+    net = without_classifier(small_vit())
+    first = extract_features(net, made_set(), transform())
+    again = extract_features(net, made_set(), transform())
     assert again.cached and torch.equal(first.x, again.x) and torch.equal(first.y, again.y)
     assert again.seconds == first.seconds and os.listdir(folder) == [first.file.name]
 
 
 def test_another_input_is_another_key(folder):
     def keys(net=None, part=None, how=None):
-        net = net if net is not None else probe.headless(small_vit())
-        found = probe.extract(net, part or made_set(), how or transform())
+        net = net if net is not None else without_classifier(small_vit())
+        found = extract_features(net, part or made_set(), how or transform())
         assert not found.cached
         return found.file.name
 
@@ -261,9 +265,9 @@ def test_another_input_is_another_key(folder):
     heads.load_state_dict(small_vit().state_dict())
     seen = [
         keys(),
-        keys(net=probe.headless(small_vit(seed=1))),
-        keys(net=probe.headless(changed)),
-        keys(net=probe.headless(heads)),
+        keys(net=without_classifier(small_vit(seed=1))),
+        keys(net=without_classifier(changed)),
+        keys(net=without_classifier(heads)),
         keys(how=transform(mean=0.4)),
         keys(part=made_set(change=1)),
         keys(part=made_set(name="other")),
@@ -410,7 +414,7 @@ def normed(eps):
 def headed(heads):
     net = small_vit(num_heads=heads)
     net.load_state_dict(small_vit().state_dict())
-    return probe.headless(net)
+    return without_classifier(net)
 
 
 def attended(scale):
@@ -418,11 +422,11 @@ def attended(scale):
     for p in net.parameters():
         nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
     net.blocks[0].attn.fused_attn, net.blocks[0].attn.scale = False, scale
-    return probe.headless(net)
+    return without_classifier(net)
 
 
 def cast(dtype):
-    return probe.headless(small_vit().to(dtype))
+    return without_classifier(small_vit().to(dtype))
 
 
 # name -> two nets, or two transforms, that give other features; each once with 1.0 and once with 2.0
@@ -482,9 +486,9 @@ sys.modules["own"] = own
 def never_stale(first, second):
     """(net, transform), twice: the second's features are its own, whether kept or computed."""
     part = made_set(6)
-    before = probe.extract(first[0], part, first[1]).x
-    found = probe.extract(second[0], part, second[1])
-    fresh = probe.extract(second[0], part, second[1], cache=False).x
+    before = extract_features(first[0], part, first[1]).x
+    found = extract_features(second[0], part, second[1])
+    fresh = extract_features(second[0], part, second[1], cache=False).x
     assert not torch.equal(before, fresh), "the test itself is wrong: nothing has changed"
     assert torch.equal(found.x, fresh) and not found.cached
 
@@ -519,10 +523,10 @@ CHANGES = {
 def test_a_library_that_is_changed_behind_its_back_is_seen(name, monkeypatch):
     part, net = made_set(6), nn.Sequential(nn.Flatten(), nn.ReLU())
     how = v2.Compose([v2.ToPILImage(), decoding.AsSeen(grey=True), v2.ToImage(), transform(0.0)])
-    before = probe.extract(net, part, how)
-    assert before.file and probe.extract(net, part, how).cached
+    before = extract_features(net, part, how)
+    assert before.file and extract_features(net, part, how).cached
     monkeypatch.setattr(*CHANGES[name])
-    found, fresh = probe.extract(net, part, how), probe.extract(net, part, how, cache=False).x
+    found, fresh = extract_features(net, part, how), extract_features(net, part, how, cache=False).x
     assert torch.equal(found.x, fresh) and not torch.equal(before.x, fresh) and found.file is None
 
 
@@ -687,9 +691,9 @@ def test_what_the_readers_own_code_reads_may_change(name, folder, tmp_path, monk
     torch.manual_seed(0)
     net, how = OUTSIDE[name](path)
     net, how = net or nn.Flatten(), how or transform()
-    before = probe.extract(net, part, how)
+    before = extract_features(net, part, how)
     set_outside(path, 2.0, monkeypatch)
-    found = probe.extract(net, part, how)
+    found = extract_features(net, part, how)
     assert not torch.equal(found.x, before.x) and not found.cached and found.file is None and not folder.exists()
 
 
@@ -698,7 +702,7 @@ def test_sets_that_the_reader_reads_himself_are_computed_anew():
     others = functools.partial(part.content.func, torch.zeros(6, 1, 8, 8, dtype=torch.uint8))
     for changes in ({"read": lambda i: part.read(i)}, {"content": lambda i: b""}, {"content": others}):
         asked = replace(part, **changes)
-        assert not any(probe.extract(nn.Flatten(), asked, transform()).cached for _ in range(2))
+        assert not any(extract_features(nn.Flatten(), asked, transform()).cached for _ in range(2))
 
 
 def test_pixels_of_another_shape_are_other_pictures():
@@ -706,24 +710,24 @@ def test_pixels_of_another_shape_are_other_pictures():
     shapes = ((2, 1, 8, 8), (2, 1, 4, 16))
     net = nn.Sequential(nn.AvgPool2d((2, 4)), nn.Flatten())
     for shape in shapes:
-        part = image_sets.from_tensors("made", "train", images.reshape(shape), torch.arange(2), ["a", "b"], "here")
-        found = probe.extract(net, part, transform())
-        assert torch.equal(found.x, probe.extract(net, part, transform(), cache=False).x) and not found.cached
+        part = from_tensors("made", "train", images.reshape(shape), torch.arange(2), ["a", "b"], "here")
+        found = extract_features(net, part, transform())
+        assert torch.equal(found.x, extract_features(net, part, transform(), cache=False).x) and not found.cached
 
 
 KNOWN = {  # what libraries and this package wrote is kept, whatever it holds of theirs
-    "ours": lambda: (probe.headless(small_vit()), None),
-    "ours, distilled": lambda: (probe.headless(distilled()), None),
-    "a CNN of ours": lambda: (probe.headless(SmallCNN(1, 2, (4,))), None),
+    "ours": lambda: (without_classifier(small_vit()), None),
+    "ours, distilled": lambda: (without_classifier(distilled()), None),
+    "a CNN of ours": lambda: (without_classifier(SmallCNN(1, 2, (4,))), None),
     "timm's": lambda: (attended(1.0), None),
     "vit-pytorch's": lambda: (
-        probe.headless(
+        without_classifier(
             LibraryViT(image_size=8, patch_size=4, num_classes=4, dim=8, depth=1, heads=2, mlp_dim=8, channels=1)
         ),
         None,
     ),
     "torchvision's": lambda: (models.squeezenet1_1(num_classes=3), models.SqueezeNet1_1_Weights.DEFAULT.transforms()),
-    "the pocket network": lambda: (probe.headless(POCKET.model), POCKET.transform),
+    "the pocket network": lambda: (without_classifier(POCKET.model), POCKET.transform),
     "timm's transform": lambda: (
         nn.Flatten(),
         v2.Compose([v2.ToPILImage(), v2.RGB(), timm.data.create_transform(8, is_training=False)]),
@@ -733,7 +737,7 @@ KNOWN = {  # what libraries and this package wrote is kept, whatever it holds of
         v2.Compose([transform(), v2.Compose([transform_of_a_dtype(), v2.Lambda(F.relu)])]),
     ),
 }
-POCKET = weights.load("pocket")
+POCKET = weights.load_pretrained("pocket")
 
 
 def transform_of_a_dtype():
@@ -742,30 +746,30 @@ def transform_of_a_dtype():
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_libraries_and_we_wrote_is_kept(name, capsys):
-    probe._say_once.cache_clear()
+    _say_once.cache_clear()
     part = made_set(4)
     if name == "torchvision's":
         colour = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        part = image_sets.from_tensors("made", "train", colour, part.labels[:2], "ab", "")
+        part = from_tensors("made", "train", colour, part.labels[:2], "ab", "")
     made = []
     for _ in range(2):
         torch.manual_seed(0)
         made.append(KNOWN[name]())
-    first, again = (probe.extract(net, part, how or transform()) for net, how in made)
+    first, again = (extract_features(net, part, how or transform()) for net, how in made)
     assert first.file and again.cached and torch.equal(first.x, again.x), capsys.readouterr().out
 
 
 def test_a_mode_or_a_hook_that_is_on_everywhere_is_computed_with():
     part, net = made_set(4), nn.Sequential(nn.Flatten(), nn.ReLU())
-    before = probe.extract(net, part, transform())
+    before = extract_features(net, part, transform())
     hook = nn.modules.module.register_module_forward_hook(lambda module, given, out: out + 1)
     try:
-        assert not torch.equal(probe.extract(net, part, transform()).x, before.x)
+        assert not torch.equal(extract_features(net, part, transform()).x, before.x)
     finally:
         hook.remove()
     with Plus():
-        assert not torch.equal(probe.extract(net, part, transform()).x, before.x)
-    assert probe.extract(net, part, transform()).cached
+        assert not torch.equal(extract_features(net, part, transform()).x, before.x)
+    assert extract_features(net, part, transform()).cached
 
 
 class Plus(TorchFunctionMode):
@@ -783,14 +787,14 @@ def test_compiled_nets_are_computed_anew():
     compiled._compiled_call_impl = lambda images: images.flatten(1)  # what its compile() puts there, after seconds
     for net in (traced, compiled):
         with pytest.raises(ValueError, match="the net"):
-            probe.description(net, part, transform(), torch.device("cpu"))
+            describe_features(net, part, transform(), torch.device("cpu"))
 
 
 def test_autocast_and_number_formats_are_seen():
-    net, part = probe.headless(small_vit()), made_set(6)
-    before = probe.extract(net, part, transform()).x
+    net, part = without_classifier(small_vit()), made_set(6)
+    before = extract_features(net, part, transform()).x
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = probe.extract(net, part, transform())
+        found = extract_features(net, part, transform())
     assert not found.cached and not torch.equal(found.x, before)
 
 
@@ -801,7 +805,7 @@ def test_batches_count_where_a_net_looks_at_its_neighbours():
             return found - found.mean(dim=0)
 
     part = made_set(6)
-    two = [probe.extract(Centred(), part, stretched, batch_size=size) for size in (6, 2)]
+    two = [extract_features(Centred(), part, stretched, batch_size=size) for size in (6, 2)]
     assert not two[1].cached and not torch.equal(two[0].x, two[1].x)
 
 
@@ -838,11 +842,11 @@ def setting(value):
 
 @pytest.mark.parametrize("name", UNSEEN)
 def test_what_cannot_be_seen_is_computed_anew_and_said_once(name, folder, capsys):
-    probe._say_once.cache_clear()
+    _say_once.cache_clear()
     make, reason = UNSEEN[name]
     net = Scaled(step=F.dropout) if name == "dropout in forward" else nn.Flatten()
     for _ in range(2):
-        found = probe.extract(net, made_set(4), make())
+        found = extract_features(net, made_set(4), make())
         assert not found.cached and found.file is None
     told = capsys.readouterr().out
     assert re.match(f"features are not kept: .*{reason}", told) and told.count("\n") == 1
@@ -851,16 +855,16 @@ def test_what_cannot_be_seen_is_computed_anew_and_said_once(name, folder, capsys
 
 def test_modes_and_the_order_of_a_set_do_not_count():
     part, names, net = made_set(4), [f"name {i}" for i in range(50)], small_vit().train()
-    probe.extract(net, part, setting(set(names)))
-    assert probe.extract(net.eval(), part, setting(set(reversed(names)))).cached
+    extract_features(net, part, setting(set(names)))
+    assert extract_features(net.eval(), part, setting(set(reversed(names)))).cached
 
 
 def test_a_file_under_another_name_is_not_believed(folder):
     part = made_set(6)
-    first, second = (probe.extract(nn.Flatten(), part, transform(mean)) for mean in (0.5, 0.4))
+    first, second = (extract_features(nn.Flatten(), part, transform(mean)) for mean in (0.5, 0.4))
     second.file.write_bytes(first.file.read_bytes())
     with pytest.warns(UserWarning, match="something else"):
-        again = probe.extract(nn.Flatten(), part, transform(0.4))
+        again = extract_features(nn.Flatten(), part, transform(0.4))
     assert torch.equal(again.x, second.x)
 
 
@@ -870,29 +874,29 @@ def test_pictures_read_ahead_need_no_other_process(monkeypatch):
     multiprocessing.set_start_method("spawn", force=True)
     try:
         part, how = made_set(23), lambda image: image / 255
-        alone = probe.extract(nn.Flatten(), part, how, batch_size=4, cache=False)
-        ahead = probe.extract(nn.Flatten(), part, how, batch_size=4, workers=2, cache=False)
+        alone = extract_features(nn.Flatten(), part, how, batch_size=4, cache=False)
+        ahead = extract_features(nn.Flatten(), part, how, batch_size=4, workers=2, cache=False)
     finally:
         multiprocessing.set_start_method(before, force=True)
     assert torch.equal(alone.x, ahead.x)
     with pytest.raises(ZeroDivisionError):  # a picture's own error comes through
-        probe.extract(nn.Flatten(), part, lambda image: 1 / 0, workers=2, cache=False)
+        extract_features(nn.Flatten(), part, lambda image: 1 / 0, workers=2, cache=False)
 
 
 def test_a_damaged_file_is_named_and_written_anew(folder):
-    net = probe.headless(small_vit())
-    first = probe.extract(net, made_set(), transform())
+    net = without_classifier(small_vit())
+    first = extract_features(net, made_set(), transform())
     whole = first.file.read_bytes()
     wrong = bytearray(whole)
     wrong[-3] ^= 255  # still a safetensors file
     for raw in (whole[:50], b"", bytes(wrong)):
         first.file.write_bytes(raw)
         with pytest.warns(UserWarning, match=f"{first.file.name} is damaged"):
-            again = probe.extract(net, made_set(), transform())
+            again = extract_features(net, made_set(), transform())
         assert not again.cached and torch.equal(again.x, first.x)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert probe.extract(net, made_set(), transform()).cached
+            assert extract_features(net, made_set(), transform()).cached
     assert os.listdir(folder) == [first.file.name]
 
 
@@ -901,35 +905,35 @@ def test_nothing_half_written_stays(folder, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    found = probe.extract(probe.headless(small_vit()), made_set(), transform())
+    found = extract_features(without_classifier(small_vit()), made_set(), transform())
     assert found.file is None and found.x.shape == (40, 16) and os.listdir(folder) == []
 
 
 def test_what_is_no_feature_or_no_image_is_refused():
     net, part = small_vit(), made_set()
     with pytest.raises(ValueError, match=r"features \(40, D\), got \(40, 5, 16\)"):
-        bare = probe.headless(net)
+        bare = without_classifier(net)
         bare.forward = bare.forward_features
-        probe.extract(bare, part, transform(), cache=False)
+        extract_features(bare, part, transform(), cache=False)
     with pytest.raises(ValueError, match=r"tensors \(C, H, W\) of one size, got"):
-        probe.extract(probe.headless(net), part, v2.RandomChoice([v2.Resize(8), v2.Resize(4)]), cache=False)
+        extract_features(without_classifier(net), part, v2.RandomChoice([v2.Resize(8), v2.Resize(4)]), cache=False)
     with pytest.raises(ValueError, match="no pictures"):
-        probe.extract(probe.headless(net), part.at([]), transform(), cache=False)
+        extract_features(without_classifier(net), part.at([]), transform(), cache=False)
     with pytest.raises(ValueError, match="float images, normalised, got torch.uint8"):
-        probe.extract(probe.headless(net), part, lambda image: image, cache=False)
+        extract_features(without_classifier(net), part, lambda image: image, cache=False)
     with pytest.raises(ValueError, match="expected an nn.Module"):
-        probe.extract(lambda images: images.flatten(1), part, transform())
+        extract_features(lambda images: images.flatten(1), part, transform())
     for wrong in ({"batch_size": 0}, {"batch_size": 2.5}, {"workers": -1}, {"workers": 1.5}):
         with pytest.raises(ValueError, match=f"expected {next(iter(wrong))} to be a whole number, . or more, got"):
-            probe.extract(net, part, transform(), **wrong)
+            extract_features(net, part, transform(), **wrong)
     with pytest.raises(ValueError, match="expected real features, got torch.complex64"):
-        probe.extract(Scaled(step=torch.fft.fft), part, transform(), cache=False)
+        extract_features(Scaled(step=torch.fft.fft), part, transform(), cache=False)
     for size in (39, 24):  # D is the size of the batch: 39 and 1, 24 and 16
         with pytest.raises(ValueError, match=f"features of one width D, got {size} and then {40 - size}"):
-            probe.extract(Scaled(step=lambda x: x @ x.T), part, transform(), batch_size=size, cache=False)
+            extract_features(Scaled(step=lambda x: x @ x.T), part, transform(), batch_size=size, cache=False)
     for give in (lambda x: (x, x), lambda x: {"x": x}, lambda x: None, lambda x: x[:2]):
         with pytest.raises(ValueError, match=r"expected features \(40, D\), got"):
-            probe.extract(Scaled(step=give), part, transform(), cache=False)
+            extract_features(Scaled(step=give), part, transform(), cache=False)
 
 
 def test_fifty_thousand_pictures_do_not_grow_in_memory():
@@ -945,10 +949,10 @@ def test_fifty_thousand_pictures_do_not_grow_in_memory():
             return images.flatten(1)[:, :4]
 
     made = torch.arange(768, dtype=torch.uint8).reshape(3, 16, 16)
-    part = image_sets.Pictures(
+    part = data.ImagePart(
         "stream", "train", torch.zeros(count, dtype=torch.int64), ("a", "b"), "made", lambda i: made + (i % 7), bytes
     )
-    found = probe.extract(Tiny(), part, lambda image: image / 255, batch_size=500, cache=False)
+    found = extract_features(Tiny(), part, lambda image: image / 255, batch_size=500, cache=False)
     assert found.x.shape == (count, 4) and len(seen) == 100
     assert max(seen[10:]) - seen[9] < 25e6
 
@@ -1071,7 +1075,7 @@ def test_the_probe_chooses_its_penalty_without_the_new_images():
 
 def test_training_learns_and_the_rate_is_chosen():
     part = made_set(60)
-    dataset = probe.as_dataset(part, part, transform(), (0.5,), (0.5,))
+    dataset = data.as_dataset(part, part, transform(), (0.5,), (0.5,))
     net = probe.train_steps(small_vit(num_classes=2), dataset, steps=40, lr=3e-3)
     seen = net(data.normalise(dataset.train_images, 0.5, 0.5)).argmax(dim=1)
     assert (seen == part.labels).float().mean() > 0.9 and not net.training
@@ -1083,14 +1087,14 @@ def test_training_learns_and_the_rate_is_chosen():
 
 def test_what_cannot_be_trained_with_is_refused():
     part = made_set(20)
-    dataset = probe.as_dataset(part, part, transform(), (0.5,), (0.5,))
+    dataset = data.as_dataset(part, part, transform(), (0.5,), (0.5,))
     none = replace(dataset, train_images=dataset.train_images[:0], train_labels=dataset.train_labels[:0])
     how = dict(steps=1, lr=1e-3)
     for net, chosen, changes, message in (
         (small_vit(), none, {}, "no images to train on"),
         (small_vit(num_classes=1), dataset, {}, "expected classes from 0 to 0, got 0 to 1"),
         (distilled(), dataset, {}, "got a tuple: wrap the model"),
-        (probe.Pooled(small_vit()), dataset, {"batch_size": 0}, "batch_size to be a whole number, 1 or more, got 0"),
+        (Pooled(small_vit()), dataset, {"batch_size": 0}, "batch_size to be a whole number, 1 or more, got 0"),
         (small_vit(), dataset, {"steps": 0}, "steps to be"),
         (small_vit(), dataset, {"lr": 0.0}, "rate above 0"),
     ):
@@ -1114,12 +1118,12 @@ def test_a_set_to_train_on_is_made_or_refused():
         ((part, part, transform(), (0.5, 0.5), (0.5,)), "expected 1 or 1 values"),
     ):
         with pytest.raises(ValueError, match=message):
-            probe.as_dataset(*given)
+            data.as_dataset(*given)
 
 
 def test_training_takes_as_many_steps_as_asked(monkeypatch):
     part, taken = made_set(20), []
-    dataset = probe.as_dataset(part, part, transform(), (0.5,), (0.5,))
+    dataset = data.as_dataset(part, part, transform(), (0.5,), (0.5,))
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (taken.append(1), step(self, *a))[1])
     for size, steps in ((32, 3), (8, 7)):  # all images in one batch; two whole batches an epoch
@@ -1130,7 +1134,7 @@ def test_training_takes_as_many_steps_as_asked(monkeypatch):
 
 def test_images_to_train_on_are_those_the_net_saw():
     part = made_set()
-    dataset = probe.as_dataset(part, part.at([1, 2]), transform(), (0.5,), (0.5,))
+    dataset = data.as_dataset(part, part.at([1, 2]), transform(), (0.5,), (0.5,))
     assert all(torch.equal(dataset.train_images[i], part[i][0]) for i in range(len(part)))
     assert torch.equal(dataset.test_labels, part.labels[1:3])
     seen = data.normalise(dataset.train_images, dataset.mean, dataset.std)

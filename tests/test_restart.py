@@ -88,7 +88,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def mirror():
     digits = data.load("digits")
     files = {}
-    for part, (name, _) in zip(sources.PARTS, sources.RECIPES["fashion_mnist"].files, strict=True):
+    for part, (name, _) in zip(sources.TENSORS, sources.SOURCES["fashion_mnist"].files, strict=True):
         array = getattr(digits, part).numpy()
         array = np.resize(array, (SIZES["test" in part], *array.shape[1:]))
         if array.ndim == 4:  # 8 x 8 pixels made 28 x 28: each three times, and a rim

@@ -19,7 +19,7 @@ import status
 
 import notebooks as command
 import vitutils
-from vitutils.data import image_sets, sources
+from vitutils.data import official, sources
 
 ROOT = rules.ROOT
 RECORD = times.read(ROOT / "book" / "times.csv")
@@ -68,11 +68,11 @@ def megabytes_of(name: str) -> float:
 def test_megabytes_in_the_openings_are_those_of_the_sources():
     tiny = megabytes_of("vit_tiny_patch16_224")
     sets = ("flowers102", "pets", "dtd", "eurosat")
-    large = sum(image_sets.OFFICIAL[name].megabytes for name in sets)
-    large += sum(sources.RECIPES[name].megabytes for name in ("cifar10", "cifar100"))
+    large = sum(official.OFFICIAL[name].megabytes for name in sets)
+    large += sum(sources.SOURCES[name].megabytes for name in ("cifar10", "cifar100"))
     known = {
-        f"{sources.RECIPES['fashion_mnist'].megabytes} MB",
-        f"{image_sets.OFFICIAL['imagenette'].megabytes} MB",
+        f"{sources.SOURCES['fashion_mnist'].megabytes} MB",
+        f"{official.OFFICIAL['imagenette'].megabytes} MB",
         f"{tiny:.0f} MB",
         f"{tiny + megabytes_of('resnet10t'):.0f} MB",
         f"{large / 1000:.1f} GB",

@@ -18,7 +18,7 @@ from torchvision import models
 from torchvision.models import swin_transformer
 
 from vitutils import data, train
-from vitutils.models import ConvStem, DistilledViT, SmallCNN, ViT, ViTConfig, transformer, weights
+from vitutils.models import ConvStem, DistilledViT, SmallCNN, ViT, ViTConfig, conversion, transformer
 from vitutils.training import digests, loop
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
@@ -365,7 +365,7 @@ def test_the_books_own_nets_have_the_groups_they_were_trained_with(name):
         "ViT": lambda: ViT(DIGITS),
         "DistilledViT": lambda: DistilledViT(config),
         "stem": lambda: ViT(config, ConvStem),
-        "norms": lambda: ViT(config, weights.VitPytorchPatchEmbed),
+        "norms": lambda: ViT(config, conversion.VitPytorchPatchEmbed),
         "SmallCNN": lambda: SmallCNN(1, 10, (8, 16)),
     }
     model, before = make[name](), ([], [])

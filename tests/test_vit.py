@@ -22,9 +22,9 @@ from vitutils.models import (
     SelfAttention,
     ViT,
     ViTConfig,
+    conversion,
     init_weights,
     resize_positions,
-    weights,
 )
 
 SMALL = ViTConfig(
@@ -84,7 +84,7 @@ def test_named_sizes_equal_timms():
         with torch.device("meta"):
             reference = timm.create_model(theirs, num_classes=1000)
             ours = ViT(ViTConfig.named(name))
-        assert weights.config_of(reference) == dataclasses.replace(
+        assert conversion.config_of(reference) == dataclasses.replace(
             ours.config, img_size=(224, 224)
         )
         shapes = {key: p.shape for key, p in ours.state_dict().items()}
@@ -260,7 +260,7 @@ def test_an_embed_layer_keeps_its_own_initialisation(layer):
     assert not model.blocks[0].mlp.fc1.bias.any() and model.blocks[1].attn.qkv.weight.std() > 0.01
 
 
-@pytest.mark.parametrize("layer", [PatchEmbed, ConvStem, weights.VitPytorchPatchEmbed])
+@pytest.mark.parametrize("layer", [PatchEmbed, ConvStem, conversion.VitPytorchPatchEmbed])
 def test_the_books_embed_layers_start_as_they_did_in_the_studies(layer):
     """Drawn in the order that `ViT.apply(init_weights)` has, over all layers."""
     torch.manual_seed(3)
@@ -370,23 +370,23 @@ def timm_vit(config: ViTConfig) -> nn.Module:
 def test_parity_with_timm(changes):
     config = small(**changes)
     theirs = randomise(timm_vit(config))
-    ours = weights.load_into(ViT(weights.config_of(theirs)), weights.from_timm(theirs.state_dict()))
+    ours = conversion.load_into(ViT(conversion.config_of(theirs)), conversion.from_timm(theirs.state_dict()))
     images = flat_and_lively((3, config.in_chans, *config.image_shape))
     assert theirs(images).std() > 0.1
     assert largest_difference(theirs, ours.eval(), images) < 1e-5
 
     ours = randomise(ViT(config), seed=5)
-    theirs.load_state_dict(weights.to_timm(ours.state_dict()))
+    theirs.load_state_dict(conversion.to_timm(ours.state_dict()))
     assert largest_difference(theirs, ours, images) < 1e-5
 
 
 def test_config_is_read_off_timms_network():
     config = small(img_size=(24, 40), qkv_bias=False, global_pool="avg")
-    assert weights.config_of(timm_vit(config)) == config
+    assert conversion.config_of(timm_vit(config)) == config
     other = timm.create_model(
         "vit_tiny_patch16_224", depth=1, norm_layer=partial(nn.LayerNorm, eps=1e-5)
     )
-    assert weights.config_of(other).norm_eps == 1e-5
+    assert conversion.config_of(other).norm_eps == 1e-5
 
 
 def test_parity_with_torchvision():
@@ -400,13 +400,13 @@ def test_parity_with_torchvision():
         num_classes=10,
     )
     randomise(theirs)
-    ours = weights.load_into(ViT(SMALL), weights.from_torchvision(theirs.state_dict())).eval()
+    ours = conversion.load_into(ViT(SMALL), conversion.from_torchvision(theirs.state_dict())).eval()
     images = flat_and_lively()
     assert theirs(images).std() > 0.1
     assert largest_difference(theirs, ours, images) < 1e-5
 
     randomise(ours, seed=5)
-    theirs.load_state_dict(weights.to_torchvision(ours.state_dict()))
+    theirs.load_state_dict(conversion.to_torchvision(ours.state_dict()))
     assert largest_difference(theirs, ours, images) < 1e-5
 
 
@@ -426,14 +426,14 @@ def test_parity_with_vit_pytorch(pool, ours_pool, size):
     )
     randomise(theirs)
     config = small(img_size=size, qkv_bias=False, norm_eps=1e-5, global_pool=ours_pool)
-    ours = ViT(config, weights.VitPytorchPatchEmbed)
-    weights.load_into(ours, weights.from_vit_pytorch(theirs.state_dict())).eval()
+    ours = ViT(config, conversion.VitPytorchPatchEmbed)
+    conversion.load_into(ours, conversion.from_vit_pytorch(theirs.state_dict())).eval()
     images = flat_and_lively((3, 3, *config.image_shape))
     assert theirs(images).std() > 0.1
     assert largest_difference(theirs, ours, images) < 1e-5
 
     randomise(ours, seed=5)
-    theirs.load_state_dict(weights.to_vit_pytorch(ours.state_dict()))
+    theirs.load_state_dict(conversion.to_vit_pytorch(ours.state_dict()))
     assert largest_difference(theirs, ours, images) < 1e-5
 
 
@@ -442,17 +442,17 @@ def test_parity_sees_the_three_faults_of_chapter_5():
     theirs = randomise(timm_vit(SMALL))
     state, images = theirs.state_dict(), flat_and_lively()
 
-    right = weights.load_into(ViT(SMALL), state).eval()
+    right = conversion.load_into(ViT(SMALL), state).eval()
     assert largest_difference(theirs, right, images) < 1e-5
 
-    eps = weights.load_into(ViT(small(norm_eps=1e-5)), state).eval()
+    eps = conversion.load_into(ViT(small(norm_eps=1e-5)), state).eval()
     assert largest_difference(theirs, eps, images) > 1e-4
 
     swapped = dict(state)
     for key in [key for key in state if "qkv" in key]:
         q, k, v = state[key].chunk(3)
         swapped[key] = torch.cat([k, q, v])
-    order = weights.load_into(ViT(SMALL), swapped).eval()
+    order = conversion.load_into(ViT(SMALL), swapped).eval()
     assert largest_difference(theirs, order, images) > 1e-2
 
 

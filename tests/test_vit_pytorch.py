@@ -13,7 +13,7 @@ from studies import library
 from studies.record import store_of
 from studies.store import NotYet
 from vitutils import check
-from vitutils.models import ViT, weights
+from vitutils.models import ViT, conversion
 from vitutils.train import parameter_groups
 
 CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "08_vit_pytorch.ipynb"
@@ -103,7 +103,7 @@ def test_each_net_of_the_study_differs_from_ours_in_what_its_name_says():
     fresh = nets["ours, torch's first weights"]
     P, D = library.VIT.patch_size, library.VIT.embed_dim
     assert check.count_parameters(norms) - check.count_parameters(ours) == 2 * P * P + 2 * D
-    assert isinstance(norms.patch_embed, weights.VitPytorchPatchEmbed)
+    assert isinstance(norms.patch_embed, conversion.VitPytorchPatchEmbed)
     same_size = ("ours, positions of std 1", "ours, torch's first weights")
     assert {check.count_parameters(nets[name]) for name in same_size} == {check.count_parameters(ours)}
     far = {name for name, net in nets.items() if spread(net) > 0.5}
@@ -118,8 +118,8 @@ def test_the_study_gives_the_library_our_sizes():
     torch.manual_seed(0)
     theirs = library.make_net("library", 0).eval()
     assert isinstance(theirs, vit_pytorch.ViT)
-    twin = ViT(replace(library.VIT, qkv_bias=False, norm_eps=1e-5), weights.VitPytorchPatchEmbed).eval()
-    weights.load_into(twin, weights.from_vit_pytorch(theirs.state_dict()))
+    twin = ViT(replace(library.VIT, qkv_bias=False, norm_eps=1e-5), conversion.VitPytorchPatchEmbed).eval()
+    conversion.load_into(twin, conversion.from_vit_pytorch(theirs.state_dict()))
     images = torch.randn(3, 1, 28, 28)
     with torch.no_grad():
         check.check_close(twin(images), theirs(images), tol=1e-5)

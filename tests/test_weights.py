@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vitutils import check, data, train
-from vitutils.analysis import probe
-from vitutils.models import ViT, ViTConfig, weights
+from vitutils.analysis.classifier import with_new_classifier, without_classifier
+from vitutils.models import ViT, ViTConfig, conversion, weights
 
 NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 SMALL = ViTConfig(
@@ -93,26 +93,26 @@ def hub(checkpoint, tmp_path, no_network, monkeypatch):
 def test_the_hub_is_asked_once_says_how_much_and_gets_no_token(hub, checkpoint, monkeypatch, capfd):
     """The whole way through the hub's own client; a reader's token and Colab's secrets stay where they are."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    found = weights.find_file(NAME, f"timm/{NAME}")
+    found = weights.find_weights(NAME, f"timm/{NAME}")
     assert found.read_bytes() == checkpoint.read_bytes()
     megabytes = checkpoint.stat().st_size / 1e6
     assert capfd.readouterr() == (f"downloading {NAME} once, {megabytes:.0f} MB\n", "")
     assert hub and not any("authorization" in headers for *_, headers in hub)
     asked = len(hub)
-    assert weights.find_file(NAME, f"timm/{NAME}") == found and len(hub) == asked
+    assert weights.find_weights(NAME, f"timm/{NAME}") == found and len(hub) == asked
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_reader_sees_the_hubs_download_move(hub, monkeypatch, capfd):
     monkeypatch.setenv("JPY_SESSION_NAME", "reader.ipynb")
-    weights.find_file(NAME, f"timm/{NAME}")
+    weights.find_weights(NAME, f"timm/{NAME}")
     out, err = capfd.readouterr()
     assert "100%" in out and out.count("\n") == 1 and err == ""
 
 
 def test_weights_the_hub_does_not_hold(hub):
     with pytest.raises(FileNotFoundError, match="no weights for nonesuch.*hub, timm/nonesuch"):
-        weights.find_file("nonesuch", "timm/nonesuch")
+        weights.find_weights("nonesuch", "timm/nonesuch")
 
 
 # --- checkpoints without a head, and architectures that are not ours ---
@@ -152,7 +152,7 @@ WITHIN = {
 def test_what_our_vit_cannot_stand_for_is_named(name):
     changes, message = BEYOND[name]
     with pytest.raises(ValueError, match=f"expected a plain ViT.* has .*{message}"):
-        weights.config_of(timm.models.VisionTransformer(**SIZES | changes))
+        conversion.config_of(timm.models.VisionTransformer(**SIZES | changes))
 
 
 @pytest.mark.parametrize("name", WITHIN)
@@ -161,8 +161,8 @@ def test_what_our_vit_can_stand_for_computes_the_same(name):
     theirs = timm.models.VisionTransformer(**SIZES | WITHIN[name]).eval()
     for p in theirs.parameters():
         nn.init.normal_(p, std=0.2)
-    config = weights.config_of(theirs)
-    ours = weights.load_into(ViT(config), theirs.state_dict()).eval()
+    config = conversion.config_of(theirs)
+    ours = conversion.load_into(ViT(config), theirs.state_dict()).eval()
     images = torch.randn(2, config.in_chans, *config.image_shape)
     assert torch.allclose(ours(images), theirs(images), atol=1e-5)
 
@@ -172,7 +172,7 @@ def test_the_configuration_of_another_class_is_refused(name):
     with torch.device("meta"):
         net = timm.create_model(name)
     with pytest.raises(ValueError, match=f"plain VisionTransformer, got a {type(net).__name__}"):
-        weights.config_of(net)
+        conversion.config_of(net)
 
 
 def test_a_checkpoint_without_a_head_gives_features(folder):
@@ -180,20 +180,20 @@ def test_a_checkpoint_without_a_head_gives_features(folder):
     theirs = timm.create_model(name, pretrained=False).eval()
     assert theirs.num_classes == 0
     save_file(theirs.state_dict(), folder / f"{name}.safetensors")
-    found = weights.load(name)
+    found = weights.load_pretrained(name)
     assert found.classes == () and found.model.config.num_classes == 0 and isinstance(found.model.head, nn.Identity)
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         features = found.model(images)
         assert features.shape == (1, 384) and torch.allclose(features, theirs(images), atol=1e-4)
-        assert torch.equal(probe.headless(found.model)(images), features)
+        assert torch.equal(without_classifier(found.model)(images), features)
     x, y = torch.randn(9, 384), torch.arange(9) % 3
-    assert probe.with_new_head(found.model, x, y)(images).shape == (1, 3)
+    assert with_new_classifier(found.model, x, y)(images).shape == (1, 3)
 
 
 def test_an_architecture_of_other_parts_is_refused_before_anything_is_fetched(folder):
     with pytest.raises(ValueError, match="this VisionTransformer has LayerScale as ls1"):
-        weights.load("vit_small_patch14_dinov2.lvd142m")
+        weights.load_pretrained("vit_small_patch14_dinov2.lvd142m")
 
 
 # --- load_into: all or nothing ---
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_copied():
     state["norm.scale"] = torch.ones(24)
     state["head.weight"] = torch.ones(7, 24)
     with pytest.raises(ValueError) as error:
-        weights.load_into(model, state, origin="a.safetensors")
+        conversion.load_into(model, state, origin="a.safetensors")
     told = str(error.value)
     assert "a.safetensors" in told
     assert "1 missing: norm.weight" in told
@@ -226,18 +226,18 @@ def test_each_kind_of_misfit_is_enough(change):
     else:
         state["pos_embed"] = torch.zeros(1, 10, 24)
     with pytest.raises(ValueError, match=f"1 .*{change}"):
-        weights.load_into(ViT(SMALL), state)
+        conversion.load_into(ViT(SMALL), state)
 
 
 def test_long_lists_are_cut_short():
     with pytest.raises(ValueError, match=r"32 missing: .* and 24 more$"):
-        weights.load_into(ViT(SMALL), {})
+        conversion.load_into(ViT(SMALL), {})
 
 
 def test_what_fits_is_copied_and_the_model_returned():
     model = ViT(SMALL)
     state = {key: torch.randn_like(p) for key, p in model.state_dict().items()}
-    assert weights.load_into(model, state) is model
+    assert conversion.load_into(model, state) is model
     assert all(torch.equal(p, state[key]) for key, p in model.state_dict().items())
 
 
@@ -247,8 +247,8 @@ def test_what_fits_is_copied_and_the_model_returned():
 def test_names_go_over_and_come_back():
     state = ViT(SMALL).state_dict()
     for there, back in (
-        (weights.to_timm, weights.from_timm),
-        (weights.to_torchvision, weights.from_torchvision),
+        (conversion.to_timm, conversion.from_timm),
+        (conversion.to_torchvision, conversion.from_torchvision),
     ):
         again = back(there(state))
         assert again.keys() == state.keys()
@@ -256,13 +256,13 @@ def test_names_go_over_and_come_back():
 
 
 def test_block_numbers_of_two_digits_survive():
-    theirs = weights.to_torchvision(ViT(ViTConfig(16, 8, 3, 5, 24, 12, 3)).state_dict())
+    theirs = conversion.to_torchvision(ViT(ViTConfig(16, 8, 3, 5, 24, 12, 3)).state_dict())
     assert "encoder.layers.encoder_layer_11.mlp.3.bias" in theirs
-    assert "blocks.11.mlp.fc2.bias" in weights.from_torchvision(theirs)
+    assert "blocks.11.mlp.fc2.bias" in conversion.from_torchvision(theirs)
 
 
 @pytest.mark.parametrize("key", ["conv1.weight", "blocks.0.ls1.gamma", "fc_norm.weight"])
-@pytest.mark.parametrize("rename", [weights.to_torchvision, weights.to_vit_pytorch])
+@pytest.mark.parametrize("rename", [conversion.to_torchvision, conversion.to_vit_pytorch])
 def test_keys_without_a_place_are_named(rename, key):
     state = ViT(SMALL).state_dict() | {key: torch.zeros(3)}
     with pytest.raises(ValueError, match=key):
@@ -271,27 +271,27 @@ def test_keys_without_a_place_are_named(rename, key):
 
 def test_another_architecture_of_torchvision_is_named():
     with pytest.raises(ValueError, match="2 weights have no place.*: conv1.weight, fc.bias"):
-        weights.from_torchvision({"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)})
+        conversion.from_torchvision({"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)})
 
 
 def test_what_the_other_library_cannot_hold_is_refused():
     averaged = ViT(ViTConfig(16, 8, 3, 5, 24, 2, 3, global_pool="avg")).state_dict()
     unbiased = ViT(ViTConfig(16, 8, 3, 5, 24, 2, 3, qkv_bias=False)).state_dict()
     with pytest.raises(ValueError, match="cls_token"):
-        weights.to_torchvision(averaged)
+        conversion.to_torchvision(averaged)
     with pytest.raises(ValueError, match="qkv.bias"):
-        weights.to_torchvision(unbiased)
+        conversion.to_torchvision(unbiased)
     for state in (ViT(SMALL).state_dict(), unbiased):
         with pytest.raises(ValueError, match="qkv bias, and a LayerNorm"):
-            weights.to_vit_pytorch(state)
+            conversion.to_vit_pytorch(state)
     with pytest.raises(ValueError, match="to_out.0"):
-        weights.from_vit_pytorch({"cls_token": torch.zeros(1, 24)})
+        conversion.from_vit_pytorch({"cls_token": torch.zeros(1, 24)})
     with pytest.raises(ValueError, match="always has pos_embedding and cls_token"):
-        weights.from_vit_pytorch({"transformer.layers.0.0.to_out.0.weight": torch.zeros(24, 24)})
+        conversion.from_vit_pytorch({"transformer.layers.0.0.to_out.0.weight": torch.zeros(24, 24)})
     with pytest.raises(ValueError, match="no pos_embed"):
-        weights.to_vit_pytorch({"patch_embed.norm_in.weight": torch.zeros(24)})
+        conversion.to_vit_pytorch({"patch_embed.norm_in.weight": torch.zeros(24)})
     with pytest.raises(ValueError, match="patch_size 8 does not divide 12 x 16"):
-        weights.VitPytorchPatchEmbed(8, 3, 24)(torch.zeros(1, 3, 12, 16))
+        conversion.VitPytorchPatchEmbed(8, 3, 24)(torch.zeros(1, 3, 12, 16))
 
 
 # --- files ---
@@ -299,7 +299,7 @@ def test_what_the_other_library_cannot_hold_is_refused():
 
 def test_a_file_in_the_weights_folder_is_loaded(folder, checkpoint):
     path = shutil.copy(checkpoint, folder)
-    found = weights.load(NAME)
+    found = weights.load_pretrained(NAME)
     state = load_file(checkpoint)
     assert found.source == str(path) and found.name == NAME and not found.model.training
     assert all(torch.equal(p, state[key]) for key, p in found.model.state_dict().items())
@@ -308,7 +308,7 @@ def test_a_file_in_the_weights_folder_is_loaded(folder, checkpoint):
 
 def test_the_transform_belongs_to_the_checkpoint(folder, checkpoint):
     shutil.copy(checkpoint, folder)
-    transform = weights.load(NAME).transform
+    transform = weights.load_pretrained(NAME).transform
     seen = transform(Image.new("RGB", (320, 256), (255, 255, 255)))
     assert seen.shape == (3, 224, 224) and torch.allclose(seen, torch.ones(()))
     cat = data.photos()["cat"]
@@ -323,9 +323,9 @@ def test_every_folder_is_searched_and_the_first_wins(folder, checkpoint, monkeyp
     roots = [tmp_path / "not there", folder.parent, second.parent]
     monkeypatch.setenv("VITBOOK_DATA", os.pathsep.join(map(str, roots)))
     path = shutil.copy(checkpoint, second)
-    assert weights.load(NAME).source == str(path)
+    assert weights.load_pretrained(NAME).source == str(path)
     first = shutil.copy(checkpoint, folder)
-    assert weights.load(NAME).source == str(first)
+    assert weights.load_pretrained(NAME).source == str(first)
 
 
 def test_a_truncated_file_is_named(folder, checkpoint):
@@ -334,7 +334,7 @@ def test_a_truncated_file_is_named(folder, checkpoint):
     for size in (0, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(ValueError, match="damaged") as error:
-            weights.load(NAME)
+            weights.load_pretrained(NAME)
         assert str(path) in str(error.value)
 
 
@@ -344,7 +344,7 @@ def test_a_file_with_a_wrong_key_is_named_with_the_key(folder, checkpoint):
     path = folder / checkpoint.name
     save_file(state, path)
     with pytest.raises(ValueError) as error:
-        weights.load(NAME)
+        weights.load_pretrained(NAME)
     told = str(error.value)
     assert str(path) in told
     assert "1 missing: blocks.3.mlp.fc2.bias" in told
@@ -354,18 +354,18 @@ def test_a_file_with_a_wrong_key_is_named_with_the_key(folder, checkpoint):
 def test_no_pickle_is_read(folder, checkpoint):
     torch.save(load_file(checkpoint), folder / checkpoint.name)
     with pytest.raises(ValueError, match="damaged"):
-        weights.load(NAME)
+        weights.load_pretrained(NAME)
 
 
 @pytest.mark.parametrize("name", ["vit_nope", "vit_tiny_patch16_224.nope", "", "../weights"])
 def test_unknown_names_are_refused_with_what_is_near(name):
     with pytest.raises(ValueError, match="timm knows no model"):
-        weights.load(name)
+        weights.load_pretrained(name)
 
 
 def test_a_misspelt_name_gets_the_right_one():
     with pytest.raises(ValueError, match=NAME):
-        weights.load("vit_tiny_patch16_224.augreg_in21k_ft_in1")
+        weights.load_pretrained("vit_tiny_patch16_224.augreg_in21k_ft_in1")
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_misspelt_name_gets_the_right_one():
 )
 def test_other_architectures_are_refused(name, kind):
     with pytest.raises(ValueError, match=f"{kind}; expected a plain VisionTransformer"):
-        weights.load(name)
+        weights.load_pretrained(name)
 
 
 def test_without_file_and_network_all_that_was_tried_is_named_at_once(folder, monkeypatch):
@@ -386,16 +386,16 @@ def test_without_file_and_network_all_that_was_tried_is_named_at_once(folder, mo
 
     monkeypatch.setattr(time, "sleep", wait)
     with pytest.raises(FileNotFoundError) as error:
-        weights.load(NAME)
+        weights.load_pretrained(NAME)
     assert str(folder / f"{NAME}.safetensors") in str(error.value)
     assert f"timm/{NAME}" in str(error.value)
 
 
 def test_the_real_vit_tiny_knows_a_cat():
-    folders = [folder for folder in weights.folders() if (folder / f"{NAME}.safetensors").is_file()]
+    folders = [folder for folder in weights.weight_folders() if (folder / f"{NAME}.safetensors").is_file()]
     if not folders:
         pytest.skip(f"no {NAME}.safetensors in a weights folder of VITBOOK_DATA")
-    found = weights.load(NAME)
+    found = weights.load_pretrained(NAME)
     theirs = timm.create_model("vit_tiny_patch16_224")
     theirs.load_state_dict(load_file(found.source))
     pictures = data.photos()
@@ -425,7 +425,7 @@ def test_the_pocket_vit_is_what_its_card_says(no_network):
         dataset = data.load("fashion_mnist", download=False).take(test=1000)
     except data.DataError:
         pytest.skip("Fashion-MNIST is not on this machine")
-    found = weights.load("pocket")
+    found = weights.load_pretrained("pocket")
     assert found.classes == dataset.classes and not found.model.training
     assert found.mean == pytest.approx(dataset.mean.tolist(), abs=1e-5)
     result = train.evaluate(
@@ -435,7 +435,7 @@ def test_the_pocket_vit_is_what_its_card_says(no_network):
 
 
 def test_the_pocket_vits_transform_takes_pictures_and_tensors(no_network):
-    found = weights.load("pocket")
+    found = weights.load_pretrained("pocket")
     cat = data.photos()["cat"]
     picture = Image.fromarray(cat.permute(1, 2, 0).numpy())
     check.check_shape(found.transform(picture), (1, 28, 28))
@@ -451,26 +451,26 @@ def test_the_pocket_vits_transform_takes_pictures_and_tensors(no_network):
 def test_a_damaged_or_missing_pocket_vit_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "POCKET_FILE", tmp_path / "pocket.safetensors")
     with pytest.raises(FileNotFoundError, match="pocket.safetensors: it comes with the book"):
-        weights.load("pocket")
+        weights.load_pretrained("pocket")
     (tmp_path / "pocket.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match="pocket.safetensors is damaged"):
-        weights.load("pocket")
+        weights.load_pretrained("pocket")
 
 
 def test_the_first_that_can_be_had(folder, checkpoint):
-    assert weights.load_first(NAME, "pocket").source.endswith(f"({NAME} could not be had)")
+    assert weights.load_pretrained(NAME, "pocket").source.endswith(f"({NAME} could not be had)")
     shutil.copy(checkpoint, folder)
-    first = weights.load_first(NAME, "pocket")
+    first = weights.load_pretrained(NAME, "pocket")
     assert first.name == NAME and "could not" not in first.source
     assert len(first.classes) == 1000 and first.classes[281].startswith("tabby")
     with pytest.raises(ValueError, match="no model 'nonesuch'"):
-        weights.load_first("nonesuch", "pocket")
+        weights.load_pretrained("nonesuch", "pocket")
     with pytest.raises(ValueError, match="got none"):
-        weights.load_first()
+        weights.load_pretrained()
 
 
 def test_none_can_be_had(folder):
     other = "vit_small_patch16_224.augreg_in21k_ft_in1k"
     with pytest.raises(FileNotFoundError) as error:
-        weights.load_first(NAME, other)
+        weights.load_pretrained(NAME, other)
     assert NAME in str(error.value) and other in str(error.value)

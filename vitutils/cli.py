@@ -93,7 +93,7 @@ def command_line() -> argparse.ArgumentParser:
     """
     command = _Parser(
         prog="python -m vitutils.train",
-        description=HELP.format(names=" ".join(data.NAMES)),
+        description=HELP.format(names=" ".join(data.DATA_SETS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--data", required=True, help="name of a data set, or a folder or zip")
@@ -174,7 +174,7 @@ def _run(options: argparse.Namespace, ranks: processes.Ranks) -> None:
             _begin(options, ranks, device)
         return recipe, device, whole, part, model
 
-    if options.data in data.NAMES:  # it may have to be downloaded: by one process a machine
+    if options.data in data.DATA_SETS:  # it may have to be downloaded: by one process a machine
         processes.agree(lambda: _load(options) if os.environ.get("LOCAL_RANK", "0") == "0" else None, MISTAKES)
     recipe, device, whole, part, model = processes.agree(prepare, MISTAKES)
     say(whole.summary())
@@ -234,13 +234,13 @@ def _device(asked: str | None, ranks: processes.Ranks) -> torch.device:
 
 def _load(options: argparse.Namespace) -> data.Dataset:
     """The data that the options ask for, whole."""
-    if options.data in data.NAMES:
+    if options.data in data.DATA_SETS:
         if options.size is not None or options.skip_unreadable:
             raise ValueError(f"--size and --skip-unreadable are for folders of images; {options.data} is a data set")
         return data.load(options.data)
     folder = Path(options.data).expanduser()
     if not options.data or os.sep not in options.data and not folder.exists():
-        known = ", ".join(data.NAMES)
+        known = ", ".join(data.DATA_SETS)
         told = options.data or "''"
         raise data.DataError(f"--data {told}: neither a data set ({known}) nor a folder or zip here")
     size = 64 if options.size is None else options.size

@@ -1,12 +1,56 @@
-"""What a waiting reader sees: how much a download takes, and a bar on one line that is gone when it is done."""
+"""Where the book's files lie, how one is written in one piece, and what a waiting reader sees of a download."""
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
+from pathlib import Path
+from uuid import uuid4
+
+
+def data_folders() -> list[Path]:
+    """The folders of `$VITBOOK_DATA`, split at os.pathsep, or `~/.cache/vitbook`; see `data.load`."""
+    named = [part for part in os.environ.get("VITBOOK_DATA", "").split(os.pathsep) if part]
+    return [Path(part).expanduser() for part in named or ["~/.cache/vitbook"]]
+
+
+def system_folder() -> Path:
+    """Where the system keeps data sets: `$VITBOOK_SYSTEM_DATA`, or Debian's folder."""
+    return Path(os.environ.get("VITBOOK_SYSTEM_DATA") or "/usr/share/datasets")
+
+
+def sweep(folder: Path) -> None:
+    """Take away what processes that were killed left half done in the cache; a day old, it is nobody's any more."""
+    for path in [*folder.glob(".download-*"), *folder.glob(".*.part")]:
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def short(path: Path) -> str:
+    """The path with the home folder written ~."""
+    home, text = str(Path.home()), str(path)
+    return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; at the end of the block it becomes `path`, so that nobody sees half a file.
+
+    The folder is made. After an error `path` is as it was, and nothing else is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid4().hex[:8]}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def show_progress() -> bool:

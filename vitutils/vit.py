@@ -1,14 +1,5 @@
 """The Vision Transformer under its short name: what stands here is `vitutils.models.vit`."""
 
-from vitutils.models.vit import (
-    MLP,
-    Block,
-    PatchEmbed,
-    SelfAttention,
-    ViT,
-    ViTConfig,
-    init_weights,
-    resize_positions,
-)
+from vitutils.models.vit import MLP, Block, PatchEmbed, SelfAttention, ViT, ViTConfig, init_weights, resize_positions
 
 __all__ = ["MLP", "Block", "PatchEmbed", "SelfAttention", "ViT", "ViTConfig", "init_weights", "resize_positions"]

@@ -17,7 +17,7 @@ from vitutils.arguments import at_least_1, check_images, logits_for, shown
 from vitutils.models.modes import eval_mode
 
 # projection to q, k, v; number of heads; what the heads' results go through next
-NAMES = (("qkv", "num_heads", "proj"), ("to_qkv", "heads", "to_out"))
+ATTENTION_PARTS = (("qkv", "num_heads", "proj"), ("to_qkv", "heads", "to_out"))
 
 
 def attention_parts(layer: nn.Module) -> tuple[nn.Module, int, nn.Module]:
@@ -25,11 +25,12 @@ def attention_parts(layer: nn.Module) -> tuple[nn.Module, int, nn.Module]:
 
     Raises ValueError for a module that has not all three.
     """
-    for names in NAMES:  # ours and timm's; vit-pytorch's
+    for names in ATTENTION_PARTS:  # ours and timm's; vit-pytorch's
         found = [getattr(layer, name, None) for name in names]
         if isinstance(found[0], nn.Linear) and None not in found:
             return tuple(found)
-    raise ValueError(f"expected {NAMES}, got a {type(layer).__name__}")
+    name = type(layer).__name__
+    raise ValueError(f"expected {ATTENTION_PARTS}, got a {name}")
 
 
 def check_siblings(model: nn.Module, layers: list[nn.Module]) -> None:
@@ -57,7 +58,7 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
             pass
     if not layers:
         raise ValueError(
-            f"expected attention layers with one of {NAMES}, "
+            f"expected attention layers with one of {ATTENTION_PARTS}, "
             f"got a {type(model).__name__} that has none"
         )
     check_siblings(model, layers)

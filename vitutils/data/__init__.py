@@ -1,49 +1,48 @@
-"""Images for the book: data sets, photos, drawn shapes, batches of them; sets of pictures of any size; your own.
+"""Images for the book: data sets, photos, drawn shapes and batches of them; sets of images of any size; your own.
 
 `load` finds a set without the network if it can: in the reader's own cache, in a copy the system
 holds, and only then in torchvision's download. Everything is a tensor in memory: small sets are
-indexed, not streamed.
+indexed, not streamed. `load_image_set` gives images of any size, read one at a time.
 """
 
-from vitutils.data.sets import (
-    NAMES,
-    Dataset,
+from vitutils.data.batches import (
     batch_sizes,
     batches,
     channel_statistics,
-    class_counts,
     denormalise,
     flip_shift,
-    load,
-    load_first,
     normalise,
     per_image,
-    photos,
-    seeded,
-    split_off,
 )
+from vitutils.data.image_sets import imagenet_photos, load_image_set, load_image_sets, load_own_image_sets
+from vitutils.data.images import ImagePart, ImageSet, as_dataset
+from vitutils.data.sets import DATA_SETS, Dataset, load, load_first, photos
 from vitutils.data.sources import DataError
 from vitutils.data.synthetic import SHAPES, Shapes, shapes, two_blobs
 
 __all__ = [
-    "NAMES",
+    "DATA_SETS",
     "SHAPES",
     "DataError",
     "Dataset",
+    "ImagePart",
+    "ImageSet",
     "Shapes",
+    "as_dataset",
     "batch_sizes",
     "batches",
     "channel_statistics",
-    "class_counts",
     "denormalise",
     "flip_shift",
+    "imagenet_photos",
     "load",
     "load_first",
+    "load_image_set",
+    "load_image_sets",
+    "load_own_image_sets",
     "normalise",
     "per_image",
     "photos",
-    "seeded",
     "shapes",
-    "split_off",
     "two_blobs",
 ]

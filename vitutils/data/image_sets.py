@@ -1,39 +1,27 @@
-"""Named sets of pictures of any size, read one at a time: what pretrained nets are tried on.
+"""Sets of images of any size by name: torchvision's own, those of `data.load`, drawn shapes, and photos of your own.
 
-`vitutils.data` holds small images of one size as tensors in memory. Photos differ in size and do not fit into memory:
-here a set is a pair of torch `Dataset`s, of (picture, label), that read a picture when it is asked for. Flowers-102,
-Pets, DTD and EuroSAT are torchvision's own classes; CIFAR, Fashion-MNIST, digits and drawn shapes come from
-`vitutils.data`; any folder or zip of photos under `$VITBOOK_DATA/images` is a set under its own name.
+Flowers-102, Pets, DTD and EuroSAT are torchvision's classes; any folder or zip of photos under `$VITBOOK_DATA/images`
+is a set under its own name.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import io
-import os
 import re
-import shutil
-import socket
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass, field, replace
-from functools import partial
-from http.client import HTTPException
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
-from torchvision import datasets as tv
 
-from vitutils.data import decoding, sets, synthetic
-from vitutils.data._layout import Packed, content, entries, read_layout, read_picture
-from vitutils.data.sources import TIMEOUT, DataError, data_folders, sweep
-from vitutils.files import downloading
+from vitutils.data import decoding
+from vitutils.data._layout import entries, read_layout
+from vitutils.data.images import ImagePart, ImageSet, from_files, from_tensors, split_whole
+from vitutils.data.official import IMAGENETTE, OFFICIAL, load_official
+from vitutils.data.sets import load
+from vitutils.data.sources import DataError
+from vitutils.data.synthetic import shapes
+from vitutils.files import data_folders
 
 # What a folder's name does not say by itself.
 TITLES = {"cifar10_jpeg": "CIFAR-10 recompressed"}
@@ -41,141 +29,21 @@ NOTES = {"cifar10_jpeg": "recompressed as JPEG, not the genuine CIFAR-10"}
 TITLES |= {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "fashion_mnist": "Fashion-MNIST", "mnist": "MNIST"}
 TITLES |= {"kmnist": "KMNIST", "shapes": "drawn shapes"}
 ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
-TEST_SHARE = 0.2  # of a set that has no test part of its own
-SPLIT_SEED = 0
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Pictures(torch.utils.data.Dataset):
-    """One part of a set: `part[i]` is (picture, label), read when asked for.
-
-    A picture is a PIL image in RGB, or a uint8 tensor (C,H,W) where the set is a tensor.
-    labels: int64 (N,), 0..K-1.  classes: K names.  source: where the pictures came from, for people to read.
-    """
-
-    name: str
-    part: str
-    labels: Tensor
-    classes: tuple[str, ...]
-    source: str
-    read: Callable[[int], object] = field(repr=False)  # place in the whole part -> picture
-    content: Callable[[int], bytes] = field(repr=False)  # place in the whole part -> bytes that change with it
-    places: Tensor = None  # which of the whole part these are
-
-    def __post_init__(self):
-        if self.places is None:
-            object.__setattr__(self, "places", torch.arange(len(self.labels)))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[object, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"{self.name}, {self.part}: picture {index} of {len(self)}")
-        return self.read(int(self.places[index])), int(self.labels[index])
-
-    def __repr__(self) -> str:
-        return f"<Pictures {self.name}, {self.part}: {len(self):,} of {len(self.classes)} classes, from {self.source}>"
-
-    def at(self, indices: Sequence[int] | Tensor) -> Pictures:
-        """The pictures at these places, in this order."""
-        indices = torch.as_tensor(indices, dtype=torch.int64)
-        return replace(self, labels=self.labels[indices], places=self.places[indices])
-
-    def take(self, count: int | None, seed: int = 0) -> Pictures:
-        """At most `count` pictures, classes in balance, drawn with `seed`; all of them where count is None or more."""
-        if count is not None and count < 1:
-            raise ValueError(f"expected a count of 1 or more, or None, got {count}")
-        if count is None or count >= len(self):
-            return self
-        return self.at(sets._rounds(self.labels, seed)[:count])
-
-    def fingerprint(self) -> str:
-        """A hash of the pictures' own bytes, their labels and order, and the class names: another set, another hash."""
-        digest = hashlib.sha256(repr((self.name, self.part, self.classes)).encode())
-        digest.update(self.labels.numpy())
-        for place in self.places.tolist():
-            digest.update(self.content(place))
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class PictureSet:
-    """A set in two parts. title: its name for people."""
-
-    name: str
-    title: str
-    train: Pictures
-    test: Pictures
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """K names."""
-        return self.train.classes
-
-    @property
-    def source(self) -> str:
-        """Where it came from."""
-        return self.train.source
-
-    def take(self, train: int | None, test: int | None, seed: int = 0) -> PictureSet:
-        """A smaller set: at most so many of each part, classes in balance; None keeps all."""
-        return replace(self, train=self.train.take(train, seed), test=self.test.take(test, seed))
-
-    def fitting(self, train: int, test: int, seed: int = 0) -> PictureSet:
-        """`take`, and of a set with more classes than that has room for only the first of them, which `source` says.
-
-        There is room for a class with two pictures to train on and one to test on.
-        """
-        K, most = len(self.classes), max(1, min(train // 2, test))
-        if K <= most:
-            return self.take(train, test, seed)
-        source = f"{self.source}, the first {most} of {K} classes"
-        parts = {}
-        for part, whole in (("train", self.train), ("test", self.test)):
-            kept = whole.at((whole.labels < most).nonzero().flatten())
-            parts[part] = replace(kept, classes=self.classes[:most], source=source)
-        return replace(self, **parts).take(train, test, seed)
-
-    def summary(self) -> str:
-        """One line: title, sizes, classes, source; and pictures a class where they are unlike."""
-        told = sets.class_counts(self.classes, self.train.labels, self.test.labels)
-        return (
-            f"{self.title}: {len(self.train):,} training and {len(self.test):,} test pictures, "
-            f"{len(self.classes)} classes{told}, from {self.source}"
-        )
-
-
-# --- tensors that `vitutils.data` finds ---
-
-
-def from_tensors(
-    name: str, part: str, images: Tensor, labels: Tensor, classes: Sequence[str], source: str
-) -> Pictures:
-    """Pictures out of uint8 images (N,C,H,W) in memory and their labels (N,)."""
-    sets._check_pair(images, labels, f"{name}, {part}")
-    if images.dtype != torch.uint8:
-        raise ValueError(f"{name}, {part}: expected uint8 images, got {images.dtype}")
-    return Pictures(name, part, labels, tuple(classes), source, images.__getitem__, partial(_pixels, images))
-
-
-def _pixels(images: Tensor, i: int) -> bytes:
-    return images[i].contiguous().numpy().tobytes()
-
-
-def _tensors(name: str, download: bool) -> PictureSet:
-    found = sets.load(name, download=download)
+def _tensors(name: str, download: bool) -> ImageSet:
+    found = load(name, download=download)
     train = from_tensors(name, "train", found.train_images, found.train_labels, found.classes, found.source)
     test = from_tensors(name, "test", found.test_images, found.test_labels, found.classes, found.source)
-    return PictureSet(name, TITLES.get(name, name), train, test)
+    return ImageSet(name, TITLES.get(name, name), train, test)
 
 
-def _shapes(name: str, download: bool) -> PictureSet:
+def _shapes(name: str, download: bool) -> ImageSet:
     parts = {}
     for part, count, start in (("train", 2_000, 0), ("test", 1_000, 2_000)):
-        drawn = synthetic.shapes(count, seed=0, size=64, start=start)
+        drawn = shapes(count, seed=0, size=64, start=start)
         parts[part] = from_tensors(name, part, drawn.images, drawn.labels, drawn.classes, "vitutils.data.shapes, drawn")
-    return PictureSet(name, TITLES[name], **parts)
+    return ImageSet(name, TITLES[name], **parts)
 
 
 # --- folders and zips under $VITBOOK_DATA/images ---
@@ -187,7 +55,7 @@ def image_folders() -> list[Path]:
 
 
 def at_hand() -> list[str]:
-    """Names of the folders and zips of photos under `image_folders()`, sorted, as `load` takes them.
+    """Names of the folders and zips of photos under `image_folders()`, sorted, as `load_image_set` takes them.
 
     One that is called like an official set goes by `images/NAME`.
     """
@@ -208,7 +76,7 @@ def _is_zip(path: Path) -> bool:
 def _called(path: Path) -> str:
     """The name by which a set of one's own is loaded."""
     name = path.stem if _is_zip(path) else path.name
-    return f"{OWN}{name}" if name in NAMES else name
+    return f"{OWN}{name}" if name in IMAGE_SETS else name
 
 
 def find_images(name: str) -> Path:
@@ -221,7 +89,7 @@ def find_images(name: str) -> Path:
     raise DataError(f"no pictures named {name!r}. Tried: {', '.join(map(str, tried))}")
 
 
-def _images(name: str) -> PictureSet:
+def _images(name: str) -> ImageSet:
     """The set in the folder NAME or the file NAME.zip."""
     path = find_images(name)
     layout = read_layout(path)
@@ -236,26 +104,8 @@ def _images(name: str) -> PictureSet:
         for part, found in layout.parts.items()
     }
     if "test" not in made:
-        return _split(name, title, made["train"])
-    return PictureSet(name, title, made["train"], made["test"])
-
-
-def from_files(
-    name: str, part: str, found: dict[str, list[Path | Packed]], classes: Sequence[str], source: str
-) -> Pictures:
-    """Pictures out of files, {class: files}: paths, or files in a zip."""
-    files = [file for label in classes for file in found[label]]
-    labels = torch.tensor([k for k, label in enumerate(classes) for _ in found[label]])
-    return Pictures(name, part, labels, tuple(classes), source, partial(_read, files), partial(_content, files))
-
-
-def _read(files: Sequence[Path | Packed], i: int) -> Image.Image:
-    return read_picture(files[i])
-
-
-def _content(files: Sequence[Path | Packed], i: int) -> bytes:
-    """What a fingerprint knows of a file: its bytes, and how they are decoded."""
-    return content(files[i]) + f" {decoding.VERSION}".encode()
+        return split_whole(name, title, made["train"])
+    return ImageSet(name, title, made["train"], made["test"])
 
 
 def data_short(path: Path) -> str:
@@ -266,22 +116,7 @@ def data_short(path: Path) -> str:
     return path.name
 
 
-def _split(name: str, title: str, whole: Pictures) -> PictureSet:
-    """Cut a set that has no test part of its own: the same fifth of it every time, each class in proportion."""
-    count = max(len(whole.classes), round(TEST_SHARE * len(whole)))
-    try:
-        held = sets.split_off(whole.labels, count, SPLIT_SEED, whole.classes)
-    except ValueError as error:
-        raise DataError(f"{name}: {error}") from None
-    source = f"{whole.source} (no official split: a fifth kept for the test, seed {SPLIT_SEED})"
-    parts = {
-        part: replace(whole.at(chosen.nonzero().flatten()), part=part, source=source)
-        for part, chosen in (("test", held), ("train", ~held))
-    }
-    return PictureSet(name, title, parts["train"], parts["test"])
-
-
-def numbered(name: str) -> Pictures:
+def numbered(name: str) -> ImagePart:
     """Photos whose file names begin with their label, `INDEX_*.jpg`, in a folder or zip: one part, "test".
 
     For samples of a checkpoint's own classes: labels are places in its list, and `classes` stays empty.
@@ -298,7 +133,7 @@ def numbered(name: str) -> Pictures:
     return replace(part, labels=torch.tensor([int(number[1]) for number in numbers]), classes=())
 
 
-def imagenet_photos(*, download: bool = True) -> Pictures:
+def imagenet_photos(*, download: bool = True) -> ImagePart:
     """Photos labelled by their place among ImageNet's 1,000 classes, to try a checkpoint on.
 
     `imagenet_sample_250` where it is under `$VITBOOK_DATA/images`, else the validation part of Imagenette, which holds
@@ -306,150 +141,19 @@ def imagenet_photos(*, download: bool = True) -> Pictures:
     """
     if "imagenet_sample_250" in at_hand():
         return numbered("imagenet_sample_250")
-    part = load("imagenette", download=download).test
+    part = load_image_set("imagenette", download=download).test
     return replace(part, labels=torch.tensor(IMAGENETTE)[part.labels], classes=())
-
-
-# --- torchvision's own sets ---
-
-
-@dataclass(frozen=True)
-class Official:
-    """A set of torchvision's that is downloaded once. parts: how its splits become ours; none: we split it."""
-
-    kind: type
-    title: str
-    folder: str  # below the data folder, as torchvision names it
-    megabytes: int
-    parts: dict[str, tuple[str, ...]]
-    files: str  # torchvision's attribute with the paths of the pictures
-    labels: str = "_labels"
-    size: str = ""  # for a set that comes in several
-
-    def open(self, root: Path) -> dict[str, list]:
-        """torchvision's objects for each of our parts. Raises what torchvision raises."""
-        if not self.parts:
-            return {"": [self.kind(root)]}
-        how = {"size": self.size} if self.size else {}
-        return {part: [self.kind(root, split=split, **how) for split in splits] for part, splits in self.parts.items()}
-
-    def download(self, root: Path) -> None:
-        """Let torchvision fetch, check and unpack it below `root`."""
-        some = {"split": self.parts["train"][0]} if self.parts else {}
-        some |= {"size": self.size} if self.size else {}
-        self.kind(root, download=True, **some)
-
-
-TRAIN_VAL_TEST = {"train": ("train", "val"), "test": ("test",)}
-TRAIN_VAL = {"train": ("train",), "test": ("val",)}
-PETS = {"train": ("trainval",), "test": ("test",)}
-OFFICIAL = {
-    "flowers102": Official(tv.Flowers102, "Flowers-102", "flowers-102", 345, TRAIN_VAL_TEST, "_image_files"),
-    "pets": Official(tv.OxfordIIITPet, "Oxford-IIIT Pets", "oxford-iiit-pet", 811, PETS, "_images"),
-    "dtd": Official(tv.DTD, "DTD (split 1)", "dtd", 625, TRAIN_VAL_TEST, "_image_files"),
-    "eurosat": Official(tv.EuroSAT, "EuroSAT", "eurosat", 95, {}, "samples", "targets"),
-    "imagenette": Official(
-        tv.Imagenette, "Imagenette", "imagenette2-160", 99, TRAIN_VAL, "_samples", "_samples", size="160px"
-    ),
-}
-IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # its ten classes' places among ImageNet's 1,000
-
-
-def _official(name: str, download: bool) -> PictureSet:
-    official, tried = OFFICIAL[name], []
-    for root in data_folders():
-        if not (root / official.folder).is_dir():
-            tried.append(f"{root / official.folder}: not there")
-            continue
-        try:
-            return _from_torchvision(name, official, root)
-        except Exception as error:  # torchvision raises whatever a half-copied set makes it trip over
-            tried.append(f"{root / official.folder}: incomplete ({_reason(error)}); delete it")
-    if not download or os.environ.get("VITBOOK_OFFLINE", "0") not in ("", "0"):
-        tried.append("download: switched off")
-    elif not (data_folders()[0] / official.folder).exists():
-        try:
-            _fetch(name, official, data_folders()[0])
-            return _from_torchvision(name, official, data_folders()[0])
-        except (OSError, HTTPException, RuntimeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            tried.append(f"download by torchvision: {_reason(error)}")
-    raise DataError(
-        "\n".join(
-            [f"The set {name!r} ({official.title}, {official.megabytes} MB) cannot be had. Tried, in this order:"]
-            + [f"  - {line}" for line in tried]
-            + [
-                "What to do: connect to the network and load it again, or copy torchvision's folder "
-                f"{official.folder} into {data_folders()[0]}."
-            ]
-        )
-    )
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-def _fetch(name: str, official: Official, root: Path) -> None:
-    """Download into a scratch folder and rename what came, so that an interrupted download leaves nothing behind."""
-    root.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(root).free
-    if free < 3e6 * official.megabytes:  # the archive, what is unpacked, and some room
-        raise OSError(f"{root} has {free / 1e6:,.0f} MB free, about {3 * official.megabytes:,} are needed")
-    sweep(root)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
-            with downloading(name, official.megabytes), redirect_stdout(io.StringIO()):
-                official.download(Path(scratch))
-            os.replace(Path(scratch) / official.folder, root / official.folder)
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _read_official(folder: Path, files: Sequence[Path], i: int) -> Image.Image:
-    try:
-        return read_picture(files[i])
-    except DataError as error:
-        raise DataError(f"{str(error).partition(': mend it')[0]}: delete {folder}") from None
-
-
-def _from_torchvision(name: str, official: Official, root: Path) -> PictureSet:
-    made = {}
-    for part, opened in official.open(root).items():
-        paths = [
-            Path(path[0] if isinstance(path, tuple) else path)
-            for one in opened
-            for path in getattr(one, official.files)
-        ]
-        labels = [label for one in opened for label in getattr(one, official.labels)]
-        labels = torch.tensor([label[-1] if isinstance(label, tuple) else label for label in labels])
-        if absent := next((path for path in paths if not path.is_file()), None):
-            raise FileNotFoundError(f"{absent} is not there")
-
-        made[part or "train"] = Pictures(
-            name,
-            part or "train",
-            labels.long(),
-            tuple(name[0] if isinstance(name, tuple) else name for name in opened[0].classes),
-            f"torchvision's {official.kind.__name__} in {official.folder}",
-            partial(_read_official, root / official.folder, paths),
-            partial(_content, paths),
-        )
-    if "test" not in made:
-        return _split(name, official.title, made["train"])
-    return PictureSet(name, official.title, made["train"], made["test"])
 
 
 # --- by name ---
 
-NAMES = ("flowers102", "pets", "dtd", "eurosat", "cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist")
-NAMES += ("imagenette", "digits", "shapes")
+IMAGE_SETS = ("flowers102", "pets", "dtd", "eurosat", "cifar10", "cifar100", "fashion_mnist", "mnist", "kmnist")
+IMAGE_SETS += ("imagenette", "digits", "shapes")
 OWN = "images/"  # before the name of a set of one's own that is called like one of these
 
 
-def load(name: str, *, download: bool = True) -> PictureSet:
-    """A set by name: one of `NAMES`, or a folder or zip of photos under `$VITBOOK_DATA/images`.
+def load_image_set(name: str, *, download: bool = True) -> ImageSet:
+    """A set by name: one of `IMAGE_SETS`, or a folder or zip of photos under `$VITBOOK_DATA/images`.
 
     Flowers-102, Pets, DTD, EuroSAT are looked for where torchvision puts them, in each folder of `$VITBOOK_DATA`, and
     then downloaded into the first of them; download=False, or `VITBOOK_OFFLINE=1`, leaves the network alone. Train and
@@ -459,10 +163,10 @@ def load(name: str, *, download: bool = True) -> PictureSet:
     is had as images/NAME. Raises ValueError for an unknown name, DataError for a set that cannot be had.
     """
     there = at_hand()
-    if name in NAMES:
+    if name in IMAGE_SETS:
         try:
             if name in OFFICIAL:
-                return _official(name, download)
+                return load_official(name, download)
             return _shapes(name, download) if name == "shapes" else _tensors(name, download)
         except DataError as error:
             if f"{OWN}{name}" not in there:
@@ -472,19 +176,19 @@ def load(name: str, *, download: bool = True) -> PictureSet:
     if name.removeprefix(OWN) in there:
         name = name.removeprefix(OWN)
     if name not in there:
-        known = [*NAMES, *there]
+        known = [*IMAGE_SETS, *there]
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ValueError(f"unknown set {name!r}: expected one of {', '.join(known)}{hint}")
     return _images(name)
 
 
-def load_all(names: Sequence[str], *, download: bool = True) -> dict[str, PictureSet]:
+def load_image_sets(names: Sequence[str], *, download: bool = True) -> dict[str, ImageSet]:
     """Those of the sets that can be had, {name: set}; for each other one a printed line says why not."""
     found = {}
     for name in names:
         try:
-            found[name] = load(name, download=download)
+            found[name] = load_image_set(name, download=download)
         except DataError as error:
             lines = str(error).splitlines()
             reason = next((line.strip(" -") for line in reversed(lines) if line.startswith("  - ")), "")
@@ -492,9 +196,9 @@ def load_all(names: Sequence[str], *, download: bool = True) -> dict[str, Pictur
     return found
 
 
-def load_own(
+def load_own_image_sets(
     *, first: str | None = None, skip: Collection[str] = (), most: int | None = None
-) -> dict[str, PictureSet]:
+) -> dict[str, ImageSet]:
     """Every set of photos of your own under `image_folders()`, {name: set}; each that is not used is named and why.
 
     first: the set to begin with, where it is there; the others follow by name.  skip: names to pass over in silence.

@@ -12,15 +12,13 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
 import socket
 import tarfile
 import tempfile
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -33,10 +31,10 @@ from torch import Tensor
 from torchvision import datasets as tv
 from torchvision.datasets.utils import calculate_md5, download_url
 
-from vitutils.files import downloading
+from vitutils.files import data_folders, downloading, short, sweep, system_folder, whole_file
 
 TIMEOUT = 10.0  # seconds without an answer, after which a mirror is given up
-PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 Found = tuple[dict[str, Tensor], tuple[str, ...], str]  # tensors, class names, origin
 
 
@@ -45,7 +43,7 @@ class DataError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Source:
     """How one set is found and checked."""
 
     shape: tuple[int, int, int]  # (C, H, W)
@@ -55,24 +53,13 @@ class Recipe:
     files: tuple[tuple[str, str], ...]  # (name, MD5)
     mirrors: tuple[str, ...]  # addresses, each ending in /
     megabytes: int  # to download
-    decode: Callable[[Recipe, Path, bool], tuple[dict[str, Tensor], tuple[str, ...]]]
+    decode: Callable[[Source, Path, bool], tuple[dict[str, Tensor], tuple[str, ...]]]
     classes: tuple[str, ...] = ()  # empty: the files name them
     system: tuple[str, str] = ("", "")  # folder below the system's data sets, and whose it is
     unpacked: tuple[str, ...] = ()  # SHA-256 of each file's content: the system packs it anew
 
 
-def data_folders() -> list[Path]:
-    """The folders of `$VITBOOK_DATA`, split at os.pathsep, or `~/.cache/vitbook`; see `load`."""
-    named = [part for part in os.environ.get("VITBOOK_DATA", "").split(os.pathsep) if part]
-    return [Path(part).expanduser() for part in named or ["~/.cache/vitbook"]]
-
-
-def system_folder() -> Path:
-    """Where the system keeps data sets: `$VITBOOK_SYSTEM_DATA`, or Debian's folder."""
-    return Path(os.environ.get("VITBOOK_SYSTEM_DATA") or "/usr/share/datasets")
-
-
-def find(name: str, download: bool) -> Found:
+def find_set(name: str, download: bool) -> Found:
     """The set's tensors, class names and origin, from the first place that has them whole."""
     tried: list[str] = []
     if found := _from_cache(name, tried):
@@ -87,9 +74,9 @@ def find(name: str, download: bool) -> Found:
 
 
 def _advice(name: str, tried: list[str]) -> str:
-    recipe = RECIPES[name]
-    files = ", ".join(file for file, _ in recipe.files)
-    package, _ = recipe.system
+    source = SOURCES[name]
+    files = ", ".join(file for file, _ in source.files)
+    package, _ = source.system
     return "\n".join(
         [f"The data set {name!r} cannot be had. Tried, in this order:"]
         + [f"  - {line}" for line in tried]
@@ -97,7 +84,7 @@ def _advice(name: str, tried: list[str]) -> str:
         + ([f"  - on Debian: apt-get install dataset-{package}"] if package else [])
         + [
             "  - connect to the network and load it again",
-            f"  - put {files} (from {recipe.mirrors[0]}) into {data_folders()[0] / recipe.folder}",
+            f"  - put {files} (from {source.mirrors[0]}) into {data_folders()[0] / source.folder}",
             "  - use a set that needs neither: load('digits'), or load_first(..., 'digits')",
         ]
     )
@@ -110,8 +97,8 @@ def _from_cache(name: str, tried: list[str]) -> Found | None:
     for path in (folder / f"{name}.safetensors" for folder in data_folders()):
         try:
             tensors, classes, origin = _read_cache(path)
-            _check(RECIPES[name], tensors, classes, path)
-            return tensors, classes, f"the cache {_short(path.parent)} (filled from {origin})"
+            _check(SOURCES[name], tensors, classes, path)
+            return tensors, classes, f"the cache {short(path.parent)} (filled from {origin})"
         except (FileNotFoundError, NotADirectoryError):
             tried.append(f"cache {path}: not there")
         except DataError as error:
@@ -120,9 +107,9 @@ def _from_cache(name: str, tried: list[str]) -> Found | None:
 
 
 def _from_raw_files(name: str, tried: list[str]) -> Found | None:
-    recipe = RECIPES[name]
-    for folder in (folder / recipe.folder for folder in data_folders()):
-        if found := _decode(recipe, folder, False, f"the files in {_short(folder)}", tried):
+    source = SOURCES[name]
+    for folder in (folder / source.folder for folder in data_folders()):
+        if found := _decode(source, folder, False, f"the files in {short(folder)}", tried):
             return found
         if name.startswith("cifar") and next(folder.glob("cifar-10*py*"), None):
             tried.append(f"{folder}: a Python version of CIFAR is there, but it is a pickle: never opened")
@@ -130,27 +117,27 @@ def _from_raw_files(name: str, tried: list[str]) -> Found | None:
 
 
 def _from_system(name: str, tried: list[str]) -> Found | None:
-    recipe = RECIPES[name]
-    subfolder, whose = recipe.system
+    source = SOURCES[name]
+    subfolder, whose = source.system
     if not subfolder:
         return None
     folder = system_folder() / subfolder
-    return _decode(recipe, folder, True, f"{whose}, {folder}", tried)
+    return _decode(source, folder, True, f"{whose}, {folder}", tried)
 
 
 def _from_download(name: str, tried: list[str]) -> Found | None:
-    recipe = RECIPES[name]
-    for mirror in recipe.mirrors:
+    source = SOURCES[name]
+    for mirror in source.mirrors:
         with _scratch_folder() as folder:
             try:
-                with downloading(name, recipe.megabytes):
-                    for file, md5 in recipe.files:
+                with downloading(name, source.megabytes):
+                    for file, md5 in source.files:
                         _download(mirror + file, folder, file, md5)
             # ValueError: an address that is none; RuntimeError: torchvision's "corrupted".
             except (OSError, HTTPException, RuntimeError, ValueError) as error:
                 tried.append(f"download {mirror}{file}: {error}")
                 continue
-            if found := _decode(recipe, folder, False, f"a download from {mirror}", tried):
+            if found := _decode(source, folder, False, f"a download from {mirror}", tried):
                 return found
     return None
 
@@ -179,38 +166,30 @@ def _scratch_folder() -> Iterator[Path]:
         yield Path(path)
 
 
-def sweep(folder: Path) -> None:
-    """Take away what processes that were killed left half done in the cache; a day old, it is nobody's any more."""
-    for path in [*folder.glob(".download-*"), *folder.glob(".*.part")]:
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86_400:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 # --- raw files ---
 
 
-def _decode(recipe: Recipe, folder: Path, repacked: bool, origin: str, tried: list[str]) -> Found | None:
+def _decode(source: Source, folder: Path, repacked: bool, origin: str, tried: list[str]) -> Found | None:
     """The set from one folder's raw files; None, the reason in `tried`, if absent or damaged."""
-    missing = [file for file, _ in recipe.files if not os.path.isfile(folder / file)]
-    if len(missing) == len(recipe.files):
+    missing = [file for file, _ in source.files if not os.path.isfile(folder / file)]
+    if len(missing) == len(source.files):
         tried.append(f"files in {folder}: not there")
         return None
     try:
         if missing:
             raise DataError(f"{folder} is incomplete: {', '.join(missing)} not there")
-        tensors, classes = recipe.decode(recipe, folder, repacked)
-        _check(recipe, tensors, classes, folder)
+        tensors, classes = source.decode(source, folder, repacked)
+        _check(source, tensors, classes, folder)
         return tensors, classes, origin
     except DataError as error:
         _warn_damaged(error, tried)
         return None
 
 
-def _idx_files(recipe: Recipe, folder: Path, repacked: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _idx_files(source: Source, folder: Path, repacked: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The four gzipped IDX files. repacked: the content's checksum counts, not the packed one's."""
     tensors = {}
-    for i, (part, (file, md5)) in enumerate(zip(PARTS, recipe.files, strict=True)):
+    for i, (part, (file, md5)) in enumerate(zip(TENSORS, source.files, strict=True)):
         path = folder / file
         try:
             if not repacked and (got := calculate_md5(path)) != md5:
@@ -218,13 +197,13 @@ def _idx_files(recipe: Recipe, folder: Path, repacked: bool) -> tuple[dict[str, 
             raw = gzip.decompress(path.read_bytes())
         except (EOFError, OSError, zlib.error) as error:
             raise _damaged(path, "a whole gzip file", error) from error
-        if repacked and (got := hashlib.sha256(raw).hexdigest()) != recipe.unpacked[i]:
-            raise _damaged(path, f"content with SHA-256 {recipe.unpacked[i]}", got)
+        if repacked and (got := hashlib.sha256(raw).hexdigest()) != source.unpacked[i]:
+            raise _damaged(path, f"content with SHA-256 {source.unpacked[i]}", got)
         tensors[part] = _idx(raw, path)
     for split in ("train", "test"):
         tensors[f"{split}_images"] = tensors[f"{split}_images"].unsqueeze(1)
         tensors[f"{split}_labels"] = tensors[f"{split}_labels"].long()
-    return tensors, recipe.classes
+    return tensors, source.classes
 
 
 def _idx(raw: bytes, path: Path) -> Tensor:
@@ -237,14 +216,14 @@ def _idx(raw: bytes, path: Path) -> Tensor:
     return torch.from_numpy(data.reshape(sizes).copy())
 
 
-def _cifar_records(recipe: Recipe, folder: Path, repacked: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _cifar_records(source: Source, folder: Path, repacked: bool) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """CIFAR's binary archive: an image is its label and 3 x 32 x 32 bytes.
 
     CIFAR-100 has two bytes of label, a coarse one and, last, the fine one that is used.
     """
-    ((file, md5),) = recipe.files
+    ((file, md5),) = source.files
     path = folder / file
-    width = 3072 + (1 if recipe.num_classes == 10 else 2)
+    width = 3072 + (1 if source.num_classes == 10 else 2)
     records: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     classes: tuple[str, ...] = ()
     try:
@@ -275,24 +254,15 @@ def _cifar_records(recipe: Recipe, folder: Path, repacked: bool) -> tuple[dict[s
 def _keep(name: str, found: Found) -> Found:
     """Write the set to the cache: under a temporary name, then renamed, so that no half is seen."""
     tensors, classes, origin = found
-    folder = data_folders()[0]
-    temporary = None
+    folder, metadata = data_folders()[0], {"classes": json.dumps(classes), "origin": origin}
+    metadata["sha256"] = _digest(tensors, metadata)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not folder.stat().st_mode & 0o222:  # root could write there all the same
-            raise PermissionError(f"{_short(folder)} is read-only")
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}-", suffix=".part", dir=folder)
-        os.close(handle)
-        metadata = {"classes": json.dumps(classes), "origin": origin}
-        metadata["sha256"] = _digest(tensors, metadata)
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, folder / f"{name}.safetensors")
+        if folder.exists() and not folder.stat().st_mode & 0o222:  # root could write there all the same
+            raise PermissionError(f"{short(folder)} is read-only")
+        with whole_file(folder / f"{name}.safetensors") as temporary:
+            save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:  # a full disk, a folder that is not ours
         return tensors, classes, f"{origin} (not cached: {error})"
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
     return found
 
 
@@ -307,8 +277,8 @@ def _read_cache(path: Path) -> Found:
         raise _damaged(path, "a whole safetensors file", error) from error
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     metadata = header.get("__metadata__", {})
-    if missing := [part for part in PARTS if part not in tensors]:
-        raise _damaged(path, f"the tensors {', '.join(PARTS)}", f"no {', '.join(missing)}")
+    if missing := [part for part in TENSORS if part not in tensors]:
+        raise _damaged(path, f"the tensors {', '.join(TENSORS)}", f"no {', '.join(missing)}")
     expected = metadata.pop("sha256", "none recorded")
     if (got := _digest(tensors, metadata)) != expected:
         raise _damaged(path, f"SHA-256 {expected}", got)
@@ -317,7 +287,7 @@ def _read_cache(path: Path) -> Found:
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for part in PARTS:
+    for part in TENSORS:
         digest.update(f"{part} {tuple(tensors[part].shape)} {tensors[part].dtype}".encode())
         digest.update(tensors[part].numpy())
     return digest.hexdigest()
@@ -326,19 +296,19 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 # --- checks ---
 
 
-def _check(recipe: Recipe, tensors: dict[str, Tensor], classes: tuple, where: Path) -> None:
-    """Sizes, number of classes and label range, as the recipe says. Raises DataError."""
-    if len(classes) != recipe.num_classes:
-        raise _damaged(where, f"{recipe.num_classes} class names", len(classes))
-    for part, size in zip(("train", "test"), recipe.sizes, strict=True):
+def _check(source: Source, tensors: dict[str, Tensor], classes: tuple, where: Path) -> None:
+    """Sizes, number of classes and label range, as the source says. Raises DataError."""
+    if len(classes) != source.num_classes:
+        raise _damaged(where, f"{source.num_classes} class names", len(classes))
+    for part, size in zip(("train", "test"), source.sizes, strict=True):
         images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
-        if images.shape != (size, *recipe.shape):
-            raise _damaged(where, f"{part} images {(size, *recipe.shape)}", tuple(images.shape))
+        if images.shape != (size, *source.shape):
+            raise _damaged(where, f"{part} images {(size, *source.shape)}", tuple(images.shape))
         if labels.shape != (size,):
             raise _damaged(where, f"{size} {part} labels", tuple(labels.shape))
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= recipe.num_classes:
-            raise _damaged(where, f"{part} labels 0..{recipe.num_classes - 1}", f"{low}..{high}")
+        if low < 0 or high >= source.num_classes:
+            raise _damaged(where, f"{part} labels 0..{source.num_classes - 1}", f"{low}..{high}")
 
 
 def _damaged(path: Path, expected: object, got: object) -> DataError:
@@ -350,18 +320,12 @@ def _warn_damaged(error: DataError, tried: list[str]) -> None:
     warnings.warn(f"{error}. It is passed over.", stacklevel=2)
 
 
-def _short(path: Path) -> str:
-    """The path with the home folder written ~."""
-    home, text = str(Path.home()), str(path)
-    return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
-
-
 # --- the sets ---
 
 
-def _mnist_like(dataset: type[tv.MNIST], megabytes: int, **more: object) -> Recipe:
+def _mnist_like(dataset: type[tv.MNIST], megabytes: int, **more: object) -> Source:
     """A set of the MNIST family; names, checksums and mirrors are torchvision's own."""
-    return Recipe(
+    return Source(
         shape=(1, 28, 28),
         sizes=(60_000, 10_000),
         num_classes=10,
@@ -375,9 +339,9 @@ def _mnist_like(dataset: type[tv.MNIST], megabytes: int, **more: object) -> Reci
     )
 
 
-def _cifar(num_classes: int, md5: str) -> Recipe:
+def _cifar(num_classes: int, md5: str) -> Source:
     """The authors' binary archive, with the MD5 of their page; the Python one is a pickle."""
-    return Recipe(
+    return Source(
         shape=(3, 32, 32),
         sizes=(50_000, 10_000),
         num_classes=num_classes,
@@ -389,7 +353,7 @@ def _cifar(num_classes: int, md5: str) -> Recipe:
     )
 
 
-RECIPES = {
+SOURCES = {
     "fashion_mnist": _mnist_like(
         tv.FashionMNIST,
         megabytes=31,

@@ -3,16 +3,7 @@
 from vitutils.models.cnn import BlurPool, ConvStack, ConvStem, LocallyConnected, PixelMLP, SmallCNN, blur_pooling
 from vitutils.models.deit import DistilledViT
 from vitutils.models.modes import eval_mode, modes_kept, own_modes, set_modes
-from vitutils.models.vit import (
-    MLP,
-    Block,
-    PatchEmbed,
-    SelfAttention,
-    ViT,
-    ViTConfig,
-    init_weights,
-    resize_positions,
-)
+from vitutils.models.vit import MLP, Block, PatchEmbed, SelfAttention, ViT, ViTConfig, init_weights, resize_positions
 
 __all__ = [
     "MLP",

@@ -163,7 +163,7 @@ class Encoder(nn.Module):
         return self.head(pooled)
 
 
-def fit(
+def train_batches(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     steps: int,

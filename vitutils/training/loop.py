@@ -30,7 +30,8 @@ from tqdm import tqdm
 from vitutils import distributed as processes
 from vitutils import plot
 from vitutils.arguments import checked_labels, logits_for, plain, shown
-from vitutils.data.sets import Dataset, batch_sizes, batches, seeded
+from vitutils.data.batches import batch_sizes, batches, seeded
+from vitutils.data.sets import Dataset
 from vitutils.files import show_progress
 from vitutils.models.modes import eval_mode, modes_kept, own_modes, set_modes
 from vitutils.training.digests import digest, told_of

@@ -60,7 +60,7 @@ def both(home, root):
     found = {"tensors": folders.load_folder(root, 4)}
     found = {how: (one.train_labels, one.test_labels, one.source) for how, one in found.items()}
     for name in ("loose", "packed"):
-        one = image_sets.load(name)
+        one = data.load_image_set(name)
         found[name] = one.train.labels, one.test.labels, one.source
     return found
 
@@ -98,7 +98,7 @@ def test_a_split_is_in_proportion_and_in_balanced_sets_the_draw_of_the_recorded_
 
 def test_a_class_of_one_image_is_named_with_its_count(home):
     fill(home / "images" / "loose", {"cat": 9, "dog": 1})
-    for load in (lambda: folders.load_folder(home / "images" / "loose", 4), lambda: image_sets.load("loose")):
+    for load in (lambda: folders.load_folder(home / "images" / "loose", 4), lambda: data.load_image_set("loose")):
         with pytest.raises(DataError, match=r"loose.*'dog' \(1\)"):
             load()
     one = data.load("digits").take(train=11)
@@ -115,13 +115,13 @@ def test_rare_classes_are_split_by_every_loader_and_told(home):
         assert test.bincount().tolist() == [20, 1, 1], how
     told = folders.load_folder(home / "images" / "loose", 4).summary()
     assert "3 classes (cat 80 + 20, dog 7 + 1, eel 1 + 1), from" in told
-    assert "(cat 80 + 20, dog 7 + 1, eel 1 + 1), from" in image_sets.load("loose").summary()
+    assert "(cat 80 + 20, dog 7 + 1, eel 1 + 1), from" in data.load_image_set("loose").summary()
     assert "(" not in data.load("digits").summary(), "alike: nothing to tell"
 
 
 def test_many_unlike_classes_are_told_by_the_rarest_and_the_commonest(home):
     fill(home / "images" / "many", {f"c{k:02d}": 5 for k in range(20)} | {"rare": 2})
-    assert "21 classes (from rare 1 + 1 to c" in image_sets.load("many").summary()
+    assert "21 classes (from rare 1 + 1 to c" in data.load_image_set("many").summary()
 
 
 def test_the_command_keeps_every_class_or_names_it(tmp_path, capsys):
@@ -193,8 +193,8 @@ def refused(home, root, words: str) -> None:
     pack(root, home / "images" / "packed.zip")
     for load in (
         lambda: folders.load_folder(root, 4),
-        lambda: image_sets.load(root.name),
-        lambda: image_sets.load("packed"),
+        lambda: data.load_image_set(root.name),
+        lambda: data.load_image_set("packed"),
     ):
         with pytest.raises(DataError, match=words):
             load()
@@ -374,7 +374,7 @@ def test_a_photo_of_a_set_is_upright_for_a_net_too(home):
     fill(home / "images" / "phone", {"a": 4, "b": 4})
     for i in range(4):
         write(home / "images" / "phone" / "a" / f"{i:03d}.png", raw(corners(), "PNG", exif=exif))
-    seen = image_sets.load("phone").train[0][0]
+    seen = data.load_image_set("phone").train[0][0]
     assert seen.size == decoding.AsSeen()(seen).size == (16, 32)
 
 
@@ -537,7 +537,7 @@ def test_a_picture_like_a_thread_is_cropped_before_it_is_enlarged(home, size):
         patch.setattr(Image.Image, "resize", watched)
         assert folders.load_folder(home / "images" / "loose", 224).train_images.shape[-1] == 224
     assert set(made) <= {(224, 224)}
-    seen = image_sets.load("loose").train[0][0]
+    seen = data.load_image_set("loose").train[0][0]
     assert max(seen.size) <= 16 * min(seen.size)
 
 
@@ -545,9 +545,9 @@ def test_a_picture_too_large_to_open_is_refused_in_words(home, monkeypatch):
     fill(home / "images" / "loose", {"a": 4, "b": 4})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(DataError, match=r"png has more than 20 pixels"):
-        image_sets.load("loose").train[0]
+        data.load_image_set("loose").train[0]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # Pillow warns here; nothing is wrong yet
-    assert image_sets.load("loose").train[0][0].size == (6, 5)
+    assert data.load_image_set("loose").train[0][0].size == (6, 5)
 
 
 # --- what is left out is counted ---
@@ -591,7 +591,7 @@ def test_heic_says_what_to_install(home, monkeypatch):
     fill(home / "images" / "all", {"a": 5})
     write(home / "images" / "all" / "b" / "IMG_1.HEIC", heic)
     with pytest.raises(DataError, match="'b' is empty.*1 HEIC photo.*pip install pillow-heif"):
-        image_sets.load("all")
+        data.load_image_set("all")
 
 
 def test_archives_are_found_in_any_case_and_in_any_wrapping(home):
@@ -601,10 +601,11 @@ def test_archives_are_found_in_any_case_and_in_any_wrapping(home):
     pack(home / "made", home / "images" / "dots.zip", lambda name: f"./{name}")
     assert image_sets.at_hand() == ["Big", "dots", "windows"]
     for name in image_sets.at_hand():
-        one = image_sets.load(name)
+        one = data.load_image_set(name)
         assert one.classes == ("a", "b") and len(one.train) == 8 and one.train[0][0].size == (6, 5), name
     fill(home / "images" / "around" / "one" / "two", {"a": 5, "b": 5})
-    assert image_sets.load("around").classes == folders.load_folder(home / "images" / "around", 4).classes == ("a", "b")
+    for found in (data.load_image_set("around"), folders.load_folder(home / "images" / "around", 4)):
+        assert found.classes == ("a", "b")
 
 
 def test_class_names_that_differ_in_case_alone_are_refused(home):
@@ -619,7 +620,7 @@ def test_links_are_followed_but_not_in_circles(home):
     fill(root, {"a": 5, "b": 5})
     (root / "b" / "linked").symlink_to(home / "elsewhere" / "deep", target_is_directory=True)
     (root / "b" / "circle").symlink_to(root, target_is_directory=True)
-    one = image_sets.load("loose")
+    one = data.load_image_set("loose")
     assert (torch.cat([one.train.labels, one.test.labels]).bincount()).tolist() == [5, 10]
     (root / "a" / "gone.png").symlink_to(home / "nowhere.png")
     with pytest.raises(DataError, match="gone.png"):
@@ -643,7 +644,7 @@ def test_a_folder_that_is_reached_twice_is_refused(home, links, words):
     for link, target in links.items():
         (root / link).parent.mkdir(exist_ok=True)
         (root / link).symlink_to((root / target).resolve(), target_is_directory=True)
-    for load in (lambda: folders.load_folder(root, 4), lambda: image_sets.load("loose")):
+    for load in (lambda: folders.load_folder(root, 4), lambda: data.load_image_set("loose")):
         with pytest.raises(DataError, match=words):
             load()
 
@@ -681,7 +682,7 @@ def test_an_encrypted_zip_is_named(home):
     content[place + 8] |= 1  # the flag, in the list of contents
     (home / "images" / "locked.zip").write_bytes(content)
     with pytest.raises(DataError, match="locked.zip is encrypted"):
-        image_sets.load("locked")
+        data.load_image_set("locked")
 
 
 def test_the_command_reads_a_zip_as_well(home):
@@ -697,10 +698,10 @@ def test_the_command_reads_a_zip_as_well(home):
 def test_a_set_named_like_an_official_one_goes_by_its_folder(home):
     fill(home / "images" / "cifar10", {"a": 5, "b": 5})
     assert image_sets.at_hand() == ["images/cifar10"]
-    one = image_sets.load("images/cifar10")
+    one = data.load_image_set("images/cifar10")
     assert one.classes == ("a", "b") and one.name == "images/cifar10"
     with pytest.raises(DataError, match="images/cifar10"):
-        image_sets.load("cifar10")
+        data.load_image_set("cifar10")
 
 
 def test_own_sets_are_all_there_or_named_with_the_reason(home, tmp_path, monkeypatch, capsys):
@@ -713,20 +714,20 @@ def test_own_sets_are_all_there_or_named_with_the_reason(home, tmp_path, monkeyp
     write(home / "images" / "old.tar.gz", b"no zip")
     write(home / "images" / "ants.zip", b"no zip")
     write(home / "images" / "IMG_1.jpg", raw(dot(), "JPEG"))
-    found = image_sets.load_own(first="cars")
+    found = data.load_own_image_sets(first="cars")
     assert list(found) == ["cars", "ants", "birds", "images/digits"]
     said = capsys.readouterr().out.splitlines()
     assert all(line.startswith("not used: ") for line in said) and len(said) == 5
     for words in ("alone.*one folder", "old.tar.gz.*zip", "ants.zip.*ants", "second.*birds.*birds", "1 picture"):
         assert any(re.search(words, line) for line in said), words
-    assert list(image_sets.load_own(most=2)) == ["ants", "birds"]
+    assert list(data.load_own_image_sets(most=2)) == ["ants", "birds"]
     assert "cars" in capsys.readouterr().out
-    assert "ants" not in image_sets.load_own(skip=["ants"])
+    assert "ants" not in data.load_own_image_sets(skip=["ants"])
 
 
 def test_a_set_with_more_classes_than_a_draw_has_images(home):
     fill(home / "images" / "many", {f"c{k:02d}": 4 for k in range(30)})
-    whole = image_sets.load("many")
+    whole = data.load_image_set("many")
     small = whole.fitting(train=12, test=8)
     assert small.classes == whole.classes[:6] and (len(small.train), len(small.test)) == (12, 6)
     assert small.train.labels.bincount().tolist() == [2] * 6 and small.test.labels.max() == 5
@@ -741,7 +742,7 @@ def test_a_part_travels_to_processes_that_are_started_anew(home):
     fill(home / "images" / "loose", {"a": 4, "b": 4})
     pack(home / "images" / "loose", home / "images" / "packed.zip")
     for name in ("loose", "packed", "digits"):
-        part = image_sets.load(name).test
+        part = data.load_image_set(name).test
         again = pickle.loads(pickle.dumps(part))
         assert np.array_equal(np.asarray(again[1][0]), np.asarray(part[1][0])), name
         assert again.fingerprint() == part.fingerprint()

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from torchvision import datasets as tv
 
-from vitutils.data import DataError, image_sets
+from vitutils import data
+from vitutils.data import DataError, image_sets, official
+from vitutils.data.images import from_tensors
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def make_eurosat(root, each=10):
 
 def test_flowers_from_the_mat_files(folder, monkeypatch):
     make_flowers(folder, monkeypatch)
-    found = image_sets.load("flowers102")
+    found = data.load_image_set("flowers102")
     assert (len(found.train), len(found.test), len(found.classes)) == (4, 2, 102)  # train and validation together
     assert found.train.labels.tolist() == [0, 1, 2, 0] and found.test.labels.tolist() == [1, 2]
     image, label = found.test[1]
@@ -95,7 +97,7 @@ def test_flowers_from_the_mat_files(folder, monkeypatch):
 
 def test_pets_from_the_annotation_lists(folder):
     make_pets(folder)
-    found = image_sets.load("pets")
+    found = data.load_image_set("pets")
     assert found.classes == ("Abyssinian", "American Bulldog")
     assert found.train.labels.tolist() == [0, 1] and found.test.labels.tolist() == [0]
     assert found.test[0][0].size == (24, 18)
@@ -103,18 +105,18 @@ def test_pets_from_the_annotation_lists(folder):
 
 def test_dtd_joins_train_and_validation(folder):
     make_dtd(folder)
-    found = image_sets.load("dtd")
+    found = data.load_image_set("dtd")
     assert found.classes == ("banded", "woven") and (len(found.train), len(found.test)) == (4, 2)
     assert found.train.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_eurosat_is_split_by_seed_and_says_so(folder):
     make_eurosat(folder)
-    found = image_sets.load("eurosat")
+    found = data.load_image_set("eurosat")
     assert (len(found.train), len(found.test)) == (16, 4)
     assert found.train.labels.bincount().tolist() == [8, 8] and found.test.labels.bincount().tolist() == [2, 2]
     assert "no official split" in found.source and "seed 0" in found.source
-    again = image_sets.load("eurosat")
+    again = data.load_image_set("eurosat")
     assert torch.equal(found.test.places, again.test.places)
     assert not set(found.test.places.tolist()) & set(found.train.places.tolist())
 
@@ -123,31 +125,31 @@ def test_imagenette_is_labelled_by_place_in_imagenet(folder):
     from timm.data import ImageNetInfo
 
     synsets = sorted(tv.Imagenette._WNID_TO_CLASS)
-    assert [ImageNetInfo().label_names()[k] for k in image_sets.IMAGENETTE] == synsets
+    assert [ImageNetInfo().label_names()[k] for k in official.IMAGENETTE] == synsets
     for n, part in enumerate(("train", "val")):
         for k, synset in enumerate(synsets):
             write(folder / "imagenette2-160" / part / synset / f"{n}.JPEG", jpeg(10 * n + k))
-    found = image_sets.load("imagenette")
+    found = data.load_image_set("imagenette")
     assert found.classes[:2] == ("tench", "English springer") and (len(found.train), len(found.test)) == (10, 10)
-    photos = image_sets.imagenet_photos()
-    assert photos.labels.tolist() == list(image_sets.IMAGENETTE) and photos[3][1] == 491
+    photos = data.imagenet_photos()
+    assert photos.labels.tolist() == list(official.IMAGENETTE) and photos[3][1] == 491
     write(folder / "made" / "0007_n0_x.jpg", jpeg(1))
     zipped(folder, name="imagenet_sample_250")
-    assert image_sets.imagenet_photos().labels.tolist() == [7]  # the sample goes first
+    assert data.imagenet_photos().labels.tolist() == [7]  # the sample goes first
 
 
 def test_a_set_that_lost_a_picture_is_incomplete(folder):
     make_dtd(folder)
     (folder / "dtd" / "dtd" / "images" / "woven" / "woven_2.jpg").unlink()
     with pytest.raises(DataError, match=r"'dtd'.*625 MB.*(?s:.)*woven_2.jpg is not there.*delete it"):
-        image_sets.load("dtd")
+        data.load_image_set("dtd")
 
 
 def test_a_damaged_picture_of_torchvision_names_its_file(folder):
     make_pets(folder)
     (folder / "oxford-iiit-pet" / "images" / "Abyssinian_3.jpg").write_bytes(jpeg(1)[:80])
     with pytest.raises(DataError, match="Abyssinian_3.jpg"):
-        image_sets.load("pets").test[0]
+        data.load_image_set("pets").test[0]
 
 
 # --- downloads ---
@@ -196,18 +198,18 @@ def test_a_download_is_checked_unpacked_and_kept(online, server, tmp_path, monke
     raw = packed(tmp_path / "made", "dtd/dtd")
     monkeypatch.setattr(tv.DTD, "_URL", server("dtd.tar.gz", raw))
     monkeypatch.setattr(tv.DTD, "_MD5", hashlib.md5(raw).hexdigest())
-    assert len(image_sets.load("dtd").train) == 4
+    assert len(data.load_image_set("dtd").train) == 4
     captured = capsys.readouterr()
     assert captured.out == "downloading dtd once, 625 MB\n" and captured.err == ""
     assert sorted(os.listdir(online)) == ["dtd", "images"]
     monkeypatch.setattr(tv.DTD, "_URL", "http://127.0.0.1:9/none")  # it is not fetched twice
-    assert len(image_sets.load("dtd").test) == 2
+    assert len(data.load_image_set("dtd").test) == 2
 
 
 def test_a_broken_archive_leaves_nothing_and_says_what_was_tried(online, server, monkeypatch):
     monkeypatch.setattr(tv.DTD, "_URL", server("dtd.tar.gz", b"no archive"))
     with pytest.raises(DataError) as raised:
-        image_sets.load("dtd")
+        data.load_image_set("dtd")
     for told in ("'dtd'", "625 MB", str(online / "dtd"), "download by torchvision: RuntimeError", "What to do"):
         assert told in str(raised.value)
     assert os.listdir(online) == ["images"]
@@ -222,20 +224,20 @@ def test_a_second_archive_that_fails_takes_the_first_with_it(online, server, tmp
     )
     monkeypatch.setattr(tv.OxfordIIITPet, "_RESOURCES", sources)
     with pytest.raises(DataError, match="811 MB"):
-        image_sets.load("pets")
+        data.load_image_set("pets")
     assert os.listdir(online) == ["images"]
 
 
 def test_no_network_is_not_asked(folder):
     with pytest.raises(DataError, match="download: switched off"):
-        image_sets.load("flowers102")
+        data.load_image_set("flowers102")
     with pytest.raises(DataError, match="download: switched off"):
-        image_sets.load("eurosat", download=False)
+        data.load_image_set("eurosat", download=False)
 
 
 def test_what_cannot_be_had_is_left_out_in_one_line_each(folder, capsys):
     make_dtd(folder)
-    found = image_sets.load_all(["pets", "dtd", "cifar100"])
+    found = data.load_image_sets(["pets", "dtd", "cifar100"])
     assert list(found) == ["dtd"]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all(line.startswith("left out: ") for line in lines)
@@ -262,7 +264,7 @@ def test_folder_and_zip_give_the_same_pictures(folder):
     make_photos(folder / "images" / "loose")
     make_photos(folder / "made")
     zipped(folder, top="around")
-    loose, packed = image_sets.load("loose"), image_sets.load("mine")
+    loose, packed = data.load_image_set("loose"), data.load_image_set("mine")
     assert loose.classes == packed.classes == ("ants", "bees")
     assert (len(packed.train), len(packed.test)) == (6, 6)
     for part in ("train", "test"):
@@ -276,23 +278,23 @@ def test_folder_and_zip_give_the_same_pictures(folder):
 def test_without_parts_a_fifth_is_kept_for_the_test(folder):
     make_photos(folder / "made", parts=("",), each=5)
     zipped(folder)
-    found = image_sets.load("mine")
+    found = data.load_image_set("mine")
     assert (len(found.train), len(found.test)) == (8, 2) and "no official split" in found.source
     assert found.test.labels.tolist() == [0, 1]
 
 
 def test_recompressed_cifar_says_that_it_is_not_cifar(folder):
     make_photos(folder / "images" / "cifar10_jpeg")
-    found = image_sets.load("cifar10_jpeg")
+    found = data.load_image_set("cifar10_jpeg")
     assert "recompressed" in found.title and "not the genuine CIFAR-10" in found.source
 
 
 def test_the_title_of_ants_and_bees_is_theirs_alone(folder):
     make_photos(folder / "images" / "hymenoptera")
-    assert image_sets.load("hymenoptera").title == "ants and bees"
+    assert data.load_image_set("hymenoptera").title == "ants and bees"
     for part in ("train", "val"):
         (folder / "images" / "hymenoptera" / part / "ants").rename(folder / "images" / "hymenoptera" / part / "wasps")
-    assert image_sets.load("hymenoptera").title == "hymenoptera"
+    assert data.load_image_set("hymenoptera").title == "hymenoptera"
 
 
 def test_labels_from_file_names(folder):
@@ -312,7 +314,7 @@ def test_damaged_pictures_name_their_file(folder):
     broken = folder / "images" / "loose" / "val" / "bees" / "bees1.jpg"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(DataError, match=f"{broken}.*mend it"):
-        image_sets.load("loose").test[4]
+        data.load_image_set("loose").test[4]
     make_photos(folder / "made")
     zipped(folder)
     path = folder / "images" / "mine.zip"
@@ -321,33 +323,33 @@ def test_damaged_pictures_name_their_file(folder):
     raw[start : start + 40] = bytes(40)
     path.write_bytes(raw)
     with pytest.raises(DataError, match="train/ants/ants1.jpg of .*mine.zip"):
-        image_sets.load("mine").train[1]
+        data.load_image_set("mine").train[1]
 
 
 def test_what_is_no_set_is_refused(folder):
     (folder / "images" / "cut.zip").write_bytes(b"PK\3\4 and no more")
     with pytest.raises(DataError, match="cut.zip is no whole zip file"):
-        image_sets.load("cut")
+        data.load_image_set("cut")
     make_photos(folder / "images" / "odd")
     write(folder / "images" / "odd" / "val" / "wasps" / "w.jpg", jpeg(1))
     with pytest.raises(DataError, match="differ in the classes wasps"):
-        image_sets.load("odd")
+        data.load_image_set("odd")
     make_photos(folder / "images" / "half", parts=("train",))
     with pytest.raises(DataError, match="half"):
-        image_sets.load("half")
+        data.load_image_set("half")
     write(folder / "made" / "train" / "loose.jpg", jpeg(1))
     zipped(folder, name="flat")
     with pytest.raises(DataError, match="flat.zip has one folder, train: expected one a class"):
-        image_sets.load("flat")
+        data.load_image_set("flat")
     with pytest.raises(ValueError, match="unknown set 'flowers'.*near it: flowers102"):
-        image_sets.load("flowers")
+        data.load_image_set("flowers")
 
 
 # --- tensors, parts, fingerprints ---
 
 
 def test_small_sets_are_tensors(folder):
-    digits, shapes = image_sets.load("digits"), image_sets.load("shapes")
+    digits, shapes = data.load_image_set("digits"), data.load_image_set("shapes")
     image, label = digits.train[0]
     assert image.dtype == torch.uint8 and image.shape == (1, 8, 8) and label == digits.train.labels[0]
     assert shapes.train[0][0].shape == (3, 64, 64) and len(shapes.classes) == 8
@@ -356,7 +358,7 @@ def test_small_sets_are_tensors(folder):
 
 
 def test_smaller_parts_are_in_balance_and_keep_their_pictures(folder):
-    part = image_sets.load("digits").train
+    part = data.load_image_set("digits").train
     few = part.take(20, seed=1)
     assert few.labels.bincount().tolist() == [2] * 10 and len(part.take(None)) == len(part)
     twice = few.at([3, 5])
@@ -370,16 +372,16 @@ def test_smaller_parts_are_in_balance_and_keep_their_pictures(folder):
 
 def test_the_fingerprint_knows_pixels_labels_and_order(folder):
     make_photos(folder / "images" / "loose")
-    before = image_sets.load("loose").train
-    assert before.fingerprint() == image_sets.load("loose").train.fingerprint()
-    prints = {before.fingerprint(), before.at([1, 0]).fingerprint(), image_sets.load("loose").test.fingerprint()}
+    before = data.load_image_set("loose").train
+    assert before.fingerprint() == data.load_image_set("loose").train.fingerprint()
+    prints = {before.fingerprint(), before.at([1, 0]).fingerprint(), data.load_image_set("loose").test.fingerprint()}
     path = folder / "images" / "loose" / "train" / "ants" / "ants0.jpg"
     path.write_bytes(jpeg(999))
-    prints.add(image_sets.load("loose").train.fingerprint())
+    prints.add(data.load_image_set("loose").train.fingerprint())
     images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     for labels in ([0, 1], [1, 0]):
         args = ("made", "train", images, torch.tensor(labels), ("a", "b"), "here")
-        prints.add(image_sets.from_tensors(*args).fingerprint())
+        prints.add(from_tensors(*args).fingerprint())
     images[1, 0, 3, 3] = 1
-    prints.add(image_sets.from_tensors(*args).fingerprint())
+    prints.add(from_tensors(*args).fingerprint())
     assert len(prints) == 7

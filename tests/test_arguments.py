@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from vitutils import cli, data, train
 from vitutils.analysis import interpret, probe
+from vitutils.analysis.classifier import with_new_classifier, without_classifier
 from vitutils.training.distill import Distillation
 
 NAN = float("nan")
@@ -350,7 +351,7 @@ class Small(nn.Module):
 def test_a_head_that_would_stay_is_refused(how):
     net = torch.compile(Small()) if how == "compiled" else Small(how)
     x, y = torch.randn(30, 64), torch.arange(30) % 3
-    for take in (lambda: probe.headless(net), lambda: probe.with_new_head(net, x, y)):
+    for take in (lambda: without_classifier(net), lambda: with_new_classifier(net, x, y)):
         with pytest.raises(ValueError, match=r"fc|compile|lambda"):
             take()
 
@@ -359,8 +360,8 @@ def test_a_head_that_would_stay_is_refused(how):
 def test_a_head_is_gone_or_new_whichever_way_forward_is_bound(how):
     net, images = Small(how), torch.randn(30, 1, 8, 8)
     before = net(images)
-    assert torch.equal(probe.headless(net)(images), images.flatten(1))
-    assert probe.with_new_head(net, images.flatten(1), torch.arange(30) % 3)(images).shape == (30, 3)
+    assert torch.equal(without_classifier(net)(images), images.flatten(1))
+    assert with_new_classifier(net, images.flatten(1), torch.arange(30) % 3)(images).shape == (30, 3)
     assert torch.equal(net(images), before)
 
 

@@ -161,12 +161,12 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_almost_nothing(monkeypatch
         torch.optim.AdamW, "step", lambda self: (seen.append(self.param_groups[0]["lr"]), step(self))[1]
     )
     net, batches = nn.Linear(4, 3), iter([(torch.randn(5, 4), torch.randint(3, (5,)))] * 100)
-    losses = transformer.fit(net, batches, steps=100, lr=0.1, warmup=0.2)
+    losses = transformer.train_batches(net, batches, steps=100, lr=0.1, warmup=0.2)
     assert len(losses) == len(seen) == 100
     assert seen[0] == pytest.approx(0.005) and seen[9] < seen[19] <= 0.1 and seen[-1] < 1e-4
     assert max(seen) == pytest.approx(0.091, abs=0.001)  # the cosine falls from the first step
     seen.clear()
-    transformer.fit(net, [(torch.randn(5, 4), torch.randint(3, (5,)))] * 3, steps=3, lr=0.1, warmup=0.0)
+    transformer.train_batches(net, [(torch.randn(5, 4), torch.randint(3, (5,)))] * 3, steps=3, lr=0.1, warmup=0.0)
     assert seen[0] == pytest.approx(0.1)
 
 
@@ -174,7 +174,7 @@ def test_fit_learns_and_accuracy_counts_every_answer():
     inputs = torch.randn(64, 6)
     targets = torch.stack([(inputs[:, 0] > 0).long(), (inputs[:, 1] > 0).long()], dim=1)  # (B, 2)
     net = nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2)))
-    losses = transformer.fit(net, transformer.shuffled(inputs, targets, 32, seed=0), steps=150, lr=0.05)
+    losses = transformer.train_batches(net, transformer.shuffled(inputs, targets, 32, seed=0), steps=150, lr=0.05)
     assert losses[-1] < 0.5 * losses[0]
     assert transformer.accuracy(net, inputs, targets) > 0.9
     half = targets.clone()
