@@ -1,14 +1,13 @@
-"""The record of how long chapters take, book/times.csv: take in measurements, write the chapters' openings.
+"""Write the *Time* paragraph of every chapter from the record of how long they take, book/times.csv.
 
-python scripts/times.py add FILE.json     take in rows measured elsewhere: a list of {"chapter": ..., "seconds": ...}
-python scripts/times.py openings          write the *Time* paragraph of every chapter from the record
+    python scripts/times.py openings
 
-Times are measured by `python scripts/notebooks.py run NOTEBOOK --scale cpu --record`.
+Times are measured by `python scripts/notebooks.py run NOTEBOOK --scale cpu --record`; a row that was measured elsewhere
+is put into the file by hand.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import chapter_times as times
 import notebook_rules as rules
 
-RECORD = Path(__file__).resolve().parents[1] / "book" / "times.csv"
+RECORD = rules.ROOT / "book" / "times.csv"
 
 
 def write_opening(path: Path, rows: list[dict]) -> None:
@@ -31,24 +30,18 @@ def write_opening(path: Path, rows: list[dict]) -> None:
     path.write_text(rules.dumps(notebook), encoding="utf-8", newline="\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("add").add_argument("file", type=Path)
-    commands.add_parser("openings")
-    given = parser.parse_args(arguments)
+def main(arguments: list[str]) -> int:
+    if arguments != ["openings"]:
+        print(__doc__)
+        return 2
     try:
-        if given.command == "add":
-            times.add(RECORD, json.loads(given.file.read_text(encoding="utf-8")))
-        else:
-            for path in rules.notebook_paths():
-                write_opening(path, times.read(RECORD))
+        for path in rules.notebook_paths():
+            write_opening(path, times.read(RECORD))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Done: {RECORD.name} holds {len(times.read(RECORD))} rows.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

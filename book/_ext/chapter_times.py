@@ -1,7 +1,7 @@
 """How long chapters take: the line that each of them prints first, the record of measured times, words for minutes.
 
-The record is book/times.csv. `scripts/notebooks.py run --record` writes its rows, `scripts/times.py` reads them and
-writes the *Time* paragraph of every chapter; the page "Status of this build" shows them.
+The record is book/times.csv. `scripts/notebooks.py run --record` writes its rows, `scripts/times.py` writes the *Time*
+paragraph of every chapter from it; the page "Status of this build" shows it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ KEY = FIELDS[:4]  # what tells two measurements apart: a new one takes the place
 SCALES = ("smoke", "cpu", "gpu")
 # What vitutils.setup prints; its test compares.
 SETUP = re.compile(
-    r"Python (?P<python>\S+), torch (?P<torch>\S+), device (?P<kind>\w+) \((?P<name>.+?)\), "
-    r"scale (?P<scale>\w+), seed \d+"
+    r"Python (?P<python>\S+), torch (?P<torch>\S+), device (?P<device>\w+ \(.+?\)), scale (?P<scale>\w+), seed \d+"
 )
 TIME = re.compile(r"^\*Time[.:]?\*[.:]?[ \n](?:(?!\n\n).)*?(?P<downloads>Downloaded.*?)(?=\n\n|\Z)", flags=re.M | re.S)
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 6: "six", 8: "eight"}
@@ -27,9 +26,9 @@ def ran(output: str) -> dict[str, str] | None:
     """Read python, torch, device and scale off what a chapter printed; None where it printed no such line."""
     if not (found := SETUP.search(output)):
         return None
-    name = "1 thread" if found["name"] == "1 threads" else found["name"]
-    device = name if found["kind"] == "cuda" else f"{found['kind']}, {name}"
-    return {"python": found["python"], "torch": found["torch"], "device": device, "scale": found["scale"]}
+    kind, name = found["device"][:-1].split(" (", 1)
+    device = name if kind == "cuda" else f"{kind}, {re.sub('^1 threads$', '1 thread', name)}"
+    return found.groupdict() | {"device": device}
 
 
 def read(path: Path) -> list[dict]:
@@ -42,12 +41,10 @@ def read(path: Path) -> list[dict]:
 
 def checked(row: dict, where: str) -> dict:
     """The row, its seconds a number. Raises ValueError for one that cannot stand in the record."""
-    if set(row) != set(FIELDS):
-        raise ValueError(f"{where}: expected the fields {', '.join(FIELDS)}; got {', '.join(map(str, row))}")
-    if row["scale"] not in SCALES:
-        raise ValueError(f"{where}: expected a scale out of {', '.join(SCALES)}; got {row['scale']!r}")
-    if not re.fullmatch(r"\d+(\.\d+)?", row["seconds"]) or not float(row["seconds"]):
-        raise ValueError(f"{where}: expected seconds above 0; got {row['seconds']!r}")
+    number = re.fullmatch(r"\d+(\.\d+)?", row.get("seconds") or "")
+    if set(row) != set(FIELDS) or row["scale"] not in SCALES or not number or not float(number[0]):
+        expected = f"the fields {', '.join(FIELDS)}, a scale out of {', '.join(SCALES)}, and seconds above 0"
+        raise ValueError(f"{where}: expected {expected}; got {row}")
     return row | {"seconds": float(row["seconds"])}
 
 
@@ -56,7 +53,6 @@ def add(path: Path, rows: list[dict]) -> None:
 
     The file is whole or as it was before.
     """
-    rows = [{"day": row.get("date", ""), **row} for row in rows]
     fresh = [checked({field: str(row.get(field, "")) for field in FIELDS}, f"new row {row}") for row in rows]
     kept = {tuple(row[field] for field in KEY): row for row in [*read(path), *fresh]}
     new = path.with_name(path.name + ".new")
@@ -71,9 +67,7 @@ def add(path: Path, rows: list[dict]) -> None:
 def minutes(seconds: float) -> str:
     """Half a minute, 1 minute, 1.5 minutes, 2 minutes: up to the next half. Small noise goes down: 61 s is a minute."""
     halves = max(1, math.ceil(seconds / 30 - 0.1))
-    if halves == 1:
-        return "half a minute"
-    return f"{halves / 2:g} minute" + ("s" if halves > 2 else "")
+    return "half a minute" if halves == 1 else f"{halves / 2:g} minute" + "s" * (halves > 2)
 
 
 def longest(rows: list[dict], chapter: str, scale: str) -> dict | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,10 +26,8 @@ from sphinx.util.docutils import SphinxDirective
 RECORD = "book/times.csv"
 PACKAGES = ("torch", "torchvision", "timm", "vit-pytorch", "numpy", "scikit-learn", "scikit-image", "matplotlib")
 DASH = "—"
-MEASURED = "measured-times"
-PRINTED = ("device", "scale", "python", "torch")
-HEADINGS = {"runtime": "seconds", "mtime": "executed on", "device": "device", "scale": "scale", "python": "Python"}
-HEADINGS |= {"torch": "torch"}
+PRINTED = {"device": "device", "scale": "scale", "python": "Python", "torch": "torch"}
+HEADINGS = {"runtime": "seconds", "mtime": "executed on"} | PRINTED
 SHOWN = dict.fromkeys(PRINTED, lambda word: word or DASH)
 SHOWN["runtime"] = lambda seconds: DASH if seconds is None else f"{seconds:.0f}"
 SHOWN["mtime"] = lambda when: datetime.fromtimestamp(when, timezone.utc).date().isoformat() if when else DASH
@@ -48,12 +46,7 @@ class Complete(SphinxPostTransform):
     default_priority = 8  # after MyST-NB's, which has the same and is registered before; links are resolved later
 
     def run(self, **kwargs) -> None:
-        for table in list(self.document.findall(nodes.table)):
-            if MEASURED in table["classes"]:
-                caption(table, "Seconds from the start of the kernel to the last cell")
-            if table.next_node(nodes.entry).astext() != "Document":
-                continue
-            caption(table, "The last execution of each page")
+        for table in [t for t in self.document.findall(nodes.table) if t.next_node(nodes.entry).astext() == "Document"]:
             table.next_node(nodes.entry)[:] = [nodes.paragraph(text="page")]
             body = table.next_node(nodes.tbody)
             body[:] = sorted(body, key=lambda row: not number(row.next_node(pending_xref).astext()))
@@ -61,42 +54,23 @@ class Complete(SphinxPostTransform):
                 link["refexplicit"] = False  # the text is the page's title
                 if chapter := number(link.astext()):
                     link.parent.insert(0, nodes.Text(f"{chapter}. "))
-            pages = {name: kept.get("exec_data") for name, kept in NbMetadataCollector.get_doc_data(self.env).items()}
-            below = nodes.paragraph(text=environment({name: page for name, page in pages.items() if page}))
-            table.parent.insert(table.parent.index(table) + 1, below)
+            pages = [kept.get("exec_data") for kept in NbMetadataCollector.get_doc_data(self.env).values()]
+            seconds = sum(page["runtime"] or 0 for page in pages if page)
+            said = f"Together {seconds:,.0f} seconds. The environment of this build: {versions()}."
+            table.parent.insert(table.parent.index(table) + 1, nodes.paragraph(text=said))
 
 
-def caption(table: nodes.table, words: str) -> None:
-    """Only now, or it would be numbered among the book's tables."""
-    table.insert(0, nodes.title(text=words))
-    table["ids"].append(nodes.make_id(words))
-
-
-def environment(pages: dict[str, dict]) -> str:
-    """How long all took, the versions of this build, and which pages ran with others."""
-
-    def version(package: str) -> str:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
-
-    here = (platform.python_version(), version("torch").partition("+")[0])
-    others = [
-        number(name) or name
-        for name, page in pages.items()
-        if page["torch"] and (page["python"], page["torch"].partition("+")[0]) != here
-    ]
-    said = (
-        f"Together {sum(page['runtime'] or 0 for page in pages.values()):,.0f} seconds. The environment of this build: "
-    )
-    said += ", ".join([f"Python {here[0]}", *(f"{package} {version(package)}" for package in PACKAGES)]) + "."
-    return said + (f" Executed in another environment: {', '.join(others)}." if others else "")
+def versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(found)
 
 
 def number(docname: str) -> str:
     """A chapter's number, from its file's name; empty for other pages."""
-    found = re.fullmatch(r"notebooks/0*(\d+)_\w+", docname)
+    found = re.fullmatch(r"(?:notebooks/)?0*(\d+)_\w+", docname)
     return found[1] if found else ""
 
 
@@ -105,53 +79,29 @@ class MeasuredTimes(SphinxDirective):
         record, place = Path(self.env.srcdir) / RECORD, nodes.Element()
         self.env.note_dependency(str(record))
         self.state.nested_parse(StringList(measured_times(times.read(record)).splitlines(), str(record)), 0, place)
-        for table in place.findall(nodes.table):
-            table["classes"].append(MEASURED)
         return place.children
 
 
 def measured_times(rows: list[dict]) -> str:
-    """A row a chapter, a column for each way it was measured, and what each column was measured with, in Markdown."""
+    """A row a chapter, a column for each way it was measured, and what they were measured with, in Markdown."""
     if not rows:
         return "No time was recorded."
-    columns: dict[str, dict[str, dict]] = {}
+    columns: dict[str, dict[str, float]] = {}
+    with_what: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: (times.SCALES.index(row["scale"]), row["data"] == "none", row["device"])):
         heading = f"{row['scale']} scale, {times.short_device(row['device'])}"
         heading += ", nothing downloaded" if row["data"] == "none" else ""
-        columns.setdefault(heading, {})[row["chapter"]] = row
+        columns.setdefault(heading, {})[row["chapter"]] = row["seconds"]
+        said = [f"{heading}: on {row['device']}", row["data"] and f"at hand: {row['data']}", f"on {row['day']}"]
+        said += [row["python"] and f"with Python {row['python']}, torch {row['torch']}", row["note"]]
+        with_what.setdefault("; ".join(filter(None, said)), []).append(number(row["chapter"]))
     lines = ["| " + " | ".join(["chapter", *columns]) + " |", "|---" * (len(columns) + 1) + "|"]
     for chapter in sorted({row["chapter"] for row in rows}):
-        cells = [f"{column[chapter]['seconds']:.0f}" if chapter in column else DASH for column in columns.values()]
-        title = f"{number(f'notebooks/{chapter}')}. [](../notebooks/{chapter}.ipynb)"
-        lines.append("| " + " | ".join([title, *cells]) + " |")
-    lines += ["", *(f"* {heading}: {circumstances(column.values())}." for heading, column in columns.items())]
-    return "\n".join(lines + ["* gpu scale: not measured."] * all(row["scale"] != "gpu" for row in rows))
-
-
-def circumstances(rows: Iterable[dict]) -> str:
-    """Device, data, days, versions and notes of these rows, each said once."""
-    rows = list(rows)
-    said = {
-        "on": [row["device"] for row in rows],
-        "at hand:": [row["data"] for row in rows],
-        "measured on": [row["day"] for row in rows],
-        "with": [f"Python {row['python']}, torch {row['torch']}" for row in rows if row["python"]],
-        "": notes(rows),
-    }
-    parts = [f"{word} {' and '.join(sorted(set(filter(None, what))))}" for word, what in said.items() if any(what)]
-    return "; ".join(part.strip() for part in parts)
-
-
-def notes(rows: list[dict]) -> list[str]:
-    """The note that most rows have; before each other one, the chapters that it is about."""
-    about: dict[str, list[str]] = {}
-    for row in rows:
-        if row["note"]:
-            about.setdefault(row["note"], []).append(number(f"notebooks/{row['chapter']}") or row["chapter"])
-    first, *others = sorted(about, key=lambda note: -len(about[note])) or [""]
-    more = {note: note.removeprefix(f"{first}; ") for note in others}
-    told = [f"chapter{'s' * (len(about[note]) > 1)} {', '.join(about[note])}: {more[note]}" for note in others]
-    return ["; ".join(filter(None, [first, *told]))]
+        cells = [f"{column[chapter]:.0f}" if chapter in column else DASH for column in columns.values()]
+        lines.append("| " + " | ".join([f"{number(chapter)}. [](../notebooks/{chapter}.ipynb)", *cells]) + " |")
+    for said, chapters in with_what.items():
+        lines += ["", f"* {said} (chapter{'s' * (len(chapters) > 1)} {', '.join(chapters)})."]
+    return "\n".join(lines + ["", "* gpu scale: not measured."] * all(row["scale"] != "gpu" for row in rows))
 
 
 def setup(app):
