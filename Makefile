@@ -1,7 +1,10 @@
 # The commands of this book. Each makes its environment (.venv) by itself; see README.md for the same without make.
 PYTHON ?= python3
 FOUND = command -v "$(PYTHON)" >/dev/null || { \
-	echo "No $(PYTHON) here. Name a Python 3.10 to 3.13: make $@ PYTHON=python3.12" >&2; exit 2; }
+	echo "No $(PYTHON) here. Name a Python 3.10 to 3.13: make $@ PYTHON=python3.12" >&2; exit 2; }; \
+	"$(PYTHON)" -E -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v <= (3, 13) and \
+	"Python too %s: found %d.%d (%s), needs 3.10 to 3.13. Name one: make $@ PYTHON=python3.12" \
+	% ((v < (3, 10) and "old" or "new",) + v + (sys.executable,)))' || exit 2
 ENV = @$(FOUND); "$(PYTHON)" -E scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
@@ -48,4 +51,4 @@ chapter:  ## begin a chapter: make chapter NAME=12_registers TITLE="Registers"
 	$(ENV) scripts/chapter.py
 
 adopt:  ## make the book yours: make adopt REPO=https://github.com/me/my-book (BRANCH=trunk)
-	@"$(PYTHON)" scripts/adopt.py
+	@$(FOUND); "$(PYTHON)" -E scripts/adopt.py

@@ -24,21 +24,16 @@ class Busy(Exception):
 
 @contextlib.contextmanager
 def held(path, who):
-    """Hold a lock of another command's (scripts/running.py, scripts/env.py). Raises Busy where that command has it."""
-    try:
-        import fcntl
+    """Hold another command's lock (scripts/running.py, scripts/env.py). Raises Busy where that command has it."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):  # Windows removes no open file anyway; no file: nobody holds it
+            import fcntl
 
-        file = path.open()
-    except (ImportError, OSError):  # on Windows an open file cannot be removed anyway; without the file nobody holds it
-        yield
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"{who()} is at work in {path.parent}. Wait until it has ended, or stop it.") from None
-        except OSError:  # a file system without locks
-            pass
+            file = stack.enter_context(path.open())
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"{who()} is at work in {path.parent}. Wait until it has ended, or stop it.") from None
         yield
 
 
@@ -50,27 +45,17 @@ def remove(path):
         path.unlink()
 
 
-def remove_build(folder):
-    """A link to another disk stays, and is emptied; one that leads to no folder goes."""
-    if folder.is_symlink() and folder.is_dir():
-        for path in folder.iterdir():
-            remove(path)
-    else:
-        remove(folder)
-
-
 def clean(root, everything):
-    holder, listed = root / "_build" / ".lock-holder", root / "requirements.txt"
-
-    def named():
-        return holder.read_text(encoding="utf-8") if holder.exists() else "another command"
-
+    build, holder = root / "_build", root / "_build" / ".lock-holder"
     with contextlib.ExitStack() as locks:
-        locks.enter_context(held(root / "_build" / ".lock", named))
+        named = lambda: holder.read_text(encoding="utf-8") if holder.exists() else "another command"  # noqa: E731
+        locks.enter_context(held(build / ".lock", named))
         if everything:
-            locks.enter_context(held(listed, lambda: "a `make` that is installing"))
-        remove_build(root / "_build")
-        for pattern in BUILT + (ENVIRONMENTS if everything else []):
+            locks.enter_context(held(root / "requirements.txt", lambda: "a `make` that is installing"))
+        # A link to another disk stays, and is emptied; one that leads to no folder goes.
+        for path in [*build.iterdir()] if build.is_symlink() and build.is_dir() else [build]:
+            remove(path)
+        for pattern in BUILT + ENVIRONMENTS * everything:
             for path in root.glob(pattern):
                 remove(path)
         for name in CODE:
@@ -81,12 +66,11 @@ def clean(root, everything):
 
 
 def main():
-    root, word = Path(__file__).resolve().parent.parent, os.environ.get("ALL", "").strip()
-    everything = word.lower() in ("1", "yes")
-    if not everything and word.lower() not in ("", "0", "no", "false", "off"):
+    word = os.environ.get("ALL", "").strip().lower()
+    if word not in ("", "0", "no", "false", "off", "1", "yes"):
         print(f"ALL={word}: the environments are kept. ALL=1 removes them.")
     try:
-        clean(root, everything)
+        clean(Path(__file__).resolve().parents[1], word in ("1", "yes"))
     except (Busy, OSError) as error:
         print(error, file=sys.stderr)
         return 2

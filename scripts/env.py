@@ -2,456 +2,221 @@
 
     python3 scripts/env.py --for test scripts/test.py
 
-The first run creates `.venv` and installs requirements.txt into it; a stamp inside says what was
-installed, so that later runs start at once. The goals `pages` and `pdf` install requirements-pages.txt
-besides, with a stamp of its own: the other commands neither need it nor notice. `.venv` belongs to the
-Python that made it: another one (`make test PYTHON=python3.13`) gets its own folder, `.venv-3.13`, and
-neither ever stands in for the other.
+The first run creates `.venv` and installs requirements.txt into it; a stamp inside says what was installed, so that
+later runs start at once. The goals `pages` and `pdf` install requirements-pages.txt besides, with a stamp of its own.
+`.venv` belongs to the Python that made it: another one (`make test PYTHON=python3.13`) gets its own, `.venv-3.13`.
 
-Standard library only, and no syntax that Python 2.7 does not know: an interpreter that is too old
-has to get far enough to say so in words.
+Why not a rule of make with a stamp file: a checkout changes the files' times, and Windows has no make. Why not uv: it
+does not read the reader's pip.conf, which may name the only index within reach. Standard library only.
 """
-# ruff: noqa: UP010, UP030, UP032
 
-from __future__ import print_function
+from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-LOWEST, HIGHEST = (3, 10), (3, 13)
+ROOT = Path(__file__).resolve().parents[1]
+BASE, MORE = "requirements.txt", "requirements-pages.txt"
 NEED_GB = 8
-STAMP = "vitbook-stamp"
-LOG = "vitbook-install.log"
-BASE = "requirements.txt"
-MORE = {"pages": "requirements-pages.txt", "pdf": "requirements-pages.txt"}  # goal: what it needs besides
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SHOWN = re.compile(r"^\s*Downloading .*\(\d{2,}\.\d MB\)|^Installing collected")
+# What a failed step printed, and what to say of it: the first that is found.
+KNOWN = {
+    r"No space left on device|Errno 28\b|quota exceeded|not enough space on the disk": "Disk full while {doing}. The "
+    f"environment needs about {NEED_GB} GB, less with the CPU build of torch: see README.md.",
+    r"ensurepip is not available|No module named '?(venv|ensurepip)\b": f"This Python ({sys.executable}) has no venv "
+    "module. On Debian and Ubuntu:\n\n    sudo apt install python3-venv\n",
+    r"ResolutionImpossible|Failed to build|subprocess-exited-with-error": "Failed while {doing}.",
+    r"NewConnectionError|NameResolutionError|TimeoutError|Timed? ?out|Max retries exceeded|connection broken by"
+    r"|Connection (refused|reset)|Network is unreachable|Temporary failure in name|getaddrinfo failed|ProxyError"
+    r"|SSLError|\(from versions: none\)": "No network while {doing}: the package index could not be reached. Check the "
+    "connection (and, behind a proxy, HTTPS_PROXY).",
+    "": "Failed while {doing}.",
+}
 
-DISK = re.compile(
-    r"No space left on device|Errno 28\b|Disk quota exceeded|Errno 122\b"
-    r"|not enough space on the disk",
-    re.I,
-)
-CONFLICT = re.compile(r"ResolutionImpossible|Failed to build|subprocess-exited-with-error", re.I)
-NETWORK = re.compile(
-    r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Max retries exceeded"
-    r"|connection broken by|Connection refused|Connection reset|Network is unreachable"
-    r"|Name or service not known|Temporary failure in name resolution|getaddrinfo failed"
-    r"|ProxyError|SSLError|IncompleteRead|\(from versions: none\)",
-    re.I,
-)
-NO_VENV = re.compile(r"ensurepip is not available|No module named '?(venv|ensurepip)\b", re.I)
-DOWNLOADS = re.compile(r"^\s*Downloading .*\(\d{2,}\.\d MB\)|^Installing collected")
-
-
-# What may reach a command from the reader's shell, and what may not: see `surroundings`.
-KEPT_PYTHON = "DONTWRITEBYTECODE|PYCACHEPREFIX|HASHSEED|UNBUFFERED|FAULTHANDLER|PATH"
-KEPT_PIP = (
-    "CONFIG_FILE|(EXTRA_)?INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|KEYRING_PROVIDER"
-    "|(DEFAULT_)?TIMEOUT|RETRIES|RESUME_RETRIES|CACHE_DIR|NO_CACHE_DIR|CONSTRAINT|BUILD_CONSTRAINT|PREFER_BINARY"
-    "|USE_FEATURE|USE_DEPRECATED"
-)
+# What of the reader's shell does not reach a command, as it would change the book or where packages go: Python's and
+# pip's own but for the kept ones; Jupyter, IPython, matplotlib and the tools as this reader, or this shell, set them
+# up; another repository's git, as in a hook.
 DROPPED = re.compile(
-    # Python's own, pip's: all but those
-    r"PYTHON(?!({0})$)|PIP_(?!({1})$)"
-    # Jupyter, IPython and matplotlib as this reader has set them up, or as this shell was started by them
-    r"|JUPYTER_|IPYTHON|JPY_|VSCODE_PID$|MPLBACKEND$|MATPLOTLIBRC$"
-    # tools that are run: their options come from the command
-    r"|PYTEST_|RUFF_|SPHINXOPTS$|SPHINXBUILD$|NBVAL_"
-    # another repository's, as in a git hook
-    r"|GIT_(DIR|WORK_TREE|IMPLICIT_WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|COMMON_DIR"
-    r"|PREFIX|NAMESPACE|SHALLOW_FILE|GRAFT_FILE|EXTERNAL_DIFF|(NO)?GLOB_PATHSPECS|LITERAL_PATHSPECS)$".format(
-        KEPT_PYTHON, KEPT_PIP
-    )
+    r"PYTHON|PIP_|JUPYTER_|IPYTHON|JPY_|VSCODE_PID$|MPLBACKEND$|MATPLOTLIBRC$|PYTEST_|RUFF_|SPHINX(OPTS|BUILD)$|NBVAL_"
+    r"|SOURCE_DATE_EPOCH$|GIT_(?!CONFIG|SSL|SSH|ASKPASS|TERMINAL|HTTP|PROXY)"
 )
-# Where data, weights, caches and certificates are. A relative one would be another folder for each process that a
-# command starts elsewhere: the kernels work in notebooks/, pip in the book's folder.
-FOLDERS = re.compile(
-    r"VITBOOK_(SYSTEM_)?DATA$|XDG_(CONFIG|CACHE|DATA|STATE)_HOME$|XDG_RUNTIME_DIR$|MPLCONFIGDIR$|SCIKIT_LEARN_DATA$"
-    r"|HF_(HOME|HUB_CACHE|ASSETS_CACHE|XET_CACHE|TOKEN_PATH|DATASETS_CACHE)$|HUGGINGFACE_HUB_CACHE$|TRANSFORMERS_CACHE$"
-    r"|TORCH_(HOME|EXTENSIONS_DIR)$|TORCHINDUCTOR_CACHE_DIR$|TRITON_(HOME|CACHE_DIR|DUMP_DIR)$|CUDA_CACHE_PATH$"
-    r"|NUMBA_CACHE_DIR$|PYTHONPYCACHEPREFIX$|(TMPDIR|TEMP|TMP)$|(SSL_CERT|REQUESTS_CA|CURL_CA)_(FILE|DIR|BUNDLE)$"
+KEPT = re.compile(
+    r"PYTHON(DONTWRITEBYTECODE|PYCACHEPREFIX|UNBUFFERED|FAULTHANDLER)$|PIP_(CONFIG_FILE|(EXTRA_)?INDEX_URL|NO_INDEX"
+    r"|FIND_LINKS|TRUSTED_HOST|\w*CERT|PROXY|KEYRING_PROVIDER|\w*TIMEOUT|\w*RETRIES|\w*CACHE_DIR|\w*CONSTRAINT"
+    r"|PREFER_BINARY|USE_\w+)$"
 )
-LISTS = ("VITBOOK_DATA",)  # several folders, split at os.pathsep
-# With anything else than a number up to this, Python does not start, or Sphinx ends in a traceback.
-NUMBERS = {"PYTHONHASHSEED": 2**32 - 1, "SOURCE_DATE_EPOCH": 10**11 - 1}
 OWN_IN_LAB = re.compile(r"JUPYTER_(?!PATH$)|IPYTHON")  # whoever works in JupyterLab keeps their own key bindings
+# A relative folder would be another one for each process that a command starts elsewhere, such as the kernels.
+FOLDERS = re.compile(
+    r"VITBOOK_(SYSTEM_)?DATA$|MPLCONFIGDIR$|SCIKIT_LEARN_DATA$|TMPDIR$|TE?MP$|PYTHONPYCACHEPREFIX$"
+    r"|(XDG|HF|HUGGINGFACE|TRANSFORMERS|TORCH|TORCHINDUCTOR|TRITON|CUDA|NUMBA)_(\w+_)?(HOME|CACHE|DIR|CACHE_PATH)$"
+    r"|(SSL_CERT|REQUESTS_CA|CURL_CA)_(FILE|DIR|BUNDLE)$"
+)
 
 
 class Problem(Exception):
     """Something the reader can mend; the message says how."""
 
 
-def writable(folder):
-    """Can something be put into this folder, made where need be?"""
-    while not os.path.exists(folder) and os.path.dirname(folder) != folder:
-        folder = os.path.dirname(folder)
-    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
-
-
-def surroundings(environ, goal="book", root=ROOT):
+def surroundings(environ, goal: str = "book", root: Path = ROOT) -> dict[str, str]:
     """The environment of every process that a command starts: the reader's, without what would change the book.
 
-    The one place for it, used by this script, book.py, test.py and notebooks.py. What a reader has set for other work
-    (start-up files, other folders to import or install from, a matplotlibrc, `python -O` that drops every assert)
-    must not reach a chapter. Kept: what says where packages, data and devices are.
+    Kept: what says where packages, data and devices are.
     """
-    found = {}
-    for name, value in environ.items():
-        if not DROPPED.match(name) or (goal == "lab" and OWN_IN_LAB.match(name)):
-            found[name] = value
-    inside = [os.path.realpath(part) for part in found.pop("PYTHONPATH", "").split(os.pathsep) if part]
-    inside = [part for part in inside if (part + os.sep).startswith(os.path.realpath(root) + os.sep)]
-    if inside:
-        found["PYTHONPATH"] = os.pathsep.join(inside)
+    mine = OWN_IN_LAB if goal == "lab" else KEPT
+    found = {n: v for n, v in environ.items() if not DROPPED.match(n) or KEPT.match(n) or mine.match(n)}
     found["PYTHONNOUSERSITE"] = "1"
     found["PYTHONUTF8"] = "1"  # whatever the locale: LANG=C would write and print ASCII
     found["JUPYTER_PREFER_ENV_PATH"] = "1"  # else a kernel installed for the user would run the notebooks
     found["MATPLOTLIBRC"] = os.devnull  # matplotlib's own defaults
-    for name in sorted(NUMBERS):
-        text = found.get(name)
-        if text is not None and not valid(name, text):
-            del found[name]
-            if text:
-                print("{0} is {1!r}, which is no number for it: left out".format(name, text))
-                sys.stdout.flush()
-    found = with_folders(with_home(found, root))
-    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"):
-        if name in found and not writable(found[name]):
-            del found[name]
+    home = found.get("HOME") or os.path.expanduser("~")
+    if os.name != "nt":
+        if not (os.path.isabs(home) and os.access(f"{home}/.", os.W_OK | os.X_OK)):  # as in a container
+            own = Path(root, ".cache", "home")
+            print(f"The home folder ({home}) is not there or cannot be written: using {own}", flush=True)
+            own.mkdir(parents=True, exist_ok=True)
+            home = str(own)
+        found["HOME"] = home
+    for name in filter(FOLDERS.match, found):
+        parts = found[name].split(os.pathsep) if name == "VITBOOK_DATA" else [found[name]]
+        found[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(part)) for part in parts if part)
     return found
 
 
-def valid(name, text):
-    if (name, text) == ("PYTHONHASHSEED", "random"):
-        return True
-    return bool(re.match(r"[0-9]{1,11}\Z", text)) and int(text) <= NUMBERS[name]
+# --- the environment ------------------------------------------------------------------------------
 
 
-def with_folders(environ):
-    """The folders that it names, each by its whole path: a relative one begins where the command was called."""
-    for name in environ:
-        if FOLDERS.match(name):
-            parts = environ[name].split(os.pathsep) if name in LISTS else [environ[name]]
-            environ[name] = os.pathsep.join(whole(part, environ.get("HOME")) for part in parts if part)
-    return environ
+def python_in(folder: Path) -> str:
+    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
-def whole(path, home):
-    """The path with `~` written out, and made absolute."""
-    if home and re.match(r"~($|[/{0}])".format(re.escape(os.sep)), path):
-        path = home + path[1:]
-    return os.path.abspath(os.path.expanduser(path))
-
-
-def with_home(environ, root):
-    """A home folder that can be written: a user without one (in a container, say) gets a folder of the book."""
-    if os.name == "nt":
-        return environ
-    home = environ.get("HOME") or os.path.expanduser("~")
-    if os.path.isabs(home) and os.path.isdir(home) and writable(home):
-        environ["HOME"] = home
-        return environ
-    own = os.path.join(root, ".cache", "home")
-    print("The home folder ({0}) is not there or cannot be written: using {1}".format(home, own))
-    sys.stdout.flush()
-    if not os.path.isdir(own):
-        os.makedirs(own)
-    old = os.path.join(home, ".cache", "vitbook")
-    if "VITBOOK_DATA" not in environ and os.path.isdir(old):
-        environ["VITBOOK_DATA"] = os.pathsep.join([os.path.join(own, ".cache", "vitbook"), old])
-    environ["HOME"] = own
-    return environ
-
-
-def dotted(version):
-    return ".".join(str(part) for part in version[:2])
-
-
-def on_path(name):
-    """The first executable of that name on PATH that runs (pyenv leaves names that do not)."""
-    for folder in os.environ.get("PATH", "").split(os.pathsep):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK) and runs([path, "-c", ""]):
-            return path
-    return None
-
-
-def runs(command):
+def runs(*command: str) -> bool:
     try:
-        with open(os.devnull, "w") as nowhere:
-            return subprocess.call(command, stdout=nowhere, stderr=nowhere) == 0
+        return not subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
     except OSError:
         return False
 
 
-def check_version(version, goal="book", find=on_path):
-    """Raise Problem unless LOWEST <= version <= HIGHEST."""
-    version = tuple(version[:2])
-    if LOWEST <= version <= HIGHEST:
-        return
-    word = "old" if version < LOWEST else "new"
-    wanted = ["python3.12", "python3.11", "python3.13", "python3.10"]
-    here = [name for name in wanted if find(name)]
-    if here:
-        hint = "Found on this machine: try\n\n    make {0} PYTHON={1}".format(goal, here[0])
-    else:
-        hint = (
-            "None of these was found on this machine. Install one (python.org, or your system's\n"
-            "packages), then try\n\n    make {0} PYTHON=python3.12".format(goal)
-        )
-    raise Problem(
-        "Python too {0}: found {1} ({2}), needs {3} to {4}.\n{5}".format(
-            word, dotted(version), sys.executable, dotted(LOWEST), dotted(HIGHEST), hint
-        )
-    )
-
-
-def python_in(folder):
-    if os.name == "nt":
-        return os.path.join(folder, "Scripts", "python.exe")
-    return os.path.join(folder, "bin", "python")
-
-
-def version_of(folder):
-    """(major, minor) of a virtual environment, None where its pyvenv.cfg does not say."""
-    try:
-        with open(os.path.join(folder, "pyvenv.cfg")) as lines:
-            found = re.search(r"^version(?:_info)?\s*=\s*(\d+)\.(\d+)", lines.read(), re.M)
-    except OSError:
-        return None
-    return (int(found.group(1)), int(found.group(2))) if found else None
-
-
-def folder_for(root, version):
+def folder_for(root: Path, version) -> Path:
     """This Python's environment: `.venv`, or `.venv-3.13` where `.venv` is another Python's."""
-    first = os.path.join(root, ".venv")
-    if not os.path.isdir(first) or version_of(first) in (None, tuple(version[:2])):
-        return first
-    return first + "-" + dotted(version)
+    first, dotted = Path(root, ".venv"), "{}.{}".format(*version)
+    try:
+        made = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", (first / "pyvenv.cfg").read_text(), re.M)
+    except OSError:
+        made = None
+    return first if not made or made[1] == dotted else first.with_name(f".venv-{dotted}")
 
 
-def stamp_key(root, version, *names):
+def stamp_key(root: Path, version, *names: str) -> str:
     """What an environment depends on; the path too, because the editable install points there."""
-    key = hashlib.sha256(repr((dotted(version), os.path.realpath(root))).encode("utf-8"))
-    for name in (BASE, "pyproject.toml") + names:
-        with open(os.path.join(root, name), "rb") as file:
-            key.update(file.read().replace(b"\r\n", b"\n"))
+    key = hashlib.sha256(repr((version[:2], os.path.realpath(root))).encode())
+    for name in (BASE, "pyproject.toml", *names):
+        key.update(Path(root, name).read_bytes().replace(b"\r\n", b"\n"))
     return key.hexdigest()
 
 
-def layers(root, version, goal):
-    """What this goal needs, in order: (file to install, name of its stamp, what the stamp must say)."""
-    found = [(BASE, STAMP, stamp_key(root, version))]
-    if goal in MORE:
-        name = MORE[goal]
-        stamp = STAMP + "-" + os.path.splitext(name)[0].split("-")[-1]
-        found.append((name, stamp, stamp_key(root, version, name)))
-    return found
+def missing(folder: Path, names: list[str]) -> list[str]:
+    """Those of the lists that are not installed as they stand; all of them where the environment does not run."""
+    if not runs(python_in(folder), "-c", ""):
+        return names
+    kept = {name: folder / f"vitbook-{name}" for name in names}
+    said = {name: path.read_text().strip() if path.exists() else "" for name, path in kept.items()}
+    return [name for name in names if said[name] != stamp_key(ROOT, sys.version_info, name)]
 
 
-def says(folder, stamp, key):
-    try:
-        with open(os.path.join(folder, stamp)) as file:
-            return file.read().strip() == key
-    except OSError:
-        return False
+def call(command: list[str], doing: str, log: Path | None = None, **more) -> str:
+    """What the command prints, kept in `log`; some of it is shown. Raises Problem where it fails."""
+    lines = []
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, encoding="utf-8", errors="replace", **pipes, **more) as process:
+        for line in process.stdout:
+            lines.append(line)
+            if SHOWN.search(line):
+                print("  " + line.strip()[:110], flush=True)
+    if log:
+        with contextlib.suppress(OSError):  # the disk may be full
+            log.write_text("".join(lines), encoding="utf-8")
+    if process.returncode:
+        raise Problem(explain("".join(lines), doing) + (f"\nWhat was printed: {log}" if log else ""))
+    return "".join(lines)
 
 
-def missing(folder, wanted):
-    """Those of the layers that are not installed; all of them where the environment does not run."""
-    left = [layer for layer in wanted if not says(folder, layer[1], layer[2])]
-    if left[:1] != wanted[:1] and not runs([python_in(folder), "-c", ""]):
-        return wanted
-    return left
+def explain(output: str, doing: str) -> str:
+    """Why a step failed, from what it printed: in words where the reason is known, then the last errors themselves."""
+    words = next(words for pattern, words in KNOWN.items() if re.search(pattern, output, re.I))
+    lines = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines()
+    return "\n    ".join([words.format(doing=doing), *(line.strip() for line in lines[-5:])])
 
 
-def explain(output, log, goal, doing):
-    """One message for a failed step, from what it printed (which is kept in `log`, or None)."""
-    flat = " ".join(output.split())
-    again = "Then run `make {0}` again: it goes on from here.".format(goal)
-    kept = "\nWhat was printed: {0}".format(log) if log else ""
-    if DISK.search(flat):
-        return (
-            "Disk full while {0}.\n"
-            "The environment needs about {1} GB (less with the CPU build of torch: see\n"
-            "README.md). `pip cache purge` often frees some; for a full /tmp: TMPDIR=/other.\n"
-            "{2}{3}"
-        ).format(doing, NEED_GB, again, kept)
-    if NO_VENV.search(flat):
-        return (
-            "This Python ({0}) has no venv module.\n"
-            "On Debian and Ubuntu:\n\n    sudo apt install python3-venv\n\n"
-            "(for another than the system's own Python: python{1}-venv). {2}"
-        ).format(sys.executable, dotted(sys.version_info), again)
-    if NETWORK.search(flat) and not CONFLICT.search(flat):
-        return (
-            "No network while {0}: the package index could not be reached.\n"
-            "Check the connection (and, behind a proxy, HTTPS_PROXY). {1}{2}"
-        ).format(doing, again, kept)
-    lines = [line for line in output.splitlines() if "error" in line.lower()]
-    lines = lines or output.splitlines()
-    return "Failed while {0}:\n    {1}{2}".format(doing, "\n    ".join(lines[-5:]), kept)
-
-
-def pip_environment(python):
+def pip_environment(python: str) -> dict[str, str]:
     """The environment for pip. A reader's pip.conf says where packages come from, not where they go."""
-    environment = dict(os.environ)
-    _, listed = run_logged([python, "-m", "pip", "config", "list"], None)
-    for section in ("install", "global"):
-        for key, value in re.findall(r"^{0}\.([\w-]+)=(['\"].*['\"])$".format(section), listed, re.M):
-            name = "PIP_" + key.upper().replace("-", "_")
-            if not DROPPED.match(name):
-                environment.setdefault(name, " ".join(ast.literal_eval(value).split()))
-    environment["PIP_CONFIG_FILE"] = os.devnull
-    return environment
+    listed = call([python, "-m", "pip", "config", "list"], "reading pip's settings")
+    found = {}
+    for section in ("global", "install"):
+        for key, value in re.findall(rf"^{section}\.([\w-]+)=(['\"].*['\"])$", listed, re.M):
+            found["PIP_" + key.upper().replace("-", "_")] = " ".join(ast.literal_eval(value).split())
+    return {n: v for n, v in found.items() if KEPT.match(n)} | os.environ | {"PIP_CONFIG_FILE": os.devnull}
 
 
-def run_logged(command, log, show=None, environment=None):
-    """Run; keep all output in `log`, show lines that `show` matches. Returns (code, output)."""
-    kept = []
-    try:
-        file = open(log, "a") if log else None
-    except OSError:  # the disk may be full
-        file = None
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        cwd=ROOT,
-        env=environment,
-        universal_newlines=True,
-        errors="replace",
-    )
-    for line in process.stdout:
-        kept.append(line)
-        if show and show.search(line):
-            print("  " + line.strip()[:110])
-            sys.stdout.flush()
-        try:
-            if file:
-                file.write(line)
-        except OSError:
-            file = None
-    code = process.wait()
-    try:
-        if file:
-            file.close()
-    except OSError:
-        pass
-    return code, "".join(kept)
-
-
-def create(folder, goal):
-    """A virtual environment with pip in it; one that is whole already is left as it is."""
-    if runs([python_in(folder), "-m", "pip", "--version"]):
-        return
-    new = not os.path.exists(folder)
-    print("Creating {0} with Python {1}".format(os.path.relpath(folder, ROOT), dotted(sys.version_info)))
-    sys.stdout.flush()
-    # Pip in a step of its own: `python -m venv` keeps to itself why its pip could not be installed.
-    for command in (
-        [sys.executable, "-m", "venv", "--clear", "--without-pip", folder],
-        [python_in(folder), "-m", "ensurepip", "--upgrade", "--default-pip"],
-    ):
-        code, output = run_logged(command, None)
-        if code:
+def install(folder: Path, name: str) -> None:
+    """Install what one list names, into an environment that is made where there is none whole, and note it."""
+    stamp, log, python = folder / f"vitbook-{name}", folder / "vitbook-install.log", python_in(folder)
+    if not runs(python, "-m", "pip", "--version"):
+        print(f"Creating {folder.name} with Python {sys.version.split()[0]}", flush=True)
+        free, new = shutil.disk_usage(ROOT).free / 1e9, not folder.exists()
+        if free < NEED_GB:
+            print(f"Note: {free:.1f} GB free here; torch's default build and the rest need about {NEED_GB}.")
+        try:  # pip in a step of its own: `python -m venv` keeps to itself why its pip could not be installed
+            call([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)], f"creating {folder.name}")
+            call([python, "-m", "ensurepip", "--upgrade", "--default-pip"], f"creating {folder.name}")
+        except Problem:
             if new:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise Problem(explain(output, None, goal, "creating " + folder))
+            raise
+    print(f"Installing {name} into {folder.name} (minutes the first time; log: {log})", flush=True)
+    stamp.unlink(missing_ok=True)
+    options = ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "-r", str(ROOT / name)]
+    call([python, "-m", "pip", "install", *options], f"installing {name}", log, env=pip_environment(python))
+    stamp.write_text(stamp_key(ROOT, sys.version_info, name))
 
 
-def install(folder, goal, name=BASE):
-    log = os.path.join(folder, LOG)
-    if os.path.exists(log):
-        os.remove(log)
-    free = shutil.disk_usage(folder).free / 1e9
-    if free < NEED_GB and not runs(
-        [python_in(folder), "-c", "import importlib.util as u; assert u.find_spec('torch')"]
-    ):
-        print("Note: {0:.1f} GB free here; torch's default build and the rest need about {1}.".format(free, NEED_GB))
-    print(
-        "Installing {0} into {1} (minutes the first time; log: {2})".format(
-            name, os.path.relpath(folder, ROOT), os.path.relpath(log, ROOT)
-        )
-    )
-    sys.stdout.flush()
-    command = [
-        python_in(folder),
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--progress-bar",
-        "off",
-        "-r",
-        os.path.join(ROOT, name),
-    ]
-    code, output = run_logged(command, log, show=DOWNLOADS, environment=pip_environment(python_in(folder)))
-    if code:
-        raise Problem(explain(output, log, goal, "installing " + name))
+@contextlib.contextmanager
+def only_one(root: Path):
+    """Two `make` at once must not install into one folder. Windows has no such lock, nor have some file systems."""
+    with Path(root, BASE).open() as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("Another `make` is installing here; waiting for it.", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def only_one(root, goal):
-    """Hold a lock while installing: two `make` at once must not write into one folder."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    file = open(os.path.join(root, "requirements.txt"))
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print("Another `make` is installing here; waiting for it.")
-            sys.stdout.flush()
-            fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks
-        pass
-    return file
-
-
-def ensure(root=ROOT, goal="book"):
+def ensure(goal: str) -> str:
     """The python of a ready environment, made or mended where need be."""
-    check_version(sys.version_info, goal)
-    folder = folder_for(root, sys.version_info)
-    wanted = layers(root, sys.version_info, goal)
-    if missing(folder, wanted):
-        lock = only_one(root, goal)
-        for name, stamp, key in missing(folder, wanted):
-            stamp = os.path.join(folder, stamp)
-            if os.path.exists(stamp):
-                os.remove(stamp)
-            create(folder, goal)
-            install(folder, goal, name)
-            with open(stamp + ".new", "w") as file:
-                file.write(key + "\n")
-            os.rename(stamp + ".new", stamp)
-        if lock:
-            lock.close()
+    folder, names = folder_for(ROOT, sys.version_info[:2]), [BASE] + [MORE] * (goal in ("pages", "pdf"))
+    if missing(folder, names):
+        with only_one(ROOT):
+            for name in missing(folder, names):
+                install(folder, name)
     return python_in(folder)
 
 
-def streams():
-    """Fill in what was closed (`>&-`): the next file that is opened would take its number, and get what is printed."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w" if number else "r"))
+# --- the command ----------------------------------------------------------------------------------
 
 
-def run(main):
+def run(main) -> int:
     """What main() answers; 141, as of any program, where whoever read its output has gone (`| head -1`)."""
-    streams()
     try:
         code = main()
         sys.stdout.flush()
@@ -461,44 +226,32 @@ def run(main):
         return 141
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     goal = "book"
     if arguments[:1] == ["--for"]:
         goal, arguments = arguments[1], arguments[2:]
+    environment = surroundings(os.environ, goal)
+    os.environ.clear()
+    os.environ.update(environment)
     try:
-        check_version(sys.version_info, goal)
-        environment = surroundings(os.environ, goal)
-        os.environ.clear()
-        os.environ.update(environment)
-        python = ensure(ROOT, goal)
-    except Problem as problem:
-        print("\n{0}".format(problem), file=sys.stderr)
-        return 2
-    except OSError as error:
-        if getattr(error, "errno", None) != 28:
-            raise
-        print(
-            "\n" + explain("Errno 28", None, goal, "preparing the environment"),
-            file=sys.stderr,
-        )
+        python = ensure(goal)
+    except BrokenPipeError:
+        raise
+    except (Problem, OSError) as problem:
+        print(f"\n{problem}\nThen run `make {goal}` again: it goes on from here.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nStopped. Nothing is lost: `make {0}` goes on from here.".format(goal),
-            file=sys.stderr,
-        )
+        print(f"\nStopped. Nothing is lost: `make {goal}` goes on from here.", file=sys.stderr)
         return 130
     if not arguments:
         return 0
     folder = os.path.dirname(python)
-    environment["VIRTUAL_ENV"] = os.path.dirname(folder)
-    environment["PATH"] = folder + os.pathsep + environment.get("PATH", "")
-    command = [python] + arguments
-    sys.stdout.flush()
+    environment |= {"VIRTUAL_ENV": os.path.dirname(folder), "PATH": folder + os.pathsep + environment.get("PATH", "")}
     if os.name == "nt":
-        return subprocess.call(command, env=environment, cwd=ROOT)
+        return subprocess.call([python, *arguments], env=environment, cwd=ROOT)
+    sys.stdout.flush()
     os.chdir(ROOT)
-    os.execve(python, command, environment)
+    os.execve(python, [python, *arguments], environment)
 
 
 if __name__ == "__main__":
