@@ -15,8 +15,6 @@ ITEM = re.compile(r"^(?P<names>[A-Za-z_]\w*(?:, [A-Za-z_]\w*)*): (?P<rest>\S.*)$
 WITHIN = re.compile(r"(?<=\S) {2,}(?=[A-Za-z_]\w*(?:, [A-Za-z_]\w*)*: \S)")
 PROSE = re.compile(r"^(Returns?|Raises|Source|Yields)\b")
 CODE = re.compile(r"``?([^`\n]+)``?")
-
-
 EMPHASIS = re.compile(r"(?<![\w*])\*(?=\S)([^*]+)(?<=\S)\*(?![\w*])")
 
 
@@ -69,15 +67,7 @@ def on_docstring(app, what, name, obj, options, lines):
     lines[:] = convert(lines)
 
 
-def on_missing(app, env, node, contnode):
-    """A type variable, such as `T`, has no page and needs none."""
-    if node.get("refdomain") == "py" and re.fullmatch(r"(.*\.)?[A-Z]", node.get("reftarget", "")):
-        return contnode
-    return None
-
-
 def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", on_docstring)
-    app.connect("missing-reference", on_missing)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
