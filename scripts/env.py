@@ -126,26 +126,25 @@ def missing(folder: Path, names: list[str]) -> list[str]:
     """Those of the lists that are not installed as they stand; all of them where the environment does not run."""
     if not runs(python_in(folder), "-c", ""):
         return names
-    kept = {name: folder / f"vitbook-{name}" for name in names}
-    said = {name: path.read_text().strip() if path.exists() else "" for name, path in kept.items()}
-    return [name for name in names if said[name] != stamp_key(ROOT, sys.version_info, name)]
+    key = {folder / f"vitbook-{name}": stamp_key(ROOT, sys.version_info, name) for name in names}
+    return [path.name[8:] for path, said in key.items() if not path.exists() or path.read_text() != said]
 
 
 def call(command: list[str], doing: str, log: Path | None = None, **more) -> str:
     """What the command prints, kept in `log`; some of it is shown. Raises Problem where it fails."""
-    lines = []
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, cwd=ROOT, encoding="utf-8", errors="replace", **pipes, **more) as process:
+    more |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    output = ""
+    with subprocess.Popen(command, cwd=ROOT, encoding="utf-8", errors="replace", **more) as process:
         for line in process.stdout:
-            lines.append(line)
+            output += line
             if SHOWN.search(line):
                 print("  " + line.strip()[:110], flush=True)
     if log:
         with contextlib.suppress(OSError):  # the disk may be full
-            log.write_text("".join(lines), encoding="utf-8")
+            log.write_text(output, encoding="utf-8")
     if process.returncode:
-        raise Problem(explain("".join(lines), doing) + (f"\nWhat was printed: {log}" if log else ""))
-    return "".join(lines)
+        raise Problem(explain(output, doing) + (f"\nWhat was printed: {log}" if log else ""))
+    return output
 
 
 def explain(output: str, doing: str) -> str:
@@ -158,10 +157,8 @@ def explain(output: str, doing: str) -> str:
 def pip_environment(python: str) -> dict[str, str]:
     """The environment for pip. A reader's pip.conf says where packages come from, not where they go."""
     listed = call([python, "-m", "pip", "config", "list"], "reading pip's settings")
-    found = {}
-    for section in ("global", "install"):
-        for key, value in re.findall(rf"^{section}\.([\w-]+)=(['\"].*['\"])$", listed, re.M):
-            found["PIP_" + key.upper().replace("-", "_")] = " ".join(ast.literal_eval(value).split())
+    given = sorted(re.findall(r"^(global|install)\.([\w-]+)=(['\"].*['\"])$", listed, re.M))  # install's after global's
+    found = {f"PIP_{key.upper()}".replace("-", "_"): " ".join(ast.literal_eval(text).split()) for _, key, text in given}
     return {n: v for n, v in found.items() if KEPT.match(n)} | os.environ | {"PIP_CONFIG_FILE": os.devnull}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -29,21 +28,17 @@ LIMITS = {"smoke": 600, "cpu": 3_600, "gpu": 14_400}
 def cell_limit(scale: str, environment: Mapping[str, str] = os.environ) -> float:
     """Seconds that a cell may run at this scale. Raises ValueError where VITBOOK_CELL_TIMEOUT is no number above 0."""
     given = environment.get(LIMIT, "").strip()
-    if not given:
-        return LIMITS[scale]
-    try:
-        limit = float(given)
-    except ValueError:
-        limit = 0.0
-    if not 0 < limit < float("inf"):
-        raise ValueError(f"{LIMIT} is {given!r}; expected the seconds that a cell may run, such as {LIMITS[scale]}")
-    return limit
+    with contextlib.suppress(ValueError):
+        limit = float(given or LIMITS[scale])
+        if 0 < limit < float("inf"):
+            return limit
+    raise ValueError(f"{LIMIT} is {given!r}; expected the seconds that a cell may run, such as {LIMITS[scale]}")
 
 
 def data_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
     """As vitutils.data.sources.data_folders, which needs seconds to import."""
     named = [part for part in environment.get("VITBOOK_DATA", "").split(os.pathsep) if part]
-    return [Path(os.path.expanduser(part)) for part in named or ["~/.cache/vitbook"]]
+    return [Path(part).expanduser() for part in named or ["~/.cache/vitbook"]]
 
 
 def system_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -57,9 +52,6 @@ def kernels_environment() -> Iterator[dict[str, str]]:
         yield env.surroundings(os.environ) | {"IPYTHONDIR": profile}
 
 
-# --- one at a time --------------------------------------------------------------------------------
-
-
 class Busy(Exception):
     """Another command is at work in this folder; the message says which."""
 
@@ -69,19 +61,15 @@ def alone(root: Path, what: str) -> Iterator[None]:
     """Hold the book's one lock. Raises Busy where another command holds it; a process that died holds nothing."""
     folder = root / "_build"
     if folder.is_symlink() and not folder.exists():
-        where = os.readlink(folder)
-        words = f"a link to {where}, which is not there: mount that disk, or remove the link"
-        raise FileNotFoundError(2, words, "_build")
+        raise FileNotFoundError(2, f"a link to {os.readlink(folder)}, which is not there: mount that disk", "_build")
     folder.mkdir(exist_ok=True)
     lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".lock-holder"
     try:
-        lock.acquire()
+        with contextlib.suppress(NotImplementedError):  # a file system without locks
+            lock.acquire()
     except Timeout:
         who = holder.read_text(encoding="utf-8") if holder.exists() else "another command"
         raise Busy(f"{who} is at work in {root}. Wait until it has ended, or stop it.") from None
-    except NotImplementedError:  # a file system without locks
-        yield
-        return
     try:
         holder.write_text(f"`{what}` (process {os.getpid()}, since {time.strftime('%H:%M')})", encoding="utf-8")
         yield
@@ -89,9 +77,6 @@ def alone(root: Path, what: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             holder.unlink(missing_ok=True)
         lock.release()
-
-
-# --- an end that leaves nothing behind ------------------------------------------------------------
 
 
 class Stopped(KeyboardInterrupt):
@@ -131,21 +116,33 @@ def end(process: subprocess.Popen, patience: float = 3.0) -> None:
         top.suspend()  # it starts nothing more while they are counted
         below = top.children(recursive=True)
         top.kill()
-        for one in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.terminate()
-        for one in psutil.wait_procs(below, timeout=patience)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+        for end_it in ("terminate", "kill"):
+            for one in below:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    getattr(one, end_it)()
+            _, below = psutil.wait_procs(below, timeout=patience)
     process.wait()
 
 
 def in_words(error: OSError, root: Path) -> str:
-    """What a command says of a file that it could not read or write."""
-    path = str(error.filename or "")
-    path = os.path.relpath(path, root) if os.path.isabs(path) else path
-    if env.DISK.search(f"Errno {error.errno} {error.strerror}"):
-        return f"Disk full while writing {path or '_build'}. Free some space, or let _build be a link to another disk."
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{path or '_build'} cannot be read or written ({error.strerror})."
-    return f"{path or type(error).__name__}: {error.strerror or error}"
+    """What a command says of a file that it could not read or write, in one line: a full disk, a closed folder."""
+    path = str(error.filename or type(error).__name__)
+    return f"{os.path.relpath(path, root) if os.path.isabs(path) else path}: {error.strerror or error}"
+
+
+def command(root: Path, what: str, main: Callable[[], int]) -> int:
+    """The exit status of main(), run alone; 2 with one line for what is asked wrongly or cannot be read or written."""
+    try:
+        with stoppable(), alone(root, what):
+            return main()
+    except BrokenPipeError:  # nobody reads what is said: env.run ends quietly
+        raise
+    except (Busy, ValueError) as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        print(f"\nStopped: {in_words(error, root)}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("\nStopped. The notebooks that ran to their end are kept.", file=sys.stderr)
+        return getattr(stop, "status", 130)
+    return 2

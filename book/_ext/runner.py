@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import signal
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -43,18 +40,10 @@ class Run(NotebookClient):
 
     def __init__(self, notebook, folder: str | Path, limit: float | None, python=sys.executable, **more):
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=OnePython(python))
-        super().__init__(
-            notebook, km=manager, timeout=limit, resources={"metadata": {"path": str(folder)}}, **more
-        )
+        super().__init__(notebook, km=manager, timeout=limit, resources={"metadata": {"path": str(folder)}}, **more)
         self.cell, self.process = None, None
-        self.on_notebook_start = self.note_process
-        self.on_cell_start = self.note_cell
-
-    def note_process(self, notebook) -> None:
-        self.process = getattr(self.km.provisioner, "process", None)
-
-    def note_cell(self, cell, cell_index: int) -> None:
-        self.cell = cell_index
+        self.on_notebook_start = lambda notebook: setattr(self, "process", manager.provisioner.process)
+        self.on_cell_start = lambda cell, cell_index: setattr(self, "cell", cell_index)
 
     def finish(self, **more) -> None:
         """Run it to its end. Raises what went wrong."""
@@ -66,11 +55,16 @@ class Run(NotebookClient):
 
     def words(self, error: BaseException) -> str:
         """What went wrong, in one line, and where it can be mended what to do."""
+        causes, cause = [], error
+        while cause is not None and cause not in causes:
+            causes.append(cause)
+            cause = cause.__cause__ or cause.__context__
         known = (CellExecutionError, CellTimeoutError, DeadKernelError)
-        causes = list(chain(error))
         error = next((cause for cause in causes if isinstance(cause, known)), error)
         if isinstance(error, CellExecutionError):
-            return said(error)
+            arrows = re.findall(r"^-+> ?(\d+) (.*)$", ANSI.sub("", error.traceback), re.M)
+            line = f" (line {arrows[0][0]}: {arrows[0][1].strip()})" if arrows else ""
+            return shorten(f"{error.ename}: {error.evalue}".removesuffix(": ")) + line
         if isinstance(error, CellTimeoutError):
             return (
                 f"CellTimeoutError: ran longer than the {self.timeout:g} seconds that a cell may take. "
@@ -85,35 +79,17 @@ class Run(NotebookClient):
         if self.process is None:
             return "did not start. What it said of it stands in the log of the build"
         code = self.process.poll()
-        if code == -getattr(signal, "SIGKILL", 9):
+        if code == -9:
             return (
                 "was killed (SIGKILL), as a system does that runs out of memory. Close other programs, "
                 "or take smaller sizes: VITBOOK_SCALE=smoke make book"
             )
-        if code is not None and code < 0:
-            return f"was ended by a signal ({signal.Signals(-code).name})"
-        return "ended by itself" + (f" (exit status {code})" if code is not None else "")
-
-
-def chain(error: BaseException | None):
-    """The error and what it came from."""
-    seen = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+        return f"ended by itself (exit status {code})"
 
 
 def shorten(text: str) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= LONGEST else flat[: LONGEST - 2] + " …"
-
-
-def said(error: CellExecutionError) -> str:
-    """The error of a cell, and the line of the cell that led to it."""
-    what = f"{error.ename}: {shorten(error.evalue)}" if error.evalue else error.ename
-    arrows = re.findall(r"^-+> ?(\d+) (.*)$", ANSI.sub("", error.traceback), re.M)
-    return f"{what} (line {arrows[0][0]}: {arrows[0][1].strip()})" if arrows else what
 
 
 def run(client, notebook, cwd: str, timeout: float, **_):
@@ -132,31 +108,18 @@ def run(client, notebook, cwd: str, timeout: float, **_):
     return ExecutionResult(notebook, cwd, time.perf_counter() - begun, failure, str(failure))
 
 
-def forget_half_kept(store, notebook) -> None:
-    """A build that was stopped while it put a notebook into the cache left a record without its file, or half of it."""
-    from jupyter_cache.cache.db import NbCacheRecord
-
-    record = None
-    with suppress(KeyError):
-        record = store.match_cache_notebook(notebook)
-    if record is None:
-        return
-    try:
-        store.get_cache_bundle(record.pk)
-    except (KeyError, ValueError):  # no file; no JSON, or not the form of a notebook
-        shutil.rmtree(Path(store.path, "executed", record.hashkey), ignore_errors=True)
-        NbCacheRecord.remove_record(record.pk, store.db)
-
-
 def setup(app):
     import myst_nb.core.execute as execution
     from myst_nb.core.execute import cache
 
     class Client(cache.NotebookClientCache):
         def start_client(self):
-            forget_half_kept(cache.get_cache(self.nb_config.execution_cache_path), self.notebook)
             cache.single_nb_execution = lambda notebook, **how: run(self, notebook, **how)
-            super().start_client()
+            try:
+                super().start_client()
+            except (KeyError, ValueError):  # a build was killed while it put a notebook into the cache
+                cache.get_cache(self.nb_config.execution_cache_path).clear_cache()
+                super().start_client()
 
     execution.NotebookClientCache = Client
     return {"parallel_read_safe": False, "parallel_write_safe": True}
