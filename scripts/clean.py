@@ -18,22 +18,20 @@ CODE = ["vitutils", "tests", "scripts", "notebooks", "book", "studies"]
 CACHES = {"__pycache__", ".ipynb_checkpoints"}
 
 
-class Busy(Exception):
-    """Another command is at work here; the message says which."""
-
-
 @contextlib.contextmanager
 def held(path, who):
-    """Hold another command's lock (scripts/running.py, scripts/env.py). Raises Busy where that command has it."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError, OSError):  # Windows removes no open file anyway; no file: nobody holds it
+    """Hold another command's lock (scripts/running.py, scripts/env.py). Raises OSError where that command has it."""
+    busy = f"{who} is at work in {path.parent}. Wait until it has ended, or stop it."
+    with path.open() if path.exists() else contextlib.nullcontext() as file:
+        try:
             import fcntl
 
-            file = stack.enter_context(path.open())
-            try:
+            if file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(f"{who()} is at work in {path.parent}. Wait until it has ended, or stop it.") from None
+        except BlockingIOError:
+            raise OSError(busy) from None
+        except (ImportError, OSError):  # Windows removes no open file anyway; a file system without locks
+            pass
         yield
 
 
@@ -48,21 +46,17 @@ def remove(path):
 def clean(root, everything):
     build, holder = root / "_build", root / "_build" / ".lock-holder"
     with contextlib.ExitStack() as locks:
-        named = lambda: holder.read_text(encoding="utf-8") if holder.exists() else "another command"  # noqa: E731
-        locks.enter_context(held(build / ".lock", named))
+        locks.enter_context(held(build / ".lock", holder.read_text() if holder.exists() else "another command"))
         if everything:
-            locks.enter_context(held(root / "requirements.txt", lambda: "a `make` that is installing"))
+            locks.enter_context(held(root / "requirements.txt", "a `make` that is installing"))
         # A link to another disk stays, and is emptied; one that leads to no folder goes.
         for path in [*build.iterdir()] if build.is_symlink() and build.is_dir() else [build]:
             remove(path)
         for pattern in BUILT + ENVIRONMENTS * everything:
             for path in root.glob(pattern):
                 remove(path)
-        for name in CODE:
-            for folder, folders, _ in os.walk(root / name):
-                for cache in CACHES.intersection(folders):
-                    folders.remove(cache)
-                    remove(Path(folder, cache))
+        for path in [path for name in CODE for path in (root / name).rglob("*") if path.name in CACHES]:
+            remove(path)
 
 
 def main():
@@ -71,7 +65,7 @@ def main():
         print(f"ALL={word}: the environments are kept. ALL=1 removes them.")
     try:
         clean(Path(__file__).resolve().parents[1], word in ("1", "yes"))
-    except (Busy, OSError) as error:
+    except OSError as error:
         print(error, file=sys.stderr)
         return 2
     return 0

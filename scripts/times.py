@@ -6,8 +6,6 @@ Times are measured by `python scripts/notebooks.py run NOTEBOOK --scale cpu --re
 is put into the file by hand.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -16,8 +14,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 sys.path.insert(0, str(Path(__file__).parent))
 import chapter_times as times
 import notebook_rules as rules
-
-RECORD = rules.ROOT / "book" / "times.csv"
 
 
 def write_opening(path: Path, rows: list[dict]) -> None:
@@ -30,18 +26,9 @@ def write_opening(path: Path, rows: list[dict]) -> None:
     path.write_text(rules.dumps(notebook), encoding="utf-8", newline="\n")
 
 
-def main(arguments: list[str]) -> int:
-    if arguments != ["openings"]:
-        print(__doc__)
-        return 2
-    try:
-        for path in rules.notebook_paths():
-            write_opening(path, times.read(RECORD))
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        for chapter in rules.notebook_paths():
+            write_opening(chapter, times.read(rules.ROOT / "book" / "times.csv"))
+    except (OSError, ValueError) as problem:
+        sys.exit(str(problem))
