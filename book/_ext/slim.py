@@ -8,6 +8,7 @@ site, so what a script adds later is kept. The pages look the same.
 from __future__ import annotations
 
 import re
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import tinycss2
@@ -26,24 +27,10 @@ def words_of(site: Path) -> set[str]:
     return {word for path in files for word in WORD.findall(path.read_text("utf-8", errors="replace"))}
 
 
-def classes(selector: list) -> list[str]:
-    """The classes that an element must have; what stands inside :not(...) or :is(...) is not counted."""
-    return [
-        token.value
-        for dot, token in zip(selector, selector[1:], strict=False)
-        if dot.type == "literal" and dot.value == "." and token.type == "ident"
-    ]
-
-
-def selectors(prelude: list) -> list[list]:
-    """The parts between commas."""
-    parts: list[list] = [[]]
-    for token in prelude:
-        if token.type == "literal" and token.value == ",":
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return parts
+def is_live(selector: list, words: set[str]) -> bool:
+    """Whether each class that an element must have is a word; what is inside :not(...) or :is(...) is not counted."""
+    needed = [token.value for dot, token in pairwise(selector) if dot == "." and token.type == "ident"]
+    return all(name in words or KEEP.match(name) for name in needed)
 
 
 def slim_rules(rules: list, words: set[str]) -> str:
@@ -54,13 +41,12 @@ def slim_rules(rules: list, words: set[str]) -> str:
             if rule.value.startswith("!"):
                 kept.append(rule.serialize())  # a licence
         elif rule.type == "qualified-rule":
-            live = [s for s in selectors(rule.prelude) if all(c in words or KEEP.match(c) for c in classes(s))]
-            if live:
+            parts = [list(part) for comma, part in groupby(rule.prelude, lambda token: token == ",") if not comma]
+            if live := [selector for selector in parts if is_live(selector, words)]:
                 head = ",".join(tinycss2.serialize(selector).strip() for selector in live)
                 kept.append(head + "{" + tinycss2.serialize(rule.content) + "}")
         elif rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports"):
-            inside = slim_rules(tinycss2.parse_rule_list(rule.content, skip_whitespace=True), words)
-            if inside:
+            if inside := slim_rules(tinycss2.parse_rule_list(rule.content, skip_whitespace=True), words):
                 kept.append(f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{inside}}}")
         elif rule.type == "at-rule":
             kept.append(rule.serialize())
