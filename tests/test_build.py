@@ -131,6 +131,7 @@ def book(tmp_path_factory) -> SmallBook:
     return small
 
 
+@pytest.mark.slow
 def test_a_build_says_which_file_to_open_and_makes_the_pages(book):
     index = book.root / "_build" / "html" / "index.html"
     assert index.exists() and str(index) in book.said and index.as_uri() in book.said
@@ -145,6 +146,7 @@ def test_a_build_says_which_file_to_open_and_makes_the_pages(book):
     assert f"home {ROOT / '.cache' / 'home'}" in page and "started" not in page
 
 
+@pytest.mark.slow
 def test_nothing_is_executed_twice_and_nothing_is_stale(book):
     said = book.build()
     assert "Nothing changed" in said and "index.html" in said and book.executions() == 1
@@ -201,6 +203,7 @@ def test_a_fault_in_the_finished_site_fails_the_build(book):
     )
 
 
+@pytest.mark.slow
 def test_a_failing_cell_fails_the_build_and_what_left_the_book_is_gone(book):
     book.preface()
     book.notebook('print("so far so good")\n\nvalue = 1 / 0')
@@ -407,6 +410,7 @@ def test_a_chapter_that_fails_is_named_by_cell_and_cause(rough, where, what):
     assert ": 4 problems." in rough.said and "ZMQError" not in rough.said, rough.said
 
 
+@pytest.mark.slow
 def test_neither_a_kernel_of_another_machine_nor_another_disk_stops_a_chapter(rough):
     assert "bytes \ufffd\ufffd" in rough.page("notebooks/01_count.html")
     assert (rough.root / "_build").is_symlink() and (rough.root.parent / "disk" / "html" / "index.html").is_file()
