@@ -9,18 +9,12 @@ import threading
 import types
 import warnings
 from dataclasses import replace
-from datetime import datetime
-from glob import glob
-from os import getenv as environment
-from pathlib import Path
-from time import perf_counter as tick
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models, tv_tensors
@@ -166,8 +160,10 @@ def test_heads_of_other_names_and_signatures():
         without_classifier(lambda images: images)
 
 
-@pytest.mark.parametrize("make", [small_vit, distilled], ids=["ViT", "DistilledViT"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [(small_vit, torch.float32), (small_vit, torch.bfloat16), (distilled, torch.float32), (distilled, torch.float16)],
+)
 def test_a_new_head_answers_with_the_labels_whatever_they_are(make, dtype):
     net, part = make().eval(), made_set(90, classes=3)
     found = extract_features(without_classifier(net), part, transform())
@@ -187,7 +183,7 @@ def test_a_new_head_is_refused_where_it_does_not_fit():
     with pytest.raises(ValueError, match=r"features of 8, got Linear\(in_features=16"):
         with_new_classifier(small_vit(), x[:, :8], y)
     with pytest.raises(ValueError, match="expected heads to be one linear layer"):
-        with_new_classifier(models.vit_b_32(image_size=32, num_classes=3), x, y)
+        with_new_classifier(models.VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=3), x, y)
     resnet = timm.create_model("resnet10t", num_classes=5)
     assert with_new_classifier(resnet, torch.randn(9, 512), y).fc.out_features == 3 and resnet.num_classes == 5
     with pytest.raises(ValueError, match="labels from 0, got -1: leave out"):
@@ -277,31 +273,18 @@ def test_another_input_is_another_key(folder):
 
 
 class Scaled(nn.Module):
-    """A net with no weights, one number that nobody declared, and code that reaches for a global."""
-
-    scale = 1.0
+    """A net with no weights, and one number that nobody declared."""
 
     def __init__(self, factor=1.0, step=None):
         super().__init__()
         self.flat, self.bag, self.step = nn.Flatten(), {"factor": factor}, step
-        self.register_buffer("shift", torch.zeros(1), persistent=False)
 
     def forward(self, images):
-        found = self.flat(images)[:, :4] * self.bag["factor"] * self.scale + self.shift
-        found = helper(found)
+        found = self.flat(images)[:, :4] * self.bag["factor"]
         return self.step(found) if self.step else found
 
 
-class Doubled(Scaled):
-    def forward(self, images):
-        return 2 * super().forward(images)
-
-
 FACTOR = 1.0
-
-
-def helper(found):
-    return found * FACTOR
 
 
 def stretched(image, by=1.0):
@@ -311,21 +294,19 @@ def stretched(image, by=1.0):
 class Stretch:
     """A transform whose repr says nothing of its settings."""
 
-    def __init__(self, by=1.0, values=None):
-        self.by, self.values = by, values
+    def __init__(self, by=1.0):
+        self.by = by
 
     def __call__(self, image):
-        by = self.by if self.values is None else self.values
-        return image / 255 * by
-
-    def by_list(self, found):
-        return found * self.values[0].item()
+        return image / 255 * self.by
 
     def __repr__(self):
         return "Stretch()"
 
 
-class Slotted:
+class SecretSlots:
+    """A transform whose setting neither repr nor pickle shows."""
+
     __slots__ = ("by",)
 
     def __init__(self, by):
@@ -334,24 +315,8 @@ class Slotted:
     def __call__(self, image):
         return image / 255 * self.by
 
-
-class Secretive(Stretch):
-    def __getstate__(self):
-        return {}
-
-
-class SecretSlots(Slotted):
-    __slots__ = ()
-
     def __getstate__(self):
         return ()
-
-
-def closed(by):
-    def inner(image):
-        return image / 255 * by
-
-    return inner
 
 
 def hooked(make):
@@ -364,27 +329,10 @@ def pushed(by):
     return hooked(lambda net: net.flat.register_forward_hook(lambda module, given, out: out * by))
 
 
-def pulled(by):
-    return hooked(lambda net: net.register_forward_pre_hook(lambda module, given: (given[0] * by,)))
-
-
 def patched_forward(by):
     net = Scaled()
     net.forward = lambda images: images.flatten(1)[:, :4] * by
     return net
-
-
-def shifted(by):
-    net = Scaled()
-    net.shift.fill_(by)
-    return net
-
-
-def written(source):
-    """A function of a source that is in no file, as in a notebook's cell."""
-    space = {}
-    exec(source, space)
-    return space["how"]
 
 
 def bent(by):
@@ -432,55 +380,25 @@ def cast(dtype):
 # name -> two nets, or two transforms, that give other features; each once with 1.0 and once with 2.0
 NETS = {
     "a number in a dictionary": lambda v: Scaled(v),
-    "a subclass's forward": lambda v: Scaled() if v == 1 else Doubled(),
-    "a buffer that no state dict holds": shifted,
-    "a forward hook": pushed,
-    "a forward pre-hook": pulled,
-    "a forward put on the net": patched_forward,
     "a function among the settings": lambda v: Scaled(step=lambda x: x * v),
-    "a partial among the settings": lambda v: Scaled(step=functools.partial(torch.mul, other=v)),
-    "a bound method among the settings": lambda v: Scaled(step=Stretch(v).__call__),
-    "a tensor among the settings": lambda v: Scaled(factor=torch.tensor(v)),
-    "an array in a list": lambda v: Scaled(step=Stretch(values=[np.array([v])]).by_list),
+    "a forward hook": pushed,
+    "a forward put on the net": patched_forward,
+    "a parametrisation": bent,
     "eps": lambda v: normed(1e-5 if v == 1 else 1.0),
     "heads": lambda v: headed(2 if v == 1 else 4),
     "scale": attended,
     "dtype": lambda v: cast(torch.float32 if v == 1 else torch.bfloat16),
-    "a parametrisation": bent,
     "an activation": lambda v: nn.Sequential(nn.Flatten(), nn.ReLU() if v == 1 else nn.GELU()),
-    "a lambda in a layer": lambda v: nn.Sequential(nn.Flatten(), Scaled(step=(lambda x: x) if v == 1 else torch.neg)),
 }
 HOWS = {
-    "a closure": closed,
     "a lambda": lambda v: lambda image: image / 255 * v,
-    "a lambda's code": lambda v: (lambda image: image / 255) if v == 1 else (lambda image: image / 128),
-    "one or minus one": lambda v: (lambda image: image / 255 * 1) if v == 1 else (lambda image: image / 255 * -1),
-    "a default": lambda v: lambda image, by=v: image / 255 * by,
-    "a keyword default": lambda v: lambda image, *, by=v: image / 255 * by,
-    "a partial": lambda v: functools.partial(stretched, by=v),
     "a partial in a partial": lambda v: functools.partial(functools.partial(stretched), by=v),
     "a Lambda in a Compose": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Lambda(lambda x: x * v)]),
-    "a setting that repr hides": Stretch,
-    "slots": Slotted,
-    "slots that pickle hides": SecretSlots,
-    "a setting that pickle hides": Secretive,
-    "a tensor": lambda v: Stretch(values=torch.full((1, 8, 8), v)),
-    "a long tensor that prints alike": lambda v: Stretch(values=torch.ones(1, 8, 8).index_fill(2, torch.tensor(4), v)),
-    "an array": lambda v: Stretch(values=np.float32(v)),
+    "a setting that repr and pickle hide": SecretSlots,
     "a bound method": lambda v: Stretch(v).__call__,
-    "a dictionary of functions": lambda v: (lambda table: lambda image: table["f"](image))({"f": closed(v)}),
-    "a function that a function calls": lambda v: (lambda inner: lambda image: inner(image))(closed(v)),
-    "another source": lambda v: written(f"def how(image):\n    return image / 255 * {v}"),
-    "an import inside": lambda v: written(f"def how(image):\n  import math\n  return image / 255 * math.floor({v})"),
     "a net": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), nn.Conv2d(1, 1, 1), Stretch(v)]),
-    "a class attribute": lambda v: type("Made", (Stretch,), {"__call__": lambda self, image: image / 255 * v})(),
-    "resize": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.GaussianBlur(3, (v, v))]),
+    "blur": lambda v: v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.GaussianBlur(3, (v, v))]),
 }
-
-
-own = types.ModuleType("own")  # a module of the reader's
-own.FACTOR = 1.0
-sys.modules["own"] = own
 
 
 def never_stale(first, second):
@@ -530,60 +448,6 @@ def test_a_library_that_is_changed_behind_its_back_is_seen(name, monkeypatch):
     assert torch.equal(found.x, fresh) and not torch.equal(before.x, fresh) and found.file is None
 
 
-class ReadsWhenMade:
-    def __init__(self):
-        self.by = FACTOR
-
-
-def by_an_object_made_inside(image):
-    return image / 255 * ReadsWhenMade().by
-
-
-class Holder:
-    """What it reads with, and from where, are attributes."""
-
-    read = staticmethod(np.load)
-
-    def __init__(self, *held):
-        self.held = held
-
-    def __call__(self, image):
-        return image / 255 * float(self.read(*self.held))
-
-
-class Meta(type):
-    factor = 1.0
-
-    def by(cls):
-        return Meta.factor
-
-
-class WithMeta(metaclass=Meta):
-    def __call__(self, image):
-        return image / 255 * type(self).by()
-
-
-def by_built_in(image):
-    return image / 255 * made_up_factor  # noqa: F821 - the test puts it among the built-in names
-
-
-def holds_in_closure(module):
-    return lambda image: image / 255 * module.FACTOR
-
-
-def takes_as_default(image, module=own):
-    return image / 255 * module.FACTOR
-
-
-def reading(path, read):
-    return lambda image: image / 255 * float(read(path))
-
-
-class OwnModule(nn.Module):
-    def forward(self, images):
-        return images.flatten(1) * FACTOR
-
-
 class OwnLinear(nn.Linear):
     """A library's layer but for one line."""
 
@@ -617,50 +481,13 @@ def hooked_layer(net):
 
 # name -> (net or None, transform or None) made with the path of a file that holds 1.0, then 2.0; FACTOR goes along
 OUTSIDE = {
-    "an object made inside": lambda path: (None, by_an_object_made_inside),
-    "a module in a closure": lambda path: (None, holds_in_closure(own)),
-    "a module in an attribute": lambda path: (None, Own(own)),
-    "a module as a default": lambda path: (None, takes_as_default),
-    "a file under another name": lambda path: (None, reading(path, np.load)),
-    "a library's reader in a partial": lambda path: (None, v2.Compose([Held(functools.partial(np.load, path))])),
-    "a reader among class attributes": lambda path: (None, Holder(path)),
-    "a reader of safetensors": lambda path: (None, reading(path, lambda p: load_file(p + ".safetensors")["x"])),
-    "a file's size": lambda path: (None, reading(path, lambda p: len(open(p + ".txt").read()))),
-    "whether a file is there": lambda path: (None, reading(path, lambda p: 1 + Path(p + ".2").exists())),
-    "a folder's files": lambda path: (None, reading(path, lambda p: len(os.listdir(os.path.dirname(p))))),
-    "a pattern of files": lambda path: (None, reading(path, lambda p: len(glob(p + "*")))),
-    "a table": lambda path: (None, reading(path, lambda p: np.genfromtxt(p + ".txt").sum())),
-    "the environment under another name": lambda path: (None, lambda image: image / 255 * float(environment("BY", 1))),
-    "the clock under another name": lambda path: (None, lambda image: image / 255 + tick()),
-    "the date": lambda path: (None, lambda image: image / 255 + datetime.now().timestamp() % 7),
-    "a seed of the machine's": lambda path: (None, lambda image: image / 255 + torch.Generator().seed() % 7),
-    "a generator of one's own": lambda path: (None, Held(np.random.default_rng().random)),
-    "a name among the built-in ones": lambda path: (None, by_built_in),
-    "a metaclass": lambda path: (None, WithMeta()),
     "a Lambda": lambda path: (None, v2.Compose([transform(), v2.Lambda(lambda image: image * FACTOR)])),
     "a partial in a Lambda": lambda path: (None, v2.Compose([transform(), v2.Lambda(load_times(path))])),
-    "a class of one's own": lambda path: (OwnModule(), None),
     "a layer deep in a net": lambda path: (nn.Sequential(nn.Flatten(), nn.Sequential(OwnLinear(64, 2))), None),
     "a method on the net": lambda path: (own_bound(nn.Flatten()), None),
     "a hook on a layer": lambda path: (nn.Sequential(nn.Flatten(), hooked_layer(nn.Tanh())), None),
     "a parametrisation": lambda path: (parametrised(nn.Sequential(nn.Flatten(), nn.Linear(64, 2))), None),
 }
-
-
-class Own:
-    def __init__(self, module):
-        self.module = module
-
-    def __call__(self, image):
-        return image / 255 * self.module.FACTOR
-
-
-class Held:
-    def __init__(self, read):
-        self.read = read
-
-    def __call__(self, image):
-        return image / 255 * float(self.read())
 
 
 def load_times(path):
@@ -673,15 +500,7 @@ def times_file(path, image):
 
 def set_outside(path, value, monkeypatch):
     np.save(path, value)
-    save_file({"x": torch.tensor(value)}, path + ".safetensors")
-    Path(path + ".txt").write_text("1 " * int(value))
-    if value == 2:
-        Path(path + ".2").touch()
-    for place in (sys.modules[__name__], own):
-        monkeypatch.setattr(place, "FACTOR", value)
-    monkeypatch.setattr("builtins.made_up_factor", value, raising=False)
-    monkeypatch.setattr(Meta, "factor", value)
-    monkeypatch.setenv("BY", str(value))
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", value)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -815,20 +634,15 @@ def noisy(image):
 
 UNSEEN = {
     "a function": (lambda: noisy, "the transform holds your own function noisy"),
-    "a lambda": (lambda: v2.Lambda(lambda image: image / 255), "your own function .*<lambda>"),
-    "a class": (Stretch, "the transform holds your own class Stretch"),
-    "a method": (lambda: Stretch().__call__, "the transform holds a method"),
     "a class in a Compose": (lambda: v2.Compose([transform(), Stretch()]), "your own class Stretch"),
+    "a method": (lambda: Stretch().__call__, "the transform holds a method"),
     "a partial": (lambda: functools.partial(stretched, by=2.0), "your own function stretched"),
     "a library's function that reads": (lambda: setting(os.getenv), "the function getenv"),
+    "a library's class that reads": (lambda: setting(functools.partial(np.memmap, "x")), "the class memmap"),
     "a library's random function": (lambda: v2.Compose([transform(), v2.Lambda(F.dropout)]), "random numbers"),
     "a random flip": (lambda: v2.Compose([v2.RandomHorizontalFlip(), transform()]), "random numbers"),
-    "a generator": (lambda: setting(i for i in range(99)), "holds a generator"),
-    "a random generator": (lambda: setting(torch.Generator()), "holds a Generator"),
     "a lock": (lambda: setting(threading.Lock()), "holds a lock"),
-    "a file": (lambda: setting(open(os.devnull)), "holds a TextIOWrapper"),
-    "a library's class that reads": (lambda: setting(functools.partial(np.memmap, "x")), "the class memmap"),
-    "a module": (lambda: setting(own), "holds a module"),
+    "a module": (lambda: setting(sys), "holds a module"),
     "dropout in forward": (transform, "the net holds your own class Scaled"),
 }
 
@@ -936,11 +750,11 @@ def test_what_is_no_feature_or_no_image_is_refused():
             extract_features(Scaled(step=give), part, transform(), cache=False)
 
 
-def test_fifty_thousand_pictures_do_not_grow_in_memory():
-    """Held all at once they would be 150 MB of floats; what may grow is the features, 0.8 MB."""
+def test_twenty_thousand_pictures_do_not_grow_in_memory():
+    """Held all at once they would be 60 MB of floats; what may grow is the features, 0.3 MB."""
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("no /proc to read this process's memory from")
-    count, seen = 50_000, []
+    count, seen = 20_000, []
 
     class Tiny(nn.Module):
         def forward(self, images):
@@ -953,8 +767,8 @@ def test_fifty_thousand_pictures_do_not_grow_in_memory():
         "stream", "train", torch.zeros(count, dtype=torch.int64), ("a", "b"), "made", lambda i: made + (i % 7), bytes
     )
     found = extract_features(Tiny(), part, lambda image: image / 255, batch_size=500, cache=False)
-    assert found.x.shape == (count, 4) and len(seen) == 100
-    assert max(seen[10:]) - seen[9] < 25e6
+    assert found.x.shape == (count, 4) and len(seen) == 40
+    assert max(seen[10:]) - seen[9] < 15e6
 
 
 # --- shots, probes ---
