@@ -78,17 +78,18 @@ def main(arguments: list[str]) -> int:
     every = "--all" in arguments
     workers = max(2, min(4, cores()))
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "scripts.where_time_went"]
-    command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers), "--dist", "loadfile"]
-    command += [] if every else ["-m", "not slow"]
+    command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers)]
+    command += ["--dist", "loadfile", "--no-loadscope-reorder", *([] if every else ["-m", "not slow"])]
     try:
         with running.stoppable(), running.alone(ROOT, f"make test{'-all' * every}"):
             with tempfile.TemporaryDirectory(prefix="vitbook-", ignore_cleanup_errors=True) as folder:
                 print("the package", flush=True)
                 notebooks, settings = colab.prepare(ROOT, Path(folder))
                 print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time", flush=True)
-                # The notebooks first: they take longest, and a long file that starts last is waited for.
+                # The longest first: one that starts last is waited for.
+                tests = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: path.stat().st_size, reverse=True)
                 rest = [argument for argument in arguments if argument != "--all"]
-                return call([*command, *map(str, notebooks), "tests", *rest], settings)
+                return call([*command, *map(str, [*notebooks, *tests]), *rest], settings)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
