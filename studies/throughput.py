@@ -26,7 +26,8 @@ import torch.distributed as dist
 
 from studies.harness import main
 from studies.store import Store
-from vitutils import check, cli, data, distributed, train
+from vitutils import check, data, distributed, train
+from vitutils.models.zoo import named_net
 
 SIDE = 28
 NETS = {("book/7", 128): 20, ("Ti/7", 128): 2, ("Ti/7", 16): 6}  # (net, images a batch): batches a pass
@@ -62,7 +63,7 @@ def noise(images: int) -> data.Dataset:
 def one_pass(net: str, batch: int, batches: int) -> float:
     """Train a fresh net for two passes with the ranks that `distributed.here` tells of; return the second's seconds."""
     torch.manual_seed(0)
-    model = cli.named_net(net, (1, SIDE, SIDE), 10)
+    model = named_net(net, (1, SIDE, SIDE), 10)
     history = train.fit(model, noise(batch * batches), train.Recipe(epochs=2, batch_size=batch))
     first, second = (epoch["seconds"] for epoch in history.epochs)
     return second - first
@@ -90,7 +91,7 @@ def run(store: Store, name: dict, batches: int | None = None) -> dict:
     net, batch, here = name["net"], name["batch"], distributed.here()
     batches = batches or NETS[net, batch]
     processes, threads, together = VARIANTS[name["variant"]]
-    numbers = check.count_parameters(cli.named_net(net, (1, SIDE, SIDE), 10))
+    numbers = check.count_parameters(named_net(net, (1, SIDE, SIDE), 10))
     torch.set_num_threads(threads)
     seconds = reduce = 0.0
     dist.barrier()
@@ -152,9 +153,9 @@ def join(store: Store) -> None:
 
 def replay(store: Store) -> dict:
     """What does not depend on the machine: sizes, and the losses of two passes over noise in one process."""
-    nets = {net: cli.named_net(net, (1, SIDE, SIDE), 10) for net, _ in NETS}
+    nets = {net: named_net(net, (1, SIDE, SIDE), 10) for net, _ in NETS}
     torch.manual_seed(0)
-    history = train.fit(cli.named_net("book/7", (1, SIDE, SIDE), 10), noise(256), train.Recipe(epochs=2, batch_size=32))
+    history = train.fit(named_net("book/7", (1, SIDE, SIDE), 10), noise(256), train.Recipe(epochs=2, batch_size=32))
     losses = " ".join(f"{loss:.4f}" for loss in history.losses)
     return {f"parameters of {net}": check.count_parameters(model) for net, model in nets.items()} | {"losses": losses}
 

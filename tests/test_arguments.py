@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from vitutils import cli, data, train
 from vitutils.analysis import interpret, probe
 from vitutils.analysis.classifier import with_new_classifier, without_classifier
+from vitutils.models.zoo import named_net
 from vitutils.training.distill import Distillation
 
 NAN = float("nan")
@@ -315,7 +316,7 @@ def test_a_teaching_that_cannot_be_meant_is_refused(digits):
 @pytest.mark.parametrize("name", ["book/²", "book/", "Ti/٣x", "book/-1", "B/1.5", "²/4", f"book/{'9' * 5000}"])
 def test_a_net_by_no_name_is_refused(name):
     with pytest.raises(ValueError, match="expected"):
-        cli.named_net(name, (1, 8, 8), 10)
+        named_net(name, (1, 8, 8), 10)
 
 
 class Small(nn.Module):

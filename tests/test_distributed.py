@@ -23,8 +23,11 @@ from safetensors.torch import load_file, save_file
 from torchvision.datasets import ImageFolder
 
 from vitutils import cli, data, distributed, train
+from vitutils.cli._run import _device, _write_json
 from vitutils.data import folders
 from vitutils.models import DistilledViT, SmallCNN, ViT, ViTConfig
+from vitutils.models.zoo import named_net
+from vitutils.training import loop
 from vitutils.training.distill import Distillation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +106,7 @@ def together(folder: Path) -> None:
         save_file(cnn.state_dict(), mine / "cnn.safetensors")
         found["resume"] = caught(lambda: train.fit(cnn, FEW, own, checkpoint=mine / "run.pt", resume=True), ValueError)
         full = OSError("No space left on device") if here.first else None
-        with mock.patch.object(train, "save_checkpoint", side_effect=full):
+        with mock.patch.object(loop, "save_checkpoint", side_effect=full):
             found["full"] = caught(lambda: train.fit(cnn, FEW, own, checkpoint=mine / "run.pt"), distributed.RankError)
         found["undisturbed"] = said([*RUN, "--out", str(folder / "undisturbed")])
         (folder / f"{here.rank}.json").write_text(json.dumps(found))
@@ -112,7 +115,7 @@ def together(folder: Path) -> None:
 def killed(arguments: list[str]) -> None:
     """Run the command; rank 1 is killed in the middle of the third of four epochs, once."""
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        shift, batches = cli.AUGMENT["shift"], []
+        shift, batches = data.flip_shift(pad=2, flip=False), []
 
         @functools.wraps(shift)  # for the checkpoint it is the same augmentation
         def kill(images):
@@ -121,7 +124,7 @@ def killed(arguments: list[str]) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return shift(images)
 
-        cli.AUGMENT["shift"] = kill
+        data.flip_shift = lambda **how: kill
     cli.main(arguments)
 
 
@@ -420,13 +423,13 @@ def test_the_command_trains_writes_and_goes_on(tmp_path):
     assert about["arguments"]["clip_grad"] == "inf", "JSON has no number for it"
     assert about["arguments"]["net"] == "book/8" and len(about["history"]["losses"]) == 1 and about["test"]["loss"] > 0
     state = load_file(out / "model.safetensors")
-    cli.named_net("book/8", (3, 16, 16), 2).load_state_dict(state)
+    named_net("book/8", (3, 16, 16), 2).load_state_dict(state)
 
     same = arguments(folder, "--clip-grad", "inf")
     assert "run.pt is there: --resume goes on from it" in said(same)["err"]
     other = said([*same, "--seed", "1", "--resume"])["err"]
     assert "holds a run of other arguments (seed: 0 then, 1 now)" in other
-    (out / ".run.pt.4711").write_bytes(b"half")
+    (out / ".run.pt-4711.part").write_bytes(b"half")
     again = said([*same, "--resume"])  # a finished run: nothing is trained, all is written again
     assert again["code"] == 0 and "going on from" in again["out"] and "epoch" not in again["out"]
     written = load_file(out / "model.safetensors")
@@ -438,7 +441,7 @@ def test_the_command_trains_writes_and_goes_on(tmp_path):
     Image.new("RGB", (20, 16), "blue").save(folder / "rose" / "0.png")
     told = said([*same, "--resume"])["err"]
     assert "run.pt was written with other images or labels (digest: " in told and told.count("\n") == 1
-    cli._write_json(out / "run.json", {"a": [float("nan"), (-float("inf"), 1.5)], "b": True, "arguments": {}})
+    _write_json(out / "run.json", {"a": [float("nan"), (-float("inf"), 1.5)], "b": True, "arguments": {}})
     assert strictly(out / "run.json") == {"a": ["nan", ["-inf", 1.5]], "b": True, "arguments": {}}
     (out / "run.json").unlink()
     (out / "run.pt").write_bytes(b"no checkpoint")
@@ -520,15 +523,15 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="torch finds 1 GPU here, and each process needs one of its own"):
-        cli._device("cuda", distributed.Ranks(1, 2))
+        _device("cuda", distributed.Ranks(1, 2))
     with pytest.raises(ValueError, match="several processes cannot share it"):
-        cli._device("mps", distributed.Ranks(1, 2))
+        _device("mps", distributed.Ranks(1, 2))
 
 
 def test_named_nets():
-    assert isinstance(cli.named_net("cnn", (3, 32, 32), 7), SmallCNN)
-    assert cli.named_net("Ti/8", (3, 32, 32), 7).config == ViTConfig.named("Ti/8", img_size=(32, 32), num_classes=7)
-    assert cli.named_net("book/7", (1, 28, 28), 10).config.embed_dim == 64
+    assert isinstance(named_net("cnn", (3, 32, 32), 7), SmallCNN)
+    assert named_net("Ti/8", (3, 32, 32), 7).config == ViTConfig.named("Ti/8", img_size=(32, 32), num_classes=7)
+    assert named_net("book/7", (1, 28, 28), 10).config.embed_dim == 64
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import datasets as tv
 
 from vitutils import data
-from vitutils.data import DataError, image_sets, official
+from vitutils.data import DataError, _official, image_sets
 from vitutils.data.images import from_tensors
 
 
@@ -125,14 +125,14 @@ def test_imagenette_is_labelled_by_place_in_imagenet(folder):
     from timm.data import ImageNetInfo
 
     synsets = sorted(tv.Imagenette._WNID_TO_CLASS)
-    assert [ImageNetInfo().label_names()[k] for k in official.IMAGENETTE] == synsets
+    assert [ImageNetInfo().label_names()[k] for k in _official.IMAGENETTE] == synsets
     for n, part in enumerate(("train", "val")):
         for k, synset in enumerate(synsets):
             write(folder / "imagenette2-160" / part / synset / f"{n}.JPEG", jpeg(10 * n + k))
     found = data.load_image_set("imagenette")
     assert found.classes[:2] == ("tench", "English springer") and (len(found.train), len(found.test)) == (10, 10)
     photos = data.imagenet_photos()
-    assert photos.labels.tolist() == list(official.IMAGENETTE) and photos[3][1] == 491
+    assert photos.labels.tolist() == list(_official.IMAGENETTE) and photos[3][1] == 491
     write(folder / "made" / "0007_n0_x.jpg", jpeg(1))
     zipped(folder, name="imagenet_sample_250")
     assert data.imagenet_photos().labels.tolist() == [7]  # the sample goes first

@@ -10,8 +10,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from vitutils import plot
-
 SCALES = ("smoke", "cpu", "gpu")
 T = TypeVar("T")
 
@@ -59,7 +57,7 @@ def find_scale(device: torch.device) -> str:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (every device) with the same number."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that chapters call still draw from the global generator
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
@@ -73,6 +71,8 @@ def setup(seed: int = 0) -> Environment:
     seed_everything(seed)
     # timm's import asks tqdm for a widget bar; the book has none, and stderr on a page fails the build
     warnings.filterwarnings("ignore", message="IProgress not found")
+    from vitutils import plot  # matplotlib: only where somebody draws
+
     plot.use_style()
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitutils.models.modes import eval_mode
-from vitutils.training import evaluate
+from vitutils.training.evaluation import evaluate
 
 DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
 

@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from vitutils.analysis import _fingerprint
 from vitutils.arguments import at_least_1
-from vitutils.data import images, official
-from vitutils.data.images import ImagePart, stack
+from vitutils.data._official import read_official
+from vitutils.data.images import ImagePart, content_of, pixels_of, read_file, stack
 from vitutils.files import data_folders, show_progress, whole_file
 from vitutils.models.modes import eval_mode
-from vitutils.training import autocast
+from vitutils.training.evaluation import autocast
 
 VERSION = 3  # of the cache: raise it when `extract` computes something else
 
@@ -108,10 +108,10 @@ def _reading(pictures: ImagePart) -> str:
     read, content = pictures.read, pictures.content
     if type(pictures) is ImagePart and isinstance(content, functools.partial):
         held = content.args[-1]
-        if content.func is images.pixels_of and type(held) is Tensor and read == held.__getitem__:
+        if content.func is pixels_of and type(held) is Tensor and read == held.__getitem__:
             return f"{tuple(held.shape[1:])} {held.dtype}"
-        ours = getattr(read, "func", None) in (images.read_file, official.read_official) and read.args[-1] is held
-        if content.func is images.content_of and ours:
+        ours = getattr(read, "func", None) in (read_file, read_official) and read.args[-1] is held
+        if content.func is content_of and ours:
             return "files"
     raise _fingerprint.Hidden(f"{pictures.name} is read by your own function")
 

@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from vitutils import data, train
+from vitutils import data
+from vitutils import training as train
 from vitutils.arguments import (
     at_least_1,
     check_training,

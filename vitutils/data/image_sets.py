@@ -16,8 +16,8 @@ import torch
 
 from vitutils.data import decoding
 from vitutils.data._layout import entries, read_layout
+from vitutils.data._official import IMAGENETTE, OFFICIAL, load_official
 from vitutils.data.images import ImagePart, ImageSet, from_files, from_tensors, split_whole
-from vitutils.data.official import IMAGENETTE, OFFICIAL, load_official
 from vitutils.data.sets import load
 from vitutils.data.sources import DataError
 from vitutils.data.synthetic import shapes

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from vitutils.data import decoding
 from vitutils.data._layout import Packed, content, read_picture
+from vitutils.data._splits import balanced_order, class_counts, split_off
 from vitutils.data.batches import check_pair, per_channel
 from vitutils.data.sets import Dataset
 from vitutils.data.sources import DataError
-from vitutils.data.splits import balanced_order, class_counts, split_off
 
 TEST_SHARE = 0.2  # of a set that has no test part of its own
 SPLIT_SEED = 0

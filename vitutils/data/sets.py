@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from vitutils.data._splits import balanced_order, class_counts, split_off
 from vitutils.data.batches import channel_statistics, check_pair
 from vitutils.data.sources import SOURCES, DataError, find_set
-from vitutils.data.splits import balanced_order, class_counts, split_off
 
 DATA_SETS = ("digits", *SOURCES)
 

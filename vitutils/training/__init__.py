@@ -1,39 +1,29 @@
-"""Training: the recipe, its schedule, the loop, checkpoints, and a teacher's part in the loss."""
+"""Training: the recipe, its schedule, the loop, checkpoints, and a teacher's part in the loss.
 
-from vitutils.training.digests import digest_net
-from vitutils.training.distill import Distillation, hard_loss, soft_loss
-from vitutils.training.loop import (
-    Evaluation,
-    History,
-    Recipe,
-    autocast,
-    evaluate,
-    fit,
-    labels_alone,
-    load_checkpoint,
-    make_mixing,
-    make_scaler,
-    make_schedule,
-    parameter_groups,
-    save_checkpoint,
-)
+A name is looked up in its module when it is first asked for: the recipe's limits are read without torch.
+"""
 
-__all__ = [
-    "Distillation",
-    "Evaluation",
-    "History",
-    "Recipe",
-    "autocast",
-    "digest_net",
-    "evaluate",
-    "fit",
-    "hard_loss",
-    "labels_alone",
-    "load_checkpoint",
-    "make_mixing",
-    "make_scaler",
-    "make_schedule",
-    "parameter_groups",
-    "save_checkpoint",
-    "soft_loss",
-]
+from importlib import import_module
+
+_MODULES = {
+    "checkpoint": ("load_checkpoint", "save_checkpoint"),
+    "digests": ("digest_net",),
+    "distill": ("Distillation", "hard_loss", "soft_loss"),
+    "evaluation": ("Evaluation", "History", "autocast", "evaluate", "make_scaler"),
+    "loop": ("fit",),
+    "objective": ("labels_alone", "make_mixing"),
+    "recipe": ("Recipe",),
+    "schedule": ("make_schedule", "parameter_groups"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
