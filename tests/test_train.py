@@ -16,9 +16,9 @@ from torch import nn
 from torchvision import models
 from torchvision.models import swin_transformer
 
-from vitutils import data, train
+from vitutils import data, distributed, train
 from vitutils.models import ConvStem, DistilledViT, SmallCNN, ViT, ViTConfig, conversion, transformer
-from vitutils.training import digests, loop
+from vitutils.training import checkpoint, digests, loop
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
 SHORT = train.Recipe(epochs=3, batch_size=64, lr=2e-3)
@@ -133,7 +133,7 @@ def test_a_checkpoint_keeps_the_numbers_of_an_objective_that_has_any(digits, tmp
             return {"factor": self.factor}
 
     path, recipe = tmp_path / "run.pt", replace(SHORT, epochs=1)
-    assert loop.described(recipe, train.labels_alone) == recipe.numbers()
+    assert checkpoint.described(recipe, train.labels_alone) == recipe.numbers()
     train.fit(new_vit(), digits, recipe, objective=Doubled(2), checkpoint=path)
     assert train.load_checkpoint(path, recipe, torch.device("cpu"), Doubled(2))["recipe"]["factor"] == 2
     with pytest.raises(ValueError, match=r"another recipe \(factor: 2 then, 3 now\): delete it or change back"):
@@ -703,9 +703,9 @@ def test_processes_with_other_data_are_refused(digits, tmp_path, monkeypatch):
     def gather(value):
         if not isinstance(value, dict):
             return [value, value]
-        return [value, value | {"data": loop.described_data(changed(digits, "train_labels"))}]
+        return [value, value | {"data": checkpoint.described_data(changed(digits, "train_labels"))}]
 
-    monkeypatch.setattr(loop.processes, "gather", gather)
+    monkeypatch.setattr(distributed, "gather", gather)
     with pytest.raises(ValueError, match=r"not given the same \(digest: \w+ rank 1, \w+ rank 0\)"):
         train.fit(new_vit(), digits, SHORT, checkpoint=tmp_path / "run.pt")
 

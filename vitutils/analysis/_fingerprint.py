@@ -240,4 +240,4 @@ def draws() -> str:
     """Where the random numbers stand that torch, NumPy and Python draw: another string after each draw."""
     states = [torch.get_rng_state()] + (torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
     states += [torch.mps.get_rng_state()] if torch.mps.is_available() else []
-    return Fingerprint("a state").of([random.getstate(), np.random.get_state(), states])
+    return Fingerprint("a state").of([random.getstate(), np.random.get_state(), states])  # noqa: NPY002 - global
