@@ -3,6 +3,11 @@
 `vitutils.setup()` opens every chapter. Everything else is imported by name: `from vitutils import data, plot`.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vitutils.runtime import Environment, setup
+
 __all__ = ["Environment", "setup"]
 
 
