@@ -29,8 +29,9 @@ def wheel(root: Path, folder: Path) -> Path:
     settings = folder / "setuptools.cfg"  # else the build leaves folders in the book's
     places = f"[build]\nbuild_base = {folder / 'build'}\n[egg_info]\negg_base = {folder}\n"
     settings.write_text(places, encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    command += ["--disable-pip-version-check", "--target", str(folder / "wheel"), str(root)]
+    # Isolated from what the reader has set for pip, not from this environment's setuptools.
+    command = [sys.executable, "-m", "pip", "--isolated", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    command += ["--no-index", "--disable-pip-version-check", "--target", str(folder / "wheel"), str(root)]
     environment = os.environ | {"DIST_EXTRA_CONFIG": str(settings)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:

@@ -238,9 +238,11 @@ def test_fashion_mnist_is_fashion_mnist(monkeypatch):
     assert abs(found.mean.item() - 0.2860) < 1e-4 and abs(found.std.item() - 0.3530) < 1e-4
 
 
+DAMAGE = [("truncated", file) for file in range(4)] + [("altered", 0), ("absent", 3), ("other content", 1)]
+
+
 @pytest.mark.parametrize("place", ["system/tiny", "cache/Tiny/raw"])
-@pytest.mark.parametrize("file", range(4))
-@pytest.mark.parametrize("damage", ["truncated", "altered", "absent", "other content"])
+@pytest.mark.parametrize(("damage", "file"), DAMAGE)
 def test_damaged_raw_files_are_named(tiny, tmp_path, place, file, damage):
     folder = tmp_path / place
     shutil.copytree(tiny, folder)
