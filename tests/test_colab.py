@@ -320,7 +320,6 @@ def test_a_call_without_a_device_is_seen():
 
 # --- how `make test` runs them ---
 
-BOOK = "https://github.com/ann/book"
 EXERCISE = """check.exercise("Exercise 4.1", lambda: answer == 42, hint="six times seven");"""
 PAGE = """# Solutions
 
@@ -350,7 +349,7 @@ CELLS = {  # source, what it prints, whether it passes
     "not-yet-there": (NONE_YET, "", True),
     "another-package": ("%pip install -q other", "", True),
     "not-there-either": (NONE_YET, "", True),
-    "setup": (rules.SETUP.format(url=BOOK), "", True),
+    "setup": (rules.SETUP.format(url=rules.book_url()), "", True),
     "from-the-wheel": ("assert vitutils.__path__[0].endswith(os.path.join('wheel', 'vitutils')), vitutils", "", True),
     "unmarked": ("print(id(object()))", "", True),
     "same": (f"{rules.MARKER}\nprint(env)", "ready\n", True),
