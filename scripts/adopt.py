@@ -31,6 +31,7 @@ WANTED = re.compile(
 FIRST, MAIN = "your_org/vit-book", "main"
 URL = re.compile(r"(?m)(^repository:(?:\s+#[^\n]*|\s+branch:[^\n]*)*\s+url:[ \t]*)([^\s#]+)")
 BRANCH = re.compile(r"(?m)(^repository:(?:\s+#[^\n]*|\s+url:[^\n]*)*\s+branch:[ \t]*)['\"]?([^\s'\"#]+)['\"]?")
+CITED = re.compile(r"(?m)^repository-code:.*github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?[\"']?\s*$")
 # Where the book names itself, and nobody else: which files, what stands there, what will.
 PLACES = (
     ("_config.yml", URL, r"\g<1>https://github.com/{owner}/{name}"),
@@ -144,7 +145,10 @@ def adopt(root: Path, url: str, branch: str = "") -> list[Path]:
     owner, name = parse(url)
     if not (root / "_config.yml").is_file():
         raise Refused(f"No _config.yml in {root}: not the folder of the book.")
-    olds = {FIRST, "/".join(current(root))} - {f"{owner}/{name}"}
+    olds = {FIRST, "/".join(current(root))}
+    if (root / "CITATION.cff").is_file():  # _config.yml may have been changed by hand before
+        olds |= set(CITED.findall((root / "CITATION.cff").read_text(encoding="utf-8")))
+    olds -= {f"{owner}/{name}"}
     was = BRANCH.search((root / "_config.yml").read_text(encoding="utf-8"))
     branch = check_branch(branch.strip() or choose_branch(root))
     quoted = branch if branch == MAIN else f'"{branch}"'  # 2.0, yes and null are no texts in YAML

@@ -137,7 +137,7 @@ def call(command: list[str], doing: str, log: Path | None = None, **more) -> str
     with subprocess.Popen(command, cwd=ROOT, encoding="utf-8", errors="replace", **more) as process:
         for line in process.stdout:
             output += line
-            if SHOWN.search(line):
+            if log and SHOWN.search(line):
                 print("  " + line.strip()[:110], flush=True)
     if log:
         with contextlib.suppress(OSError):  # the disk may be full

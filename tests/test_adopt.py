@@ -15,7 +15,6 @@ import adopt
 
 ROOT = Path(__file__).resolve().parents[1]
 START = "https://github.com/first-owner/first-book"  # what the copy says, whoever has adopted the book
-OTHERS = {"pytorch/pytorch", "pytorch/vision", "huggingface/pytorch-image-models", "lucidrains/vit-pytorch"}
 
 
 def texts(root: Path) -> dict[str, str]:
@@ -36,24 +35,6 @@ def copy(tmp_path_factory) -> Path:
     return root
 
 
-REPOSITORY = re.compile(
-    r"(?:(?<![\w-])(?:github|raw\.githubusercontent)\.com[/:]|/github/|/status/)([\w-]+)/([\w.-]*[\w-])"
-    r"|(?<![\w-])([\w-]+)\.github\.io/([\w.-]*[\w-])"
-)
-
-
-def others(root: Path) -> dict[str, str]:
-    """Each other `owner/name` that has the owner or the name of the book's own repository, and where it stands."""
-    owner, name = adopt.current(root)
-    found, own = {}, f"{owner}/{name}"
-    for path, text in texts(root).items():
-        for match in REPOSITORY.finditer(re.sub(r"REPO=\S+", "", text)):
-            there = tuple(part.removesuffix(".git") for part in match.groups() if part)
-            if (there[0] == owner or there[1] == name) and "/".join(there) not in OTHERS | {own}:
-                found["/".join(there)] = path
-    return found
-
-
 def wrong(root: Path, place: str, branch: str) -> list[str]:
     """What of the book does not say this address, this folder and this branch."""
     book, name = texts(root), place.rpartition("/")[2]
@@ -68,16 +49,8 @@ def wrong(root: Path, place: str, branch: str) -> list[str]:
             found += [path] * (f"git+https://github.com/{place}\\" not in text)
         if path.startswith(".github/workflows"):
             found += [path] * (yaml.safe_load(text)[True]["push"] != {"branches": [branch]})  # YAML reads `on` as true
-        found += [f"{path}: the first address"] * (adopt.FIRST in text)
+        found += [path for old in (adopt.FIRST, START.partition(".com/")[2]) if old != place and old in text]
     return found
-
-
-def test_there_is_one_address_and_a_second_one_would_be_seen(copy):
-    assert others(ROOT) == {}
-    stray = "someone-else/first-book first-owner/other-name".split()
-    (copy / "book" / "stray.md").write_text(" ".join(f"https://github.com/{place}" for place in stray))
-    assert others(copy) == dict.fromkeys(stray, "book/stray.md")
-    (copy / "book" / "stray.md").unlink()
 
 
 def test_all_of_the_book_says_the_new_address_and_back_again(copy, monkeypatch, capsys):

@@ -6,12 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import links
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = """\
 title: Small
 repository: {url: https://github.com/me/my-book, branch: main}
@@ -93,16 +91,3 @@ def test_without_a_network_one_line_says_so(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "No network: 127.0.0.1:9 cannot be reached. Of 2 links to other sites none was checked." in said
     assert "broken" not in said
-
-
-def test_the_books_own_files_that_its_texts_name_on_other_sites_are_there():
-    home = "https://github.com/me/my-book"
-    assert links.own_file(f"{home}/blob/main/notebooks/a%20b.ipynb#c", home, "main") == "notebooks/a b.ipynb"
-    assert links.own_file(f"{home}/issues", home, "main") is None
-    repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
-    notebooks = list(ROOT.glob("notebooks/*.ipynb"))
-    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("book/**/*.md"), *notebooks]
-    found = {a for path in texts for a in links.LINK.findall(path.read_text(encoding="utf-8"))}
-    own = {links.own_file(address, repository["url"], repository["branch"]) for address in found} - {None}
-    assert [name for name in own if not (ROOT / name).is_file()] == []
-    assert {path.relative_to(ROOT).as_posix() for path in notebooks} <= own
