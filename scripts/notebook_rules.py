@@ -765,7 +765,7 @@ def glossary_links(chapter: Chapter) -> Iterator[str]:
             term = re.sub("[ \n]", " ", term.lower())
             anchor = anchor or next((terms[t] for t in (term, term.replace("-", " ")) if t in terms), term)
             if term and anchor not in linked:
-                yield f"{name(cell)} has '{term}' without a link to the glossary"
+                yield f"{name(cell)} has '{term}' without a link: write [{term}](../book/glossary.md#{anchor}) there"
             linked.add(anchor)
 
 
