@@ -731,15 +731,11 @@ EXERCISE = re.compile(r"\*\*Exercise (\d+\.\d+) \((\w+)\)\.\*\*")
 
 @rule
 def exercises(chapter: Chapter) -> Iterator[str]:
-    """One easy, one core, one stretch, numbered, each with a check after it."""
+    """One easy, one core, one stretch, numbered. (scripts/solutions.py reads the stub and the check after each.)"""
     expected = [(f"{chapter.number}.{n}", level) for n, level in enumerate(("easy", "core", "stretch"), 1)]
     found = EXERCISE.findall(chapter.prose)
     if found != expected:
         yield f"has exercises {found}, not {expected}"
-    starts = [n for n, cell in enumerate(chapter.cells) if EXERCISE.search(text(cell["source"]))]
-    for start, end in itertools.pairwise([*starts, len(chapter.cells)]):
-        if not any("check." in text(cell["source"]) for cell in chapter.cells[start + 1 : end]):
-            yield f"the exercise in {name(chapter.cells[start])} has no check after it"
 
 
 # Terms of the glossary whose words also stand for everyday things: no rule can tell.
@@ -807,9 +803,3 @@ def links(chapter: Chapter) -> Iterator[str]:
         yield from (f"{name(cell)} {line}" for line in broken)
     if f"notebooks/{chapter.path.stem}" not in toc_files(chapter.root):
         yield "does not stand in _toc.yml"
-
-
-def toc_misses(root: Path = ROOT) -> list[str]:
-    """Entries of `_toc.yml` for which there is no file (a rule of the book, not of a chapter)."""
-    there = lambda entry: any((root / f"{entry}{suffix}").is_file() for suffix in (".md", ".ipynb"))  # noqa: E731
-    return [f"_toc.yml names {entry}, which is not there" for entry in toc_files(root) if not there(entry)]

@@ -1,6 +1,6 @@
 """Open every built page in Chromium and hold it against what its readers need.
 
-    .venv/bin/python scripts/pages.py [--json FILE] [--only WORD] [--site FOLDER]
+    .venv/bin/python scripts/pages.py [--only WORD] [--site FOLDER]
 
 A server on this machine serves _build/html. Of each page it is asked: does it call another host, log an error,
 miss a file; does axe-core find a fault, light, dark, and at a phone's width; how much does it weigh; are its
@@ -17,7 +17,6 @@ import contextlib
 import functools
 import gzip
 import http.server
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -85,17 +84,12 @@ def launch(playwright, browser: str):
 # --- the site -----------------------------------------------------------------------------------------------------
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *words):
-        pass
-
-
 @contextlib.contextmanager
 def server(site: Path) -> Iterator[str]:
     """The folder over http, at an address of its own, as long as the block lasts."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as serving:
+    quiet = {"protocol_version": "HTTP/1.1", "log_message": lambda *words: None}
+    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), quiet)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(site))) as serving:
         serving.daemon_threads = True
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{serving.server_port}/"
@@ -397,7 +391,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--site", type=Path, default=ROOT / "_build" / "html", help="the built pages")
     parser.add_argument("--only", default="", help="only pages with this in their name")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args(arguments)
     where = options.site.absolute().parent
     try:
@@ -425,8 +418,6 @@ def look(options: argparse.Namespace) -> int:
     terms = {} if options.only else TERMS
     rows, search = check_site(site, names, order_of(ROOT), terms, browser)
     print(f"\n{table(rows)}")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     faults = [f"{row.page}: {fault}" for row in rows for fault in row.faults] + search
     if faults:
         print(f"\n{len(faults)} faults:\n")

@@ -203,30 +203,17 @@ def test_nothing_sticks_out(root):
     assert len(ends) > 100 and max(ends) < right
 
 
-@pytest.mark.slow
-def test_pages_stand_in_the_order_of_the_contents(texts):
+def test_pages_stand_in_order_without_the_frame_of_the_site(texts):
+    """Each sheet but the first says its number, and the contents say on which a page begins."""
     order = ["For tests", "Contents", "First words.", "Chapter 4 Patches", "head0", "Far below."]
     found = [next(n for n, text in enumerate(texts) if pdf.squeezed(w) in pdf.squeezed(text)) for w in order]
     assert found == sorted(found) and found[:3] == [0, 1, 2]
-
-
-@pytest.mark.slow
-def test_the_frame_of_the_site_is_not_printed(texts):
     for words in ("Bar of the site", "Sidebar", "Next page", "Twice", "The whole book as one PDF"):
         assert pdf.squeezed(words) not in pdf.squeezed("".join(texts)), words
-
-
-@pytest.mark.slow
-def test_each_sheet_but_the_first_says_its_number(texts):
     for number, text in enumerate(texts[1:], 2):
         assert re.match(rf"(A small book|Contents|Chapter 4: Patches|Numbers)\s*{number}\s", text), text[:80]
-
-
-@pytest.mark.slow
-def test_contents_say_the_numbers(texts):
-    for title, words in (("4 Patches", "Chapter 4 Patches"), ("Numbers", "head0")):
-        first = next(n for n, text in enumerate(texts) if n > 1 and pdf.squeezed(words) in pdf.squeezed(text)) + 1
-        assert re.search(rf"{pdf.squeezed(title)}{first}(?!\d)", pdf.squeezed(texts[1])), (title, first, texts[1])
+    for title, first in zip(("4 Patches", "Numbers"), found[3:5], strict=True):
+        assert re.search(rf"{pdf.squeezed(title)}{first + 1}(?!\d)", pdf.squeezed(texts[1])), (title, first, texts[1])
 
 
 @pytest.mark.slow
@@ -375,46 +362,32 @@ def test_faults_are_named_and_no_pdf_is_left(tmp_path, capsys):
     assert '<div id="book-pdf"></div>' in (html / "book" / "home.html").read_text("utf-8")
 
 
-def test_no_build(tmp_path, capsys):
+def test_what_is_missing_is_said_in_words(tmp_path, capsys, monkeypatch):
+    def refused() -> str:
+        assert pdf.main(["--root", str(tmp_path)]) == 1
+        return capsys.readouterr().err
+
     build(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "playwright.sync_api", None)
+        assert "playwright is not installed" in refused()
     (tmp_path / "_build" / "html" / "book" / "second.html").unlink()
-    assert pdf.main(["--root", str(tmp_path)]) == 1
-    assert "Not built: book/second." in capsys.readouterr().err
+    assert "Not built: book/second." in refused()
     (tmp_path / "_build" / "html" / "index.html").unlink()
-    assert pdf.main(["--root", str(tmp_path)]) == 1
-    assert "Run `make book` first" in capsys.readouterr().err
-
-
-def test_no_playwright(tmp_path, capsys, monkeypatch):
-    build(tmp_path)
-    monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
-    assert pdf.main(["--root", str(tmp_path)]) == 1
-    assert "playwright is not installed" in capsys.readouterr().err
-
-
-def test_no_browser(tmp_path, capsys, monkeypatch):
+    assert "Run `make book` first" in refused()
     need_printer()
     build(tmp_path)
     monkeypatch.setenv("CHROME", "")
     monkeypatch.setattr(pages, "ELSEWHERE", [])
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert pdf.main(["--root", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
+    said = refused()
     assert "No Chromium or Chrome on this machine" in said and "make pdf" in said
     (tmp_path / "chromium").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "chromium").chmod(0o755)
-    assert pdf.main(["--root", str(tmp_path)]) == 1
-    assert f"{tmp_path / 'chromium'} did not start" in capsys.readouterr().err
+    assert f"{tmp_path / 'chromium'} did not start" in refused()
 
 
 # --- what only reads ---
-
-
-def test_contents(tmp_path):
-    build(tmp_path)
-    part = "Part one & more"
-    assert pdf.contents(tmp_path) == [("", "book/home"), (part, "notebooks/04_first"), (part, "book/second")]
-    assert pdf.contents(ROOT)[0] == ("", "book/preface")
 
 
 def test_lines_are_looked_for_in_order():
@@ -422,13 +395,6 @@ def test_lines_are_looked_for_in_order():
     assert pdf.missing_lines(["a = 1", "b = 2"], "b=2a=1") == ["b = 2"]
     assert pdf.missing_lines(["a = 1", "a = 1"], "a=1") == ["a = 1"]
     assert pdf.missing_lines(["fit(x)"], pdf.squeezed("ﬁt(x)")) == []
-
-
-def test_lines_wanted(tmp_path):
-    html = build(tmp_path)
-    code, boxes = pdf.lines_wanted(html, "notebooks/04_first")
-    assert code == CODE and boxes == [*CODE, LONG]
-    assert pdf.lines_wanted(html, "book/second") == ([], [])
 
 
 def test_the_home_page_has_a_place_for_the_offer():
