@@ -203,6 +203,7 @@ def test_nothing_sticks_out(root):
     assert len(ends) > 100 and max(ends) < right
 
 
+@pytest.mark.slow
 def test_pages_stand_in_order_without_the_frame_of_the_site(texts):
     """Each sheet but the first says its number, and the contents say on which a page begins."""
     order = ["For tests", "Contents", "First words.", "Chapter 4 Patches", "head0", "Far below."]
