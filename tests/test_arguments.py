@@ -342,7 +342,10 @@ class Small(nn.Module):
         return self.fc(self.body(images))
 
 
-@pytest.mark.parametrize("how", ["hidden", "alias", "list", "layers", "lambda", "compiled"])
+COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # which imports for seconds
+
+
+@pytest.mark.parametrize("how", ["hidden", "alias", "list", "layers", "lambda", COMPILED])
 def test_a_head_that_would_stay_is_refused(how):
     net = torch.compile(Small()) if how == "compiled" else Small(how)
     x, y = torch.randn(30, 64), torch.arange(30) % 3

@@ -1,6 +1,7 @@
 """The studies: results of what stands here, a row of each again, runs shared out, killed, resumed and never doubled."""
 
 import importlib.util
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -347,20 +348,23 @@ def test_rows_are_written_by_one_at_a_time(tmp_path):
         FileLock(store.own / "writing.lock", timeout=0).acquire()
 
 
+def hold(folder, pipe):
+    with Store("demo", ("net",), folder=folder).claimed({"net": "vit"}) as mine:
+        pipe.send(mine)
+        pipe.recv()
+
+
 def test_two_processes_never_claim_the_same_run(tmp_path):
     store = Store("demo", ("net",), folder=tmp_path)
-    code = (
-        "import sys; from studies.store import Store\n"
-        f"with Store('demo', ('net',), folder={str(tmp_path)!r}).claimed({{'net': 'vit'}}) as mine:\n"
-        "    print(mine, flush=True); sys.stdin.read()\n"
-    )
-    pipe = subprocess.PIPE
-    holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
-    assert holder.stdout.readline() == "True\n"
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    here, there = context.Pipe()
+    holder = context.Process(target=hold, args=(tmp_path, there), daemon=True)
+    holder.start()
+    assert here.recv()
     with store.claimed({"net": "vit"}) as mine, store.claimed({"net": "cnn"}) as another:
         assert not mine and another
     holder.kill()
-    holder.communicate()
+    holder.join()
     with store.claimed({"net": "vit"}) as mine:
         assert mine
 
