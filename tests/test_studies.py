@@ -45,18 +45,23 @@ def test_every_run_of_a_study_is_there_once(name):
     assert sorted(tuple(row[field] for field in study.KEY) for row in store.rows()) == sorted(expected)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+QUICK = ("blocks", "throughput", "training", "transfer")  # seconds each; the others in `make test-all`
+
+
+def slow_but(names: list[str], quick: tuple[str, ...]) -> list:
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
+
+
+@pytest.mark.parametrize("name", slow_but(STUDIES, QUICK))
 def test_a_small_row_of_a_study_comes_out_again(name):
     study = record.load(name)
     assert record.replayed(study, record.store_of(study))[1] == []
 
 
-SEE_POSITIONS = ("training", "library", "transfer", "data_scale", "distillation", "convolution")
+SEE_POSITIONS = ["transfer", "training", "library", "data_scale", "distillation", "convolution"]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "training")) for name in SEE_POSITIONS]
-)
+@pytest.mark.parametrize("name", slow_but(SEE_POSITIONS, ("transfer",)))
 def test_a_row_is_another_where_positions_start_otherwise(name, monkeypatch):
     """Another line in vitutils, which no study's code shows: the first weights of `pos_embed`."""
 
