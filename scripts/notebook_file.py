@@ -1,0 +1,221 @@
+"""Notebook files: read whoever wrote them, written in one form.
+
+What comes back from Colab, an editor or a student is read by `read`, which never guesses: it fills in what may be
+missing, or names the file and the cell. nbformat's schema says what a cell is, and converts what is older.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+MARKER = "# NBVAL_CHECK_OUTPUT"
+CELL_METADATA = {"code": ("mystnb", "tags"), "markdown": ("mystnb", "tags"), "raw": ("format", "raw_mimetype", "tags")}
+NOTEBOOK_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+NOTEBOOK = {"cells": [], "metadata": NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+
+
+def text(value: str | list[str]) -> str:
+    """A notebook's source or output text, which JSON may hold as a string or a list of lines."""
+    return value if isinstance(value, str) else "".join(value)
+
+
+class Unreadable(ValueError):
+    """A file that is no notebook of today; the message, one line, names it, and the cell if it is one's fault."""
+
+
+def name(cell: dict) -> str:
+    """What a cell is called in a message: its id; where it has none, its first words."""
+    return f"cell '{cell['id']}'" if cell.get("id") else f"the cell {' '.join(str(cell.get('source')).split())!r:.40}"
+
+
+def read(path: Path, content: bytes | None = None) -> dict:
+    """The notebook of a file, or of its content, whoever wrote it: Colab without ids, Windows, an older nbformat.
+
+    What may be missing (metadata, outputs) is filled in, sources are texts with LF; `nbformat` and ids stay as they
+    are in the file. Raises Unreadable.
+    """
+
+    def no(told: str) -> Unreadable:
+        return Unreadable(f"{path.name}: {told}")
+
+    if content is None and path.exists() and not path.is_file():
+        raise no("is a folder, a pipe or a device; expected a file")
+    try:
+        stored = (path.read_bytes() if content is None else content).decode("utf-8-sig")
+        notebook = json.loads(stored)
+    except FileNotFoundError:
+        raise no(f"there is no such file in {path.parent}") from None
+    except UnicodeDecodeError as error:
+        raise no(f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise no(f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        why = " It holds the marks of a merge: take one side." if re.search("^<{7} ", stored, flags=re.M) else ""
+        raise no(f"is not JSON: {error}; expected a notebook.{why}" if stored.strip() else "is empty") from None
+    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells", notebook.get("worksheets")), list):
+        raise no("is JSON, but no notebook: it has no list of cells")
+    version = notebook.get("nbformat", 4), notebook.get("nbformat_minor", 0)
+    if not isinstance(version[0], int) or version[0] > 4:
+        raise no(f"is of nbformat {version[0]}; expected 4 or an older one")
+    if version[0] < 4:
+        try:
+            import nbformat
+
+            notebook = json.loads(json.dumps(nbformat.convert(nbformat.reader.reads(stored), 4)))
+        except Exception as error:  # nbformat raises whatever comes
+            raise no(f"is of nbformat {version[0]} and cannot be converted: {str(error).splitlines()[0]}") from None
+        notebook |= {"nbformat": version[0], "nbformat_minor": version[1]}
+        for cell in notebook["cells"]:
+            cell.pop("id", None)  # which nbformat draws
+    if not isinstance(notebook.get("metadata"), dict):
+        notebook["metadata"] = {}
+    notebook["cells"] = [_filled(cell if isinstance(cell, dict) else {"source": cell}) for cell in notebook["cells"]]
+    from nbformat.validator import ValidationError, get_validator  # seconds, which only a reader of notebooks spends
+
+    named = [{"id": "x"} | cell for cell in notebook["cells"]]
+    try:
+        get_validator(4, 5, name="fastjsonschema").validate(NOTEBOOK | {"cells": named})
+        suspect = False
+    except ValidationError:  # not told where
+        suspect = True
+    for cell in notebook["cells"]:
+        for fault in _faults(cell, suspect):
+            raise no(f"{name(cell)} {fault}")
+    return notebook
+
+
+def _faults(cell: dict, suspect: bool) -> Iterator[str]:
+    """What is wrong with a cell, by nbformat's own schema where it may be, and by what is read of its metadata."""
+    from nbformat.validator import iter_validate
+
+    if cell["cell_type"] not in CELL_METADATA:
+        yield f"is of the kind {cell['cell_type']!r:.40}; expected {', '.join(CELL_METADATA)}"
+        return
+    outputs = cell["outputs"] if isinstance(cell.get("outputs"), list) else []
+    whole = iter_validate({"id": "x"} | cell, f"{cell['cell_type']}_cell", 4, 5, relax_add_props=True)
+    parts = (fault for output in outputs for fault in iter_validate(output, "output", 4, 5))
+    for fault in itertools.chain(whole, parts) if suspect else ():
+        yield f"has a wrong {'.'.join(map(str, fault.path)) or 'output'}: {fault.message:.100}"
+    try:
+        alt = alt_text(cell)
+    except AttributeError:
+        alt = None
+    if not isinstance(alt, str):
+        yield "has a wrong metadata.mystnb.image.alt: expected a text"
+    try:
+        json.dumps(cell, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        yield "holds half a character (a lone surrogate): type that character again"
+
+
+def _filled(cell: dict) -> dict:
+    """The cell with what it may lack, in place; an id that nbformat does not allow counts as none."""
+    cell.setdefault("cell_type", None)
+    metadata = cell["metadata"] if isinstance(cell.get("metadata"), dict) else {}
+    cell["metadata"] = {key: value for key, value in metadata.items() if value is not None}
+    if not re.fullmatch(r"[\w-]{1,64}", str(cell.get("id") or ""), flags=re.A):
+        cell.pop("id", None)
+    source = cell.get("source", "")
+    with contextlib.suppress(TypeError):  # no text: said by the schema
+        source = re.sub(r"\r\n?", "\n", text(source))
+    cell["source"] = source
+    if cell["cell_type"] == "code":
+        count, outputs = cell.get("execution_count"), cell.get("outputs") or []
+        cell |= {"execution_count": count if isinstance(count, int) else None, "outputs": outputs}
+        for output in outputs if isinstance(outputs, list) else []:
+            for key, value in MISSING.get(output.get("output_type"), {}).items() if isinstance(output, dict) else ():
+                output.setdefault(key, value)
+    return cell
+
+
+MISSING = {
+    "stream": {"name": "stdout", "text": ""},
+    "display_data": {"metadata": {}, "data": {}},
+    "execute_result": {"metadata": {}, "data": {}, "execution_count": None},
+}
+
+
+def alt_text(cell: dict) -> str:
+    """The alternative text of a cell's picture."""
+    return ((cell["metadata"].get("mystnb") or {}).get("image") or {}).get("alt") or ""
+
+
+# ---------------------------------------------------------------- writing
+
+
+def is_marked(cell: dict) -> bool:
+    """Whether the cell's first line asks nbval to compare its output."""
+    return cell["cell_type"] == "code" and text(cell["source"]).splitlines()[:1] == [MARKER]
+
+
+def word_id(cell: dict, taken: set[str]) -> str:
+    """The cell's id; in place of one that an editor has drawn by chance, the first words of its source."""
+    drawn = r"(?=.*\d)[0-9a-f]{6,}(-[0-9a-f]+)*"
+    if re.fullmatch(rf"(?!{drawn}$)[a-z][a-z0-9]*(-[a-z0-9]+)*", cell["id"]):
+        return cell["id"]
+    words = re.findall(r"(?<![a-z])[a-z][a-z0-9]+", text(cell["source"]).removeprefix(MARKER).lower())
+    first = "-".join([word for word in words if word not in {"def", "class", "import", "from", "the"}][:3])
+    return next(free_ids(taken, first[:60].rstrip("-") or "cell", first=True))
+
+
+def free_ids(taken: set[str], stem: str = "cell", first: bool = False) -> Iterator[str]:
+    """Names that no cell has: cell-1, cell-2, ...; or, with `first`, the stem itself before stem-2."""
+    numbered = (f"{stem}-{number}" if number > first else stem for number in itertools.count(1))
+    return (new for new in numbered if new not in taken)
+
+
+def normalise(notebook: dict) -> dict:
+    """The notebook as it is stored: outputs only where marked, nothing that a run changes, ids of words."""
+    cells, taken = [], {cell.get("id", "") for cell in notebook["cells"]}
+    unnamed = free_ids(frozenset(taken))
+    for cell in notebook["cells"]:
+        kept = CELL_METADATA[cell["cell_type"]]
+        metadata = {key: cell["metadata"][key] for key in kept if key in cell["metadata"]}
+        if is_marked(cell):
+            metadata = {"keep_output": True} | metadata  # nbstripout, in an editor, leaves it alone
+        new = {"cell_type": cell["cell_type"], "metadata": metadata}
+        new["id"] = word_id(cell, taken) if cell.get("id") else next(unnamed)
+        taken.add(new["id"])
+        if cell.get("attachments"):  # pasted pictures
+            new["attachments"] = cell["attachments"]
+        if cell["cell_type"] == "code":  # a count, for nbval compares no cell that seems never to have run
+            outputs = _plain(cell["outputs"]) if is_marked(cell) else []
+            new |= {"execution_count": 1 if is_marked(cell) else None, "outputs": outputs}
+        new["source"] = text(cell["source"]).rstrip().splitlines(keepends=True)
+        cells.append(dict(sorted(new.items())))
+    return NOTEBOOK | {"cells": cells}
+
+
+def _plain(outputs: list[dict]) -> list[dict]:
+    """What is kept of outputs: printed text, in one piece however it came, and the plain text of a value."""
+    kept: list[dict] = []
+    for output in filter(is_plain, outputs):
+        if output["output_type"] == "stream":
+            printed = text(output["text"])
+            if kept and kept[-1]["output_type"] == "stream":
+                printed = "".join(kept.pop()["text"]) + printed
+            kept.append({"name": "stdout", "output_type": "stream", "text": printed.splitlines(keepends=True)})
+        else:
+            data = {"text/plain": text(output["data"]["text/plain"]).splitlines(keepends=True)}
+            kept.append({"data": data, "execution_count": None, "metadata": {}, "output_type": "execute_result"})
+    return kept
+
+
+def is_plain(output: dict) -> bool:
+    """Whether an output is printed text, or a value that has a plain text."""
+    if output["output_type"] == "stream":
+        return output["name"] == "stdout"
+    return output["output_type"] == "execute_result" and "text/plain" in output["data"]
+
+
+def dumps(notebook: dict) -> str:
+    """The notebook's file, to the byte: one-space indent, letters as they are, a last newline."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
