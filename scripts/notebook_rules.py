@@ -106,7 +106,7 @@ class Chapter:
 
     @classmethod
     def read(cls, path: Path, root: Path = ROOT) -> Chapter:
-        return cls(read(path), path, root, path.read_bytes().decode("utf-8"))
+        return cls(read(path), path, root, path.read_text(encoding="utf-8"))
 
     @property
     def cells(self) -> list[dict]:
