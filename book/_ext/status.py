@@ -100,7 +100,8 @@ def measured_times(rows: list[dict]) -> str:
         cells = [f"{column[chapter]:.0f}" if chapter in column else DASH for column in columns.values()]
         lines.append("| " + " | ".join([f"{number(chapter)}. [](../notebooks/{chapter}.ipynb)", *cells]) + " |")
     for said, chapters in with_what.items():
-        lines += ["", f"* {said} (chapter{'s' * (len(chapters) > 1)} {', '.join(chapters)})."]
+        which = f" (chapter{'s' * (len(chapters) > 1)} {', '.join(chapters)})"
+        lines += ["", f"* {said}{which * (set(chapters) != {number(row['chapter']) for row in rows})}."]
     return "\n".join(lines + ["", "* gpu scale: not measured."] * all(row["scale"] != "gpu" for row in rows))
 
 
