@@ -296,7 +296,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, default=env.ROOT, help="the book's folder")
     root = parser.parse_args(arguments).root.resolve()
-    os.environ.update(env.surroundings(os.environ))
+    known = env.surroundings(os.environ).items()  # folders by their whole paths, a home that can be written
+    os.environ.update({name: value for name, value in known if name in os.environ or name == "HOME"})
     if re.search(r"\?|%[0-9A-Fa-f]{2}", str(root)):  # jupyter-cache writes the path into a database's address
         print(f"The book cannot be built in {root}: its cache misreads `?` and `%20` in a path. Rename the folder.")
         return 2
