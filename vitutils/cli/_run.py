@@ -69,10 +69,7 @@ def _run(options: argparse.Namespace, ranks: distributed.Ranks) -> None:
         distributed.agree(lambda: _load(options) if os.environ.get("LOCAL_RANK", "0") == "0" else None, MISTAKES)
     recipe, device, whole, part, model = distributed.agree(prepare, MISTAKES)
     say(whole.summary())
-    there = set(part.train_labels.tolist())
-    none = [name for k, name in enumerate(whole.classes) if k not in there]
-    lost = f"; none to train on of {', '.join(none[:8])}{', ...' * (len(none) > 8)}" if none else ""
-    say(f"{len(part.train_labels):,} to train on, {len(part.test_labels):,} held out{lost}")
+    say(_parts(whole, part))
     told = f"{ranks.world} processes" if ranks.world > 1 else "1 process"
     say(f"{options.net}: {check.count_parameters(model):,} parameters; {told} on {device.type}")
     if options.resume:
@@ -103,6 +100,14 @@ def _run(options: argparse.Namespace, ranks: distributed.Ranks) -> None:
         temporary.write_bytes(save(weights))
     _write_json(options.out / "run.json", _about(options, ranks, device) | found)
     say(f"written: {options.out / 'model.safetensors'}, run.json")
+
+
+def _parts(whole: data.Dataset, part: data.Dataset) -> str:
+    """How many images there are to train on and held out, and which classes got none."""
+    there = set(part.train_labels.tolist())
+    none = [name for k, name in enumerate(whole.classes) if k not in there]
+    lost = f"; none to train on of {', '.join(none[:8])}{', ...' * (len(none) > 8)}" if none else ""
+    return f"{len(part.train_labels):,} to train on, {len(part.test_labels):,} held out{lost}"
 
 
 def _device(asked: str | None, ranks: distributed.Ranks) -> torch.device:
