@@ -33,6 +33,7 @@ from torchvision.transforms import v2
 
 from vitutils import data
 from vitutils.data import sets, sources, synthetic
+from vitutils.data.batches import seeded
 from vitutils.files import data_folders
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -883,7 +884,7 @@ def test_batches_leave_the_random_state_alone(digits):
     with pytest.raises(ZeroDivisionError):  # an augmentation that fails
         epoch(digits.test_images, digits.test_labels, 9, seed=0, augment=lambda x: x * (1 // 0))
     torch.manual_seed(3)
-    with pytest.raises(ZeroDivisionError), data.seeded(9, torch.device("cpu")):
+    with pytest.raises(ZeroDivisionError), seeded(9, torch.device("cpu")):
         torch.rand(1), 1 // 0
     assert torch.equal(torch.rand(4), expected)
 

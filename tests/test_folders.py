@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from vitutils import cli, data
-from vitutils.data import DataError, decoding, folders, image_sets, sets
+from vitutils.data import DataError, decoding, folders, image_sets
+from vitutils.data._splits import balanced_order
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_a_split_is_in_proportion_and_in_balanced_sets_the_draw_of_the_recorded_
     assert one.hold_out(32).test_labels.bincount().tolist() == [20, 10, 2]
     digits = data.load("digits")  # 139 to 146 a class: dealt in rounds each is within one image of its share
     held = torch.zeros(1437, dtype=torch.bool)
-    held[sets._rounds(digits.train_labels, 0)[:287]] = True
+    held[balanced_order(digits.train_labels, 0)[:287]] = True
     assert torch.equal(digits.hold_out(287).test_images, digits.train_images[held])
 
 
