@@ -19,7 +19,8 @@ def trees(path: Path) -> list[ast.Module]:
     if path.suffix == ".ipynb":
         return [rules.tree(cell) for cell in rules.Chapter.read(path).code]
     source = path.read_text(encoding="utf-8")
-    return [ast.parse(code) for code in (solutions.cells_in(source)[0] if path.suffix == ".md" else [source])]
+    codes = [cell.source for cell in solutions.code_in(source)] if path.suffix == ".md" else [source]
+    return [ast.parse(code) for code in codes]
 
 
 def identities(module: ast.Module) -> list[str]:

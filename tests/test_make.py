@@ -176,6 +176,7 @@ def test_pages_and_pdf_install_more_and_the_others_do_not(story):
         assert prepare(story, "-c", "print('ran')", goal=goal, **DEAD).stdout == "ran\n", goal
 
 
+@pytest.mark.slow
 def test_an_environment_that_does_not_run_is_made_again(story):
     (story / ".venv" / "bin" / "python").unlink()  # as where the system's Python was removed
     done = prepare(story, goal="pages")
@@ -315,7 +316,7 @@ def test_ci_run_calls_the_commands_and_fails_with_them(tmp_path):
     assert subprocess.run([str(root / ".ci" / "run")], env=environment | {"STUB_MAKE": "3"}).returncode == 3
 
 
-@pytest.mark.parametrize(("name", "goals"), [("tests.yml", ["test"]), ("pages.yml", ["book", "pages", "pdf"])])
+@pytest.mark.parametrize(("name", "goals"), [("tests.yml", ["test-all"]), ("pages.yml", ["book", "pages", "pdf"])])
 def test_workflows_call_make(name, goals):
     text = (ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8")
     assert re.findall(r"run: make ([a-z-]+)", text) == goals

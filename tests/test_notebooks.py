@@ -7,10 +7,8 @@ book: as it stands no rule complains; spoiled in one place, the rule that is abo
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -653,51 +651,3 @@ def test_a_scratch_notebook_beside_the_chapters_is_left_alone(book, capsys, monk
     assert scratch.read_bytes() == b"" and rules.notebook_paths(book.root) == [book.path]
     assert command.main(["strip"]) == 0  # all chapters
     assert "04_made_up.ipynb: nothing to strip" in capsys.readouterr().out
-
-
-# ---------------------------------------------------------------- nbval, as `make test` calls it
-
-NBVAL_CELLS = {
-    "runs": ("import os, sys", "", True),
-    "is-this-python": (f"assert sys.executable == {sys.executable!r}", "", True),
-    "is-small": ("assert os.environ['VITBOOK_SCALE'] == 'smoke'", "", True),
-    "unmarked": ("print(id(object()))", "", True),
-    "same": (f"{rules.MARKER}\nprint('half')", "half\n", True),
-    "different": (f"{rules.MARKER}\nprint('half')", "whole\n", False),
-    "nothing-stored": (f"{rules.MARKER}\nprint('half')", "", False),
-    "raises": ("assert 1 == 2", "", False),
-}
-
-
-specification = importlib.util.spec_from_file_location("the_tests", rules.ROOT / "scripts" / "test.py")
-the_tests = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(the_tests)
-
-
-def test_a_scratch_notebook_is_neither_linted_nor_run(book, monkeypatch):
-    (book.path.parent / "Untitled 1.ipynb").write_text("for x in", encoding="utf-8")
-    called = []
-    monkeypatch.setattr(the_tests, "ROOT", book.root)
-    monkeypatch.setattr(the_tests.subprocess, "call", lambda command, **options: called.append(command) or 0)
-    monkeypatch.setattr(the_tests, "call", lambda command: called.append(command) or 0)
-    assert the_tests.main([]) == 0
-    ruff, pytests = called
-    assert ruff[ruff.index("notebooks/Untitled 1.ipynb") - 1] == "--extend-exclude"
-    assert [word for word in pytests if word.endswith(".ipynb")] == [os.path.join("notebooks", book.path.name)]
-
-
-def test_nbval_sees_what_it_should(tmp_path):
-    """Run over a notebook with faults, the options of `scripts/test.py` let none of them pass."""
-    cells = [code(key, source, prints=out) for key, (source, out, _) in NBVAL_CELLS.items()]
-    stored(tmp_path / "04_x.ipynb", *cells)
-    arguments = ["-p", "no:cacheprovider", "-rA", *the_tests.NBVAL, "04_x.ipynb"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=tmp_path,
-        env=os.environ | the_tests.SMALL,
-        capture_output=True,
-        text=True,
-    )
-    outcomes = re.findall(r"^(PASSED|FAILED) \S+::Cell (\d+)", done.stdout, flags=re.M)
-    found = {int(number): outcome == "PASSED" for outcome, number in outcomes}
-    assert found == dict(enumerate(good for _, _, good in NBVAL_CELLS.values())), done.stdout
