@@ -125,7 +125,7 @@ BEYOND = {  # what timm's VisionTransformer can be told -> what the error says o
     "SwiGLU": (dict(mlp_layer=timm.layers.SwiGLU), "SwiGLU as mlp"),
     "CLIP": (dict(pre_norm=True, act_layer="quick_gelu"), "LayerNorm as norm_pre, QuickGELU as mlp.act"),
     "GELU by tanh": (dict(act_layer="gelu_tanh"), "GELUTanh as mlp.act"),
-    "fc_norm": (dict(class_token=False, global_pool="avg"), "LayerNorm as fc_norm"),
+    "fc_norm": (dict(class_token=False, global_pool="avg"), "LayerNorm as fc_norm.* fc_norm normalises the mean"),
     "both": (dict(global_pool="avg", fc_norm=False), "a class token beside mean pooling"),
     "max": (dict(global_pool="max", fc_norm=False), "pooling 'max'"),
     "map": (dict(global_pool="map"), "AttentionPoolLatent as attn_pool"),
@@ -226,6 +226,12 @@ def test_each_kind_of_misfit_is_enough(change):
         state["pos_embed"] = torch.zeros(1, 10, 24)
     with pytest.raises(ValueError, match=f"1 .*{change}"):
         weights.load_into(ViT(SMALL), state)
+
+
+def test_weights_whose_norm_stands_behind_the_mean_are_told_so():
+    theirs = timm.models.VisionTransformer(**SIZES, class_token=False, global_pool="avg").state_dict()
+    with pytest.raises(ValueError, match="2 unexpected: fc_norm.bias, fc_norm.weight.* fc_norm normalises the mean"):
+        weights.load_into(ViT(ViTConfig(16, 8, 3, 5, 24, 2, 3, global_pool="avg")), theirs)
 
 
 def test_long_lists_are_cut_short():
