@@ -28,6 +28,7 @@ from vitutils.vit import SelfAttention
 APART, MATRICES = "ours, q, k and v apart", "ours, torch's first matrices"
 RUNS = (("ours", 4e-3), ("library", 4e-3), (APART, 4e-3), (MATRICES, 4e-3))
 BLOCKS = 40
+partial = "the chapter needs the first two nets; the others ask where the gain of torch's first weights lies"
 KEY = ("net", "lr", "seed")
 FIELDS = ("epochs", "images", "parameters", "accuracy", "loss", "first_loss", "train_loss", "right")
 predicted = {

@@ -145,6 +145,12 @@ def attention_parameters(dim, heads, dim_head):
     ("8.2", "wrong", "the first token for the mean", registers(
         "x = torch.cat([x, registers.expand(B, -1, -1)], dim=1)\n"
         "    return simple.linear_head(simple.transformer(x)[:, 0])")),
+    ("8.2", "wrong", "in front, taken off behind", registers(
+        "x = torch.cat([registers.expand(B, -1, -1), x], dim=1)\n"
+        "    return simple.linear_head(simple.transformer(x)[:, :N].mean(dim=1))")),
+    ("8.2", "wrong", "no positions", registers(
+        "x = torch.cat([x - simple.pos_embedding, registers.expand(B, -1, -1)], dim=1)\n"
+        "    return simple.linear_head(simple.transformer(x)[:, :N].mean(dim=1))")),
     ("8.2", "wrong", "no batch axis", registers(
         "x = torch.cat([x, registers], dim=1)\n"
         "    return simple.linear_head(simple.transformer(x)[:, :N].mean(dim=1))")),
