@@ -1,90 +1,18 @@
-"""Chapter 8: its exercises can be solved and catch slips, and its study's nets differ in what their names say."""
+"""Chapter 8: the nets of its studies differ in what their names say."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import vit_pytorch
 from torch import nn
 
-from studies import library
+from studies import library, library_weights
 from studies.record import store_of
 from studies.store import NotYet
 from vitutils import check, weights
 from vitutils.train import parameter_groups
 from vitutils.vit import ViT
-
-CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "08_vit_pytorch.ipynb"
-SOLUTIONS = {
-    "1": """
-def attention_parameters(dim, heads, dim_head):
-    inner = heads * dim_head
-    return 2 * dim + 3 * dim * inner + inner * dim + dim
-""",
-    "2": """
-def logits_with_registers(simple, registers, images):
-    x = simple.to_patch_embedding(images)
-    x = x + simple.pos_embedding
-    N = x.shape[1]
-    x = torch.cat([x, registers.expand(len(x), -1, -1)], dim=1)
-    x = simple.transformer(x)[:, :N]
-    return simple.linear_head(x.mean(dim=1))
-""",
-    "3": """
-import copy
-
-
-def ready_to_probe(vit, num_classes):
-    new = copy.deepcopy(vit).requires_grad_(False)
-    new.mlp_head = nn.Linear(vit.mlp_head.in_features, num_classes)
-    nn.init.zeros_(new.mlp_head.weight)
-    nn.init.zeros_(new.mlp_head.bias)
-    return new
-""",
-}
-SLIPS = [
-    ("1", "+ inner * dim + dim", "+ inner * dim"),
-    ("1", "2 * dim + 3", "3"),
-    ("1", "inner = heads * dim_head", "inner = dim"),
-    ("2", "(x)[:, :N]", "(x)"),
-    ("2", "    x = x + simple.pos_embedding\n", ""),
-    ("2", "[x, registers.expand(len(x), -1, -1)]", "[registers.expand(len(x), -1, -1), x]"),
-    ("3", "copy.deepcopy(vit)", "vit"),
-    ("3", ".requires_grad_(False)", ""),
-    ("3", "    nn.init.zeros_(new.mlp_head.weight)\n", ""),
-    ("3", "    nn.init.zeros_(new.mlp_head.bias)\n", ""),
-]
-
-
-@pytest.fixture(scope="module")
-def cells():
-    return {cell["id"]: "".join(cell["source"]) for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]}
-
-
-def answer(cells, number, solution, capsys):
-    """What the check cell of an exercise prints for a solution."""
-    names = {"toy": {"image_size": 32, "patch_size": 8, "num_classes": 10, "dim": 64, "depth": 2, "heads": 4}}
-    names["toy"]["mlp_dim"] = 128
-    torch.manual_seed(1)
-    names["ok"] = torch.randn(2, 3, 32, 32)
-    exec(cells["imports"], names)
-    exec(solution, names)
-    capsys.readouterr()
-    exec(cells[f"exercise-{number}-check"], names)
-    return capsys.readouterr().out
-
-
-@pytest.mark.parametrize("number", SOLUTIONS)
-def test_an_exercise_passes_when_solved(cells, number, capsys):
-    assert answer(cells, number, SOLUTIONS[number], capsys) == f"Exercise 8.{number}: pass\n"
-
-
-@pytest.mark.parametrize(("number", "right", "wrong"), SLIPS)
-def test_an_exercise_catches_a_slip(cells, number, right, wrong, capsys):
-    assert right in SOLUTIONS[number]
-    assert "not yet" in answer(cells, number, SOLUTIONS[number].replace(right, wrong), capsys)
 
 
 def spread(net):
@@ -112,6 +40,23 @@ def test_each_net_of_the_study_differs_from_ours_in_what_its_name_says():
     drawn_otherwise = {n for n, net in nets.items() if n.startswith("ours") and net.head.weight.abs().sum() > 0}
     assert drawn_otherwise == {"ours, torch's first weights"}
     assert first_layers_std(fresh) < 0.8 * first_layers_std(ours) == pytest.approx(0.8 * first_layers_std(places))
+
+
+def test_the_nets_of_the_second_study_start_as_their_names_say():
+    ours, apart, matrices = (
+        library_weights.make_net(net, 0) for net in ("ours", library_weights.APART, library_weights.MATRICES)
+    )
+    fresh = library.make_net("ours, torch's first weights", 0)
+
+    def qkv(net):
+        return net.blocks[0].attn.qkv.weight.std().item()
+
+    assert qkv(ours) == pytest.approx((2 * library.VIT.embed_dim) ** -0.5, rel=0.05)
+    assert qkv(apart) == pytest.approx(library.VIT.embed_dim**-0.5, rel=0.05)
+    assert first_layers_std(apart) == first_layers_std(ours)
+    assert qkv(matrices) == qkv(fresh) < 0.9 * qkv(ours) and fresh.head.weight.abs().sum() > 0
+    zero = [p for name, p in matrices.named_parameters() if name == "head.weight" or name.endswith("bias")]
+    assert not any(p.any() for p in zero)
 
 
 def test_the_study_gives_the_library_our_sizes():
