@@ -1,7 +1,7 @@
 """Chapter 11's study of photos: what a large pre-trained network teaches a small ViT on photos without labels.
 
-Data: CIFAR-10, of which 1,000 photos have labels. Teacher: ImageNet's ViT-Tiny, frozen, photos enlarged to 128 px, and a
-linear head (the probe of chapter 9, C = 100) fitted to those 1,000. Student: a ViT 40 times smaller, photos of 32 px.
+Data: CIFAR-10, of which 1,000 photos have labels. Teacher: ImageNet's ViT-Tiny, frozen, photos enlarged to 128 px, and
+a linear head (the probe of chapter 9, C = 100) fitted to those 1,000. Student: a ViT 40 times smaller, on 32 px.
 
 Parts, in the order they run:
     teacher  the teacher on the test photos
