@@ -111,3 +111,16 @@ def test_each_exercise_has_enough_answers_and_each_its_own_name():
         for number in asked(PAGES[chapter]):
             few = {kind: given[number, kind] for kind, least in LEAST.items() if given[number, kind] < least}
             assert not few, f"exercise {number}: {few}, expected at least {LEAST}"
+
+
+def test_an_answer_that_spoils_the_network_leaves_the_next_a_chance():
+    """Exercise 10.3: whoever forgets the copy, sees the hint and mends it, passes."""
+    answers = {why: source for number, _, why, source in ANSWERS if number == "10.3"}
+    spoilt = answers["no copy"].replace("= net\n", "= vit\n")
+    check, page = asked(page_of("10.3"))["10.3"].check, page_of("10.3")
+    names, said = apart(set_up(page)), io.StringIO()
+    assert "= vit" in spoilt
+    with contextlib.redirect_stdout(said):
+        for source in (spoilt, check, answers["columns of the output layer"], check):
+            exec(compile(source, "10.3", "exec"), names)
+    assert said.getvalue().splitlines()[-1] == "Exercise 10.3: pass"

@@ -13,7 +13,7 @@ from torchvision.models import vision_transformer as tv
 from vit_pytorch.recorder import Recorder
 from vit_pytorch.simple_vit import SimpleViT
 
-from vitutils import lens
+from vitutils import lens, weights
 from vitutils.distill import DistilledViT
 from vitutils.encoder import RotaryAttention
 from vitutils.vit import ViT, ViTConfig
@@ -227,6 +227,7 @@ def test_half_precision_goes_through_all_of_it(dtype):
     assert far.dtype == torch.float32 and (far - expected).abs().max() < 1
     found = [
         lens.rollout(maps),
+        lens.relevance(model, images, CLASSES),
         lens.token_states(model, images),
         lens.occlusion(model, images, CLASSES, 8),
         lens.input_gradients(model, images, CLASSES),
@@ -251,6 +252,7 @@ LOOKS = {
     "states": lambda model, images: lens.token_states(model, images),
     "occlusion": lambda model, images: lens.occlusion(model, images, CLASSES, 8),
     "gradients": lambda model, images: lens.input_gradients(model, images, CLASSES),
+    "relevance": lambda model, images: lens.relevance(model, images, CLASSES),
     "deletion": lambda model, images: lens.deletion(model, images, CLASSES, torch.rand(2, 3, 5)),
 }
 
@@ -276,7 +278,7 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("change", [lambda x: (x, x), lambda x: {"logits": x}, lambda x: None, lambda x: x[:, 0]])
 def test_what_is_no_logits_is_refused(change):
-    for look in ("occlusion", "gradients", "deletion"):
+    for look in ("occlusion", "gradients", "relevance", "deletion"):
         with pytest.raises(ValueError, match=r"expected logits \(B, K\), got .*: wrap the model"):
             LOOKS[look](Wrapped(change), IMAGES)
     assert lens.attention_maps(Wrapped(change), IMAGES).shape == (2, 3, 3, 16, 16)  # which do not look at the output
@@ -345,6 +347,34 @@ def test_rollout_by_hand():
     expected = (b + eye) / 2 @ ((a + eye) / 2)
     assert torch.allclose(lens.rollout(maps)[0], expected)
     assert not torch.allclose(lens.rollout(maps)[0], (a + eye) / 2 @ ((b + eye) / 2))
+
+
+@pytest.mark.parametrize("name", ["ours", "timm", "timm, qk_norm"])
+def test_relevance_is_what_loops_over_the_weights_own_gradients_give(name):
+    model = MODELS[name][0]()
+    twin = theirs(num_classes=7) if name == "ours" else model
+    if name == "ours":
+        twin.load_state_dict(weights.to_timm(model.state_dict()))
+    attn, expected = [], []
+    for block in twin.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda _, args, out: (out.retain_grad(), attn.append(out))[1])
+    logits = twin(IMAGES)
+    (logits[0, CLASSES[0]] + logits[1, CLASSES[1]]).backward()
+    for b in range(2):
+        flow = torch.eye(attn[0].shape[-1])
+        for layer in attn:
+            gains = [(a * slope).clamp(min=0) for a, slope in zip(layer[b], layer.grad[b], strict=True)]
+            flow = flow + sum(gains) / len(gains) @ flow
+        expected.append(flow)
+    for block in twin.blocks:
+        block.attn.fused_attn = True
+        block.attn.attn_drop._forward_hooks.clear()
+    model.train()
+    with torch.inference_mode():
+        found = lens.relevance(model, IMAGES, CLASSES)
+    assert torch.allclose(found, torch.stack(expected), rtol=1e-3, atol=1e-5)
+    assert model.training and (found - torch.eye(found.shape[-1])).abs().max() > 0.01
 
 
 def test_distance_of_itself_of_a_neighbour_and_of_a_uniform_map():
