@@ -32,14 +32,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from studies import shared
 from studies.harness import main
 from studies.shared import IMAGENET, IMAGENET_SIDE, SIDE, best
 from studies.shared import VIT_32 as VIT
 from studies.store import NotYet, Store
-from vitutils import data, train
+from vitutils import data, timing, train
 from vitutils.analysis.equivariance import accuracy_under_shift
 from vitutils.data import Dataset
 from vitutils.models import ConvStem, PixelMLP, SmallCNN, ViT, weights
@@ -323,9 +322,8 @@ def measured(model: nn.Module, dataset: Dataset, history: train.History, shifted
         how = {"mean": dataset.mean, "std": dataset.std, "device": device}
         moved = accuracy_under_shift(model, few.test_images, few.test_labels, SHIFTS, **how).mean(dim=0).tolist()
     found["accuracies"] = " ".join(f"{value:.4f}" for value in moved)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, *dataset.image_shape, device=device))
-    found["mflops"] = round(counter.get_total_flops() / 1e6, 3)
+    image = torch.zeros(1, *dataset.image_shape, device=device)
+    found["mflops"] = round(timing.count_flops(model, image) / 1e6, 3)
     return {field: found[field] for field in FIELDS}
 
 

@@ -12,6 +12,7 @@ and may declare
     SCALES            its sizes by name, for --scale
     COMMANDS          functions of the store, each an option of the command line by its name
     work(store)       does all runs by itself, where several processes have to work together
+    partial           why the rows that are there are shown before the last run is done
     TOLERANCE         how far a replayed number may lie from the recorded one, if not record.TOLERANCE
 """
 

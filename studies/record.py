@@ -179,7 +179,8 @@ def state(study: ModuleType, store: Store) -> tuple[str, str]:
         return ended, f"stale, changed since: {', '.join(changed)}. {AGAIN.format(store=store)}"
     left = sum(run is None or not store.has(run) for run in study.runs(store))
     if left or not about.get("finished"):
-        return ended, f"not at its end, {left} runs are left: python -m studies {store.name}"
+        kind = "partial" if getattr(study, "partial", "") else "not at its end"
+        return ended, f"{kind}, {left} runs are left: python -m studies {store.name}"
     return ended, "fresh"
 
 
@@ -192,7 +193,7 @@ def show(studies: list[ModuleType], folder: Path) -> int:
             wrong = True
             continue
         ended, told = state(study, store)
-        wrong |= told != "fresh"
+        wrong |= told != "fresh" and not told.startswith("partial")
         print(f"{store.name:16} {len(store.rows()):5} rows  {ended:10}  {told}")
     for name in sorted({path.stem for path in folder.glob("[!.]*.csv")} - set(names())):
         wrong = True

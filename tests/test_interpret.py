@@ -14,7 +14,7 @@ from vit_pytorch.recorder import Recorder
 from vit_pytorch.simple_vit import SimpleViT
 
 from vitutils.analysis import interpret
-from vitutils.models import DistilledViT, ViT, ViTConfig
+from vitutils.models import DistilledViT, ViT, ViTConfig, conversion
 from vitutils.models.transformer import RotaryAttention
 
 TIMM = dict(patch_size=8, num_classes=7, embed_dim=48, depth=3, num_heads=3)
@@ -223,6 +223,7 @@ def test_half_precision_goes_through_all_of_it(dtype):
     assert far.dtype == torch.float32 and (far - expected).abs().max() < 1
     found = [
         interpret.rollout(maps),
+        interpret.relevance(model, images, CLASSES),
         interpret.token_states(model, images),
         interpret.occlusion(model, images, CLASSES, 8),
         interpret.input_gradients(model, images, CLASSES),
@@ -247,6 +248,7 @@ LOOKS = {
     "states": lambda model, images: interpret.token_states(model, images),
     "occlusion": lambda model, images: interpret.occlusion(model, images, CLASSES, 8),
     "gradients": lambda model, images: interpret.input_gradients(model, images, CLASSES),
+    "relevance": lambda model, images: interpret.relevance(model, images, CLASSES),
     "deletion": lambda model, images: interpret.deletion(model, images, CLASSES, torch.rand(2, 3, 5)),
 }
 
@@ -272,7 +274,7 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("change", [lambda x: (x, x), lambda x: {"logits": x}, lambda x: None, lambda x: x[:, 0]])
 def test_what_is_no_logits_is_refused(change):
-    for look in ("occlusion", "gradients", "deletion"):
+    for look in ("occlusion", "gradients", "relevance", "deletion"):
         with pytest.raises(ValueError, match=r"expected logits \(B, K\), got .*: wrap the model"):
             LOOKS[look](Wrapped(change), IMAGES)
     assert interpret.attention_maps(Wrapped(change), IMAGES).shape == (2, 3, 3, 16, 16)  # they read no output
@@ -341,6 +343,34 @@ def test_rollout_by_hand():
     expected = (b + eye) / 2 @ ((a + eye) / 2)
     assert torch.allclose(interpret.rollout(maps)[0], expected)
     assert not torch.allclose(interpret.rollout(maps)[0], (a + eye) / 2 @ ((b + eye) / 2))
+
+
+@pytest.mark.parametrize("name", ["ours", "timm", "timm, qk_norm"])
+def test_relevance_is_what_loops_over_the_weights_own_gradients_give(name):
+    model = MODELS[name][0]()
+    twin = theirs(num_classes=7) if name == "ours" else model
+    if name == "ours":
+        twin.load_state_dict(conversion.to_timm(model.state_dict()))
+    attn, expected = [], []
+    for block in twin.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda _, args, out: (out.retain_grad(), attn.append(out))[1])
+    logits = twin(IMAGES)
+    (logits[0, CLASSES[0]] + logits[1, CLASSES[1]]).backward()
+    for b in range(2):
+        flow = torch.eye(attn[0].shape[-1])
+        for layer in attn:
+            gains = [(a * slope).clamp(min=0) for a, slope in zip(layer[b], layer.grad[b], strict=True)]
+            flow = flow + sum(gains) / len(gains) @ flow
+        expected.append(flow)
+    for block in twin.blocks:
+        block.attn.fused_attn = True
+        block.attn.attn_drop._forward_hooks.clear()
+    model.train()
+    with torch.inference_mode():
+        found = interpret.relevance(model, IMAGES, CLASSES)
+    assert torch.allclose(found, torch.stack(expected), rtol=1e-3, atol=1e-5)
+    assert model.training and (found - torch.eye(found.shape[-1])).abs().max() > 0.01
 
 
 def test_distance_of_itself_of_a_neighbour_and_of_a_uniform_map():

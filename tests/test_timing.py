@@ -1,10 +1,13 @@
-"""Candidates take turns; memory kept for the backward pass is counted storage by storage."""
+"""Candidates take turns; memory is counted storage by storage, FLOPs with nothing fused."""
+
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from vitutils import timing
+from vitutils.models import ViT, ViTConfig
 
 
 def test_candidates_take_turns_and_the_warm_up_is_not_counted():
@@ -71,3 +74,47 @@ def test_the_attention_map_is_what_the_fused_kernel_does_not_keep():
     fused = timing.kept_bytes(lambda: nn.functional.scaled_dot_product_attention(q, k, v))
     plain = timing.kept_bytes(lambda: (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v)
     assert plain >= 4 * T * T > 2 * fused
+
+
+# --- FLOPs ---
+
+T, D = 17, 48
+ATTENTION = 8 * T * D**2 + 4 * T**2 * D
+COUNTED = {  # module -> its FLOPs on tokens (1, T, D), by formula
+    "linear": (lambda: nn.Linear(D, 10), 2 * T * D * 10),
+    "attention": (lambda: nn.MultiheadAttention(D, 3, batch_first=True), ATTENTION),
+    "layer": (lambda: nn.TransformerEncoderLayer(D, 3, 4 * D, batch_first=True), ATTENTION + 16 * T * D**2),
+    "LSTM": (lambda: nn.LSTM(D, D, batch_first=True), 16 * T * D**2),
+    "norm": (lambda: nn.LayerNorm(D), 0),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", COUNTED)
+def test_flops_are_counted_as_by_formula_whatever_is_fused(name, device):
+    make, expected = COUNTED[name]
+    net, tokens = make().to(device), torch.zeros(1, T, D, device=device)
+    inputs = (tokens,) * 3 if name == "attention" else (tokens,)
+    fast = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert timing.count_flops(net, *inputs) == expected
+    assert net.training and fast == (torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled)
+
+
+def test_a_vits_flops_are_those_of_its_formula_on_every_device_and_in_every_mode():
+    config = ViTConfig(32, 8, 3, 10, D, 2, 3, global_pool="avg")
+    N, image = 16, torch.zeros(1, 3, 32, 32)
+    expected = 2 * (24 * N * D**2 + 4 * N**2 * D) + 2 * N * 3 * 64 * D + 2 * D * 10
+    for net, images in ((ViT(config), image), (ViT(config).eval(), image), (ViT(config).to("meta"), image.to("meta"))):
+        assert timing.count_flops(net, images) == expected
+    assert timing.count_flops(net, images.expand(3, -1, -1, -1)) == 3 * expected
+
+
+def test_flops_of_a_result_are_refused_and_a_failing_model_leaves_all_as_it_was():
+    with pytest.raises(ValueError, match="module or function, then its inputs, got a Tensor"):
+        timing.count_flops(torch.ones(3))
+    net = nn.Linear(3, 2)
+    with pytest.raises(RuntimeError):
+        timing.count_flops(net, torch.ones(4))
+    assert net.training and torch.backends.mha.get_fastpath_enabled() and torch.is_grad_enabled()

@@ -18,6 +18,7 @@ from vitutils.models import (
     MLP,
     Block,
     ConvStem,
+    DistilledViT,
     PatchEmbed,
     SelfAttention,
     ViT,
@@ -226,7 +227,7 @@ def test_a_zero_head_still_learns():
     assert model(images).std() > 0.01
 
 
-def test_initialised_as_the_paper_and_timm_do():
+def test_initialised_as_timm_does_for_the_papers_weights():
     torch.manual_seed(0)
     model = ViT(ViTConfig.named("Ti/16", depth=1))
     expected = {
@@ -293,6 +294,23 @@ def test_images_of_another_size_use_stretched_positions():
     state["pos_embed"] = resize_positions(state["pos_embed"], (4, 4), (6, 8))
     stretched.load_state_dict(state)
     assert largest_difference(model, stretched, images) < 1e-6
+
+
+@pytest.mark.parametrize("make", [ViT, lambda config: ViT(small(global_pool="avg")), DistilledViT])
+def test_an_exported_net_takes_any_number_of_images(make):
+    model = randomise(make(SMALL))
+    exported = torch.export.export(model, (torch.randn(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    images = flat_and_lively((5, 3, 32, 32))
+    assert largest_difference(exported.module(), model, images) < 1e-6
+
+
+@pytest.mark.parametrize("D, hidden", [(224, 488), (56, 61), (56, 237), (1152, 4304), (48, 179)])
+def test_an_mlp_is_as_wide_as_its_ratio_says_to_the_last_number(D, hidden):
+    with torch.device("meta"):
+        block = Block(small(embed_dim=D, num_heads=4, mlp_ratio=hidden / D))
+        theirs = timm_vit(small(embed_dim=D, num_heads=4, mlp_ratio=(hidden + 0.5) / D))
+    assert block.mlp.fc1.out_features == hidden == theirs.blocks[0].mlp.fc1.out_features
+    assert round(D * conversion.config_of(theirs).mlp_ratio) == hidden
 
 
 def test_images_that_do_not_fit_are_refused():

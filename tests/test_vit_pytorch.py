@@ -1,4 +1,4 @@
-"""Chapter 8: its study's nets differ in what their names say, and in nothing else."""
+"""Chapter 8: the nets of its studies differ in what their names say."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 import vit_pytorch
 from torch import nn
 
-from studies import library
+from studies import library, library_weights
 from studies.record import store_of
 from studies.store import NotYet
 from vitutils import check
@@ -40,6 +40,23 @@ def test_each_net_of_the_study_differs_from_ours_in_what_its_name_says():
     drawn_otherwise = {n for n, net in nets.items() if n.startswith("ours") and net.head.weight.abs().sum() > 0}
     assert drawn_otherwise == {"ours, torch's first weights"}
     assert first_layers_std(fresh) < 0.8 * first_layers_std(ours) == pytest.approx(0.8 * first_layers_std(places))
+
+
+def test_the_nets_of_the_second_study_start_as_their_names_say():
+    ours, apart, matrices = (
+        library_weights.make_net(net, 0) for net in ("ours", library_weights.APART, library_weights.MATRICES)
+    )
+    fresh = library.make_net("ours, torch's first weights", 0)
+
+    def qkv(net):
+        return net.blocks[0].attn.qkv.weight.std().item()
+
+    assert qkv(ours) == pytest.approx((2 * library.VIT.embed_dim) ** -0.5, rel=0.05)
+    assert qkv(apart) == pytest.approx(library.VIT.embed_dim**-0.5, rel=0.05)
+    assert first_layers_std(apart) == first_layers_std(ours)
+    assert qkv(matrices) == qkv(fresh) < 0.9 * qkv(ours) and fresh.head.weight.abs().sum() > 0
+    zero = [p for name, p in matrices.named_parameters() if name == "head.weight" or name.endswith("bias")]
+    assert not any(p.any() for p in zero)
 
 
 def test_the_study_gives_the_library_our_sizes():

@@ -123,7 +123,7 @@ BEYOND = {  # what timm's VisionTransformer can be told -> what the error says o
     "registers": (dict(reg_tokens=2), "registers"),
     "DeiT III": (dict(no_embed_class=True), "a class token without position"),
     "SwiGLU": (dict(mlp_layer=timm.layers.SwiGLU), "SwiGLU as mlp"),
-    "fc_norm": (dict(class_token=False, global_pool="avg"), "LayerNorm as fc_norm"),
+    "fc_norm": (dict(class_token=False, global_pool="avg"), "LayerNorm as fc_norm.* fc_norm normalises the mean"),
     "both": (dict(global_pool="avg", fc_norm=False), "a class token beside mean pooling"),
     "max": (dict(global_pool="max", fc_norm=False), "pooling 'max'"),
     "map": (dict(global_pool="map"), "AttentionPoolLatent as attn_pool"),
@@ -222,6 +222,12 @@ def test_each_kind_of_misfit_is_enough(change):
         state["pos_embed"] = torch.zeros(1, 10, 24)
     with pytest.raises(ValueError, match=f"1 .*{change}"):
         conversion.load_into(ViT(SMALL), state)
+
+
+def test_weights_whose_norm_stands_behind_the_mean_are_told_so():
+    theirs = timm.models.VisionTransformer(**SIZES, class_token=False, global_pool="avg").state_dict()
+    with pytest.raises(ValueError, match="2 unexpected: fc_norm.bias, fc_norm.weight.* fc_norm normalises the mean"):
+        conversion.load_into(ViT(ViTConfig(16, 8, 3, 5, 24, 2, 3, global_pool="avg")), theirs)
 
 
 def test_long_lists_are_cut_short():

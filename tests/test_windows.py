@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitutils import _sources, pictures
+from vitutils import data
+from vitutils.files import data_folders
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import env
@@ -46,7 +47,7 @@ def test_drive_letters_are_no_separators_in_a_list_of_folders(monkeypatch):
     monkeypatch.setattr(os, "pathsep", ";")
     monkeypatch.setenv("VITBOOK_DATA", r"C:\data;D:\more data;")
     expected = [r"C:\data", r"D:\more data"]
-    assert [str(folder) for folder in _sources.data_folders()] == expected
+    assert [str(folder) for folder in data_folders()] == expected
     assert [str(folder) for folder in running.data_folders()] == expected
 
 
@@ -72,6 +73,6 @@ def test_a_zip_packed_on_windows_is_read_and_nothing_is_unpacked(tmp_path, monke
                 info.filename = f"{top}{name}\\{n}.png"  # the constructor would turn the backslashes
                 with file.open(info, "w") as entry:
                     Image.new("RGB", (4, 4)).save(entry, "PNG")
-    own = pictures.load("own")
+    own = data.load_image_set("own")
     assert own.classes == ("aux", "con") and own.train[0][0].size == (4, 4)
     assert [path.name for path in tmp_path.rglob("*")] == ["images", "own.zip"]

@@ -1,11 +1,17 @@
-"""Time and memory, measured side by side: machines are noisy, so candidates alternate in one process."""
+"""Time, memory and FLOPs. Machines are noisy, so candidates for a race alternate in one process."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vitutils.models.modes import eval_mode
 
 
 def clock() -> float:
@@ -71,3 +77,33 @@ def kept_bytes(forward: Callable[[], object], without: Iterable[Tensor] = ()) ->
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()  # noqa: F841 - its graph must live until all is counted, or addresses would be used again
     return sum(kept.values())
+
+
+@contextmanager
+def _taken_apart() -> Iterator[None]:
+    """Run nothing fused: attention, encoder layers and recurrent layers as the products that they are made of."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")  # of `flags`: all is put back as it was
+        with torch.backends.mkldnn.flags(enabled=False):
+            torch.backends.mha.set_fastpath_enabled(False)
+            try:
+                yield
+            finally:
+                torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def count_flops(model: Callable, *inputs: Tensor) -> int:
+    """Count the FLOPs of the forward pass `model(*inputs)`, a multiplication and an addition as two.
+
+    Tool: torch's FlopCounterMode. Mode: a module in eval mode (each module's own is put back), no gradients, nothing
+    fused; the counter gives a fused kernel that it does not know 0, as attention on a CPU. So the count is the same on
+    every device; on "meta", where tensors have shapes alone, nothing is computed. Products of matrices and convolutions
+    are counted; norms, softmax, activations and sums are not. Raises ValueError for what can't be called.
+    """
+    if not callable(model):
+        raise ValueError(f"expected a module or function, then its inputs, got a {type(model).__name__}")
+    mode = eval_mode(model) if isinstance(model, nn.Module) else nullcontext()
+    with mode, torch.no_grad(), _taken_apart(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return counter.get_total_flops()

@@ -177,6 +177,31 @@ def rollout(maps: Tensor) -> Tensor:
     return flow
 
 
+def relevance(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Follow the attention that raises the class's logit: (B, T, T).
+
+    Row i: what reaches output token i from each input token. In each layer a
+    head's weight counts times the logit's gradient for it, where that is
+    above 0, mean over heads; the identity stands for the residual
+    connection, and rows do not sum to 1. Source: Chefer et al. 2021.
+    """
+    check_images(model, images, classes)
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        pixels = images.detach().clone().requires_grad_()
+        maps = attention_maps(model, pixels.detach())  # (B, depth, h, T, T)
+        with recorded(model) as calls:
+            logits = logits_for(model(pixels), classes)
+        score = logits.gather(1, classes.clone()[:, None]).sum()
+        slopes = torch.autograd.grad(score, [mixed for *_, mixed in calls])
+    flow = torch.eye(maps.shape[-1]).to(maps).expand_as(maps[:, 0, 0])
+    for n, (layer, qkv, _) in enumerate(calls):
+        v = split_heads(layer, qkv.detach())[2]  # (B, h, T, Dh)
+        slope = slopes[n].unflatten(-1, (v.shape[1], -1)).transpose(1, 2)
+        gain = maps[:, n] * (slope @ v.transpose(-2, -1))  # (B, h, T, T)
+        flow = flow + gain.clamp_min(0).mean(dim=1) @ flow
+    return flow
+
+
 def attention_distance(maps: Tensor, grid: tuple, patch_size: int) -> Tensor:
     """How far a patch looks, in pixels. (B, depth, h, T, T) -> (B, depth, h).
 

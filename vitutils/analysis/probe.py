@@ -10,8 +10,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from vitutils import data
@@ -92,25 +90,24 @@ def knn_predict(
 def linear_probe(
     x: Tensor, y: Tensor, new_x: Tensor, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Logistic regression on standardised features: answers (M,), and C.
+    """Logistic regression on features of length 1: answers (M,), and C.
 
     C, the inverse of the weight penalty, is chosen on a fifth of the known
     images; then the probe is fitted again on all. With one image a class
-    there is nothing to choose by, and C = 0.1. Raises ValueError as
+    there is nothing to choose by, and C = 10. Raises ValueError as
     `knn_predict`, and where there is one class only.
     """
 
     def fitted(x, y, C):
-        classifier = LogisticRegression(C=C, max_iter=1_000)
-        return make_pipeline(StandardScaler(), classifier).fit(x, y)
+        return LogisticRegression(C=C, max_iter=1_000).fit(x, y)
 
     x, y, new_x = checked_features(x, y, new_x, classes=2)
-    C = 0.1
+    x, new_x, C = unit_rows(x), unit_rows(new_x), 10.0
     if y.bincount().max() > 1:
         fit, choose = split_shots(y, seed)
         scores = {
             C: fitted(x[fit], y[fit], C).score(x[choose], y[choose])
-            for C in (1e-3, 1e-2, 1e-1, 1.0)
+            for C in (1.0, 10.0, 100.0, 1_000.0)
         }
         C = max(scores, key=scores.get)
     if not len(new_x):

@@ -11,23 +11,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the keys that the mask lets through; a row of none is 0.
+
+    scores (..., Tq, Tk). mask, of a shape that broadcasts to them: boolean,
+    True = may look; or numbers to add, -inf = may not.
+    """
+    if mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -math.inf)
+    else:
+        scores = scores + mask
+    nowhere = scores.isneginf().all(dim=-1, keepdim=True)
+    attn = scores.masked_fill(nowhere, 0.0).softmax(dim=-1)
+    return attn.masked_fill(nowhere, 0.0)
+
+
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention: for each query a weighted mean of values.
 
     q (..., Tq, Dh), k (..., Tk, Dh), v (..., Tk, Dv) -> out (..., Tq, Dv) and
-    attn (..., Tq, Tk), whose rows sum to 1. mask, of a shape that broadcasts
-    to attn: boolean, True = may look; or numbers to add to the scores. A row
-    that may look nowhere comes out as nan.
+    attn (..., Tq, Tk), whose rows sum to 1. mask: see masked_softmax. A query
+    that may look nowhere gets weights and an output of 0, as torch's does.
     """
     scores = q @ k.transpose(-2, -1)  # (..., Tq, Tk)
     scores = scores / math.sqrt(q.shape[-1])
-    if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, -math.inf)
-    elif mask is not None:
-        scores = scores + mask
-    attn = scores.softmax(dim=-1)  # over the keys
+    if mask is None:
+        attn = scores.softmax(dim=-1)  # over the keys
+    else:
+        attn = masked_softmax(scores, mask)
     return attn @ v, attn
 
 

@@ -154,6 +154,13 @@ def to_vit_pytorch(state: State) -> State:
     return theirs
 
 
+def about_fc_norm(told: str) -> str:
+    """A sentence more for an error that names timm's `fc_norm`; "" for others."""
+    if "fc_norm" not in told:
+        return ""
+    return ". fc_norm normalises the mean of the tokens; our ViT normalises each token first, as timm's fc_norm=False"
+
+
 def load_into(model: nn.Module, state: State, origin: str = "these weights") -> nn.Module:
     """Copy a state dict into a model and return the model; all or nothing.
 
@@ -170,7 +177,7 @@ def load_into(model: nn.Module, state: State, origin: str = "these weights") -> 
     parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(parts.values()):
         told = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in parts.items() if names)
-        raise ValueError(f"{origin} do not fit this model. {told}")
+        raise ValueError(f"{origin} do not fit this model. {told}{about_fc_norm(told)}")
     model.load_state_dict(state)
     return model
 
@@ -199,7 +206,7 @@ def config_of(timm_model: nn.Module) -> ViTConfig:
             embed_dim=D,
             depth=len(timm_model.blocks),
             num_heads=first.attn.num_heads,
-            mlp_ratio=hidden / D if int(D * (hidden / D)) == hidden else (hidden + 0.5) / D,
+            mlp_ratio=hidden / D,
             qkv_bias=first.attn.qkv.bias is not None,
             global_pool=timm_model.global_pool,
             norm_eps=first.norm1.eps,
@@ -210,7 +217,8 @@ def config_of(timm_model: nn.Module) -> ViTConfig:
         theirs = {(name, tensor.shape) for name, tensor in timm_model.state_dict().items()}
         has = [f"another shape or number of {name}" for name, _ in ours ^ theirs]
     if has:
-        raise ValueError(f"expected a plain ViT, as in the paper; this VisionTransformer has {some(sorted({*has}))}")
+        told = f"expected a plain ViT, as in the paper; this VisionTransformer has {some(sorted({*has}))}"
+        raise ValueError(told + about_fc_norm(told))
     return config
 
 

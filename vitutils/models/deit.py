@@ -35,7 +35,8 @@ class DistilledViT(ViT):
         """Both tokens, patches, positions: (B, 2 + N, D)."""
         patches = self.patch_embed(images)  # (B, N, D)
         tokens = self.cls_token, self.dist_token
-        first = [token.expand(len(patches), -1, -1) for token in tokens]
+        B = patches.shape[0]
+        first = [token.expand(B, -1, -1) for token in tokens]
         first = torch.cat(first, dim=1)  # (B, 2, D)
         grid = tuple(s // self.config.patch_size for s in images.shape[-2:])
         own, positions = self.pos_embed.tensor_split([2], dim=1)

@@ -30,14 +30,16 @@ def layer_norm(
     return centred / torch.sqrt(variance + eps) * weight + bias
 
 
-def sinusoidal_positions(T: int, D: int) -> Tensor:
-    """Sines and cosines of T places, (T, D), in waves from 2 pi to 20000 pi.
+def sinusoidal_positions(T: int, D: int, scale: float = 1.0) -> Tensor:
+    """Sines and cosines of T places, (T, D); waves of 2 pi and longer.
 
-    Raises ValueError if D is odd. Source: Vaswani et al. 2017, section 3.5.
+    The longest has 2 pi 10000^(1 - 2/D) places: 11,247 pi where D is 32.
+    scale multiplies the places: below 1 they stand closer. Raises ValueError
+    if D is odd. Source: Vaswani et al. 2017, section 3.5.
     """
     if D % 2:
         raise ValueError(f"expected an even width, got D = {D}")
-    places = torch.arange(T, dtype=torch.float32)[:, None]  # (T, 1)
+    places = scale * torch.arange(T, dtype=torch.float32)[:, None]  # (T, 1)
     rates = 10_000 ** (-torch.arange(0, D, 2) / D)  # (D / 2,)
     angles = places * rates  # (T, D / 2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
@@ -53,15 +55,16 @@ def stretch_positions(table: Tensor, T: int) -> Tensor:
     return longer[0].transpose(0, 1)  # (T, D)
 
 
-def rotate(vectors: Tensor) -> Tensor:
+def rotate(vectors: Tensor, scale: float = 1.0) -> Tensor:
     """Turn each pair of numbers by an angle that grows with the place.
 
     vectors (..., T, Dh), queries or keys; the same shape comes back. A scalar
     product of two turned vectors depends on how far apart they stand, not
-    on where. Raises ValueError if Dh is odd. Source: Su et al. 2021, eq. 34.
+    on where; scale multiplies the places. Raises ValueError if Dh is odd.
+    Source: Su et al. 2021, eq. 34.
     """
     T, Dh = vectors.shape[-2:]
-    waves = sinusoidal_positions(T, Dh).to(vectors)  # (T, Dh)
+    waves = sinusoidal_positions(T, Dh, scale).to(vectors)  # (T, Dh)
     sin, cos = waves[:, 0::2], waves[:, 1::2]  # each (T, Dh / 2)
     x, y = vectors[..., 0::2], vectors[..., 1::2]
     turned = torch.stack([x * cos - y * sin, x * sin + y * cos], dim=-1)
@@ -73,14 +76,18 @@ class RotaryAttention(SelfAttention):
 
     tokens (B, T, D) -> (B, T, D); with need_weights=True also attn
     (B, h, T, T). It has the parameters of SelfAttention, and no others.
+    scale multiplies the places, for longer sequences than in training.
     """
+
+    scale = 1.0
 
     def forward(self, tokens: Tensor, need_weights: bool = False):
         B, T, D = tokens.shape
         h, Dh = self.num_heads, D // self.num_heads
         qkv = self.qkv(tokens).reshape(B, T, 3, h, Dh)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, h, T, Dh)
-        scores = rotate(q) @ rotate(k).transpose(-2, -1) / math.sqrt(Dh)
+        q, k = rotate(q, self.scale), rotate(k, self.scale)
+        scores = q @ k.transpose(-2, -1) / math.sqrt(Dh)
         attn = scores.softmax(dim=-1)  # (B, h, T, T)
         out = self.proj((attn @ v).transpose(1, 2).reshape(B, T, D))
         return (out, attn) if need_weights else out

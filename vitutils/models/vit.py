@@ -17,8 +17,9 @@ from torch import Tensor, nn
 class ViTConfig:
     """Sizes of a ViT. img_size, in pixels, is one number or (height, width).
 
+    mlp_ratio: width of the MLP / embed_dim; their product is rounded.
     global_pool: "token" reads the class token; "avg" takes the mean of the
-    patch tokens, and there is no class token then.
+    normalised patch tokens, and there is no class token then.
     Raises ValueError where sizes do not fit together.
     """
 
@@ -157,7 +158,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(D, eps=eps)
         self.attn = SelfAttention(D, config.num_heads, config.qkv_bias)
         self.norm2 = nn.LayerNorm(D, eps=eps)
-        self.mlp = MLP(D, int(D * config.mlp_ratio))
+        self.mlp = MLP(D, round(D * config.mlp_ratio))
 
     def forward(self, tokens: Tensor, need_weights: bool = False):
         attended = self.attn(self.norm1(tokens), need_weights)
@@ -189,9 +190,11 @@ def resize_positions(
 
 
 def init_weights(module: nn.Module) -> None:
-    """Initialise one layer as the paper's code does; biases start at zero.
+    """Initialise one layer; biases start at zero.
 
     Linear: Xavier. Patch projection: normal, variance 1 / inputs (LeCun).
+    The paper's code does the same, but draws q, k and v apart, with standard
+    deviation D^-0.5; as one matrix (3D, D) they start with (2D)^-0.5.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
@@ -236,7 +239,8 @@ class ViT(nn.Module):
         """Patches, class token, positions: (B, T, D) for the first block."""
         tokens = self.patch_embed(images)
         if self.cls_token is not None:
-            first = self.cls_token.expand(len(tokens), -1, -1)  # (B, 1, D)
+            B = tokens.shape[0]  # len(tokens) would fix it under torch.export
+            first = self.cls_token.expand(B, -1, -1)  # (B, 1, D)
             tokens = torch.cat([first, tokens], dim=1)
         grid = tuple(s // self.config.patch_size for s in images.shape[-2:])
         positions = resize_positions(self.pos_embed, self.config.grid, grid)
