@@ -18,7 +18,7 @@ from torchvision.models import swin_transformer
 
 from vitutils import data, distributed, train
 from vitutils.models import ConvStem, DistilledViT, SmallCNN, ViT, ViTConfig, conversion, transformer
-from vitutils.training import checkpoint, digests, loop
+from vitutils.training import checkpoint, digests, evaluation, loop
 
 DIGITS = ViTConfig(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=1, num_heads=2)
 SHORT = train.Recipe(epochs=3, batch_size=64, lr=2e-3)
@@ -570,9 +570,10 @@ def test_half_precision_trains_as_full_precision_does(digits, half, monkeypatch)
     """What a GPU does, on this CPU: layers in half, the loss scaled for float16; weights, losses, answers in full."""
     made, net, plain, seen = [], new_vit(), new_vit(), []
     with monkeypatch.context() as patch:
-        patch.setattr(train, "autocast", lambda device: torch.autocast("cpu", dtype=half))
+        for module in (loop, evaluation):
+            patch.setattr(module, "autocast", lambda device: torch.autocast("cpu", dtype=half))
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=half == torch.float16)
-        patch.setattr(train, "make_scaler", lambda device: made.append(scaler) or scaler)
+        patch.setattr(loop, "make_scaler", lambda device: made.append(scaler) or scaler)
         net.blocks[0].mlp.fc1.register_forward_hook(lambda layer, given, out: seen.append(out.dtype))
         history = train.fit(net, digits, SHORT)
         answer = train.evaluate(net, digits.test_images, digits.test_labels, mean=digits.mean, std=digits.std)
