@@ -54,6 +54,7 @@ BLOCKS = 40
 KEY = ("scale", "part", "data", "net", "size", "recipe", "images", "times", "lr", "weight_decay", "seed")
 FIELDS = ("parameters", "passes", "steps", "accuracy", "loss", "train_accuracy", "train_loss")
 FIELDS += ("share_of_commonest_answer", "collapsed", "right")
+partial = "its stages come in the order in which they decide, and each can be read by itself"
 
 
 @dataclass(frozen=True)

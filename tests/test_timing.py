@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from vit_pytorch.cait import CaiT
 
 from vitutils import timing
 from vitutils.models import ViT, ViTConfig
@@ -78,6 +79,8 @@ def test_the_attention_map_is_what_the_fused_kernel_does_not_keep():
 
 # --- FLOPs ---
 
+SMALL_CAIT = dict(image_size=32, patch_size=8, num_classes=10, dim=32, depth=1, cls_depth=1, heads=2, mlp_dim=64)
+
 T, D = 17, 48
 ATTENTION = 8 * T * D**2 + 4 * T**2 * D
 COUNTED = {  # module -> its FLOPs on tokens (1, T, D), by formula
@@ -109,6 +112,8 @@ def test_a_vits_flops_are_those_of_its_formula_on_every_device_and_in_every_mode
     for net, images in ((ViT(config), image), (ViT(config).eval(), image), (ViT(config).to("meta"), image.to("meta"))):
         assert timing.count_flops(net, images) == expected
     assert timing.count_flops(net, images.expand(3, -1, -1, -1)) == 3 * expected
+    with torch.no_grad():  # a network that hands a parameter to a module, as CaiT does: torch's counter fails here
+        assert timing.count_flops(CaiT(**SMALL_CAIT), image) > 0
 
 
 def test_flops_of_a_result_are_refused_and_a_failing_model_leaves_all_as_it_was():

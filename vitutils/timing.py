@@ -96,7 +96,7 @@ def _taken_apart() -> Iterator[None]:
 def count_flops(model: Callable, *inputs: Tensor) -> int:
     """Count the FLOPs of the forward pass `model(*inputs)`, a multiplication and an addition as two.
 
-    Tool: torch's FlopCounterMode. Mode: a module in eval mode (each module's own is put back), no gradients, nothing
+    Tool: torch's FlopCounterMode. Mode: a module in eval mode (each module's own is put back), forward alone, nothing
     fused; the counter gives a fused kernel that it does not know 0, as attention on a CPU. So the count is the same on
     every device; on "meta", where tensors have shapes alone, nothing is computed. Products of matrices and convolutions
     are counted; norms, softmax, activations and sums are not. Raises ValueError for what can't be called.
@@ -104,6 +104,6 @@ def count_flops(model: Callable, *inputs: Tensor) -> int:
     if not callable(model):
         raise ValueError(f"expected a module or function, then its inputs, got a {type(model).__name__}")
     mode = eval_mode(model) if isinstance(model, nn.Module) else nullcontext()
-    with mode, torch.no_grad(), _taken_apart(), FlopCounterMode(display=False) as counter:
+    with mode, torch.enable_grad(), _taken_apart(), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops()
