@@ -95,7 +95,7 @@ def test_papers_are_found_in_an_installed_package(monkeypatch, tmp_path):
 
 def test_papers_travel_with_the_package():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'^packages = .*"vitutils\._papers"', project, flags=re.M)
+    assert re.search(r'^packages = \[[^]]*"vitutils\._papers"', project, flags=re.M)
     assert '"vitutils._papers" = "book/papers"' in project and '"vitutils._papers" = ["*.csv"]' in project
 
 

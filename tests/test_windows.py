@@ -52,13 +52,12 @@ def test_drive_letters_are_no_separators_in_a_list_of_folders(monkeypatch):
 
 
 def test_folders_are_made_whole_by_the_rules_of_windows(monkeypatch):
-    monkeypatch.setattr(env, "os", types.SimpleNamespace(path=ntpath, pathsep=";", sep="\\"))
-    given = {"HOME": r"C:\Users\me", "VITBOOK_DATA": r"C:\data;~\more;D:/other;\\server\share", "HF_HOME": "~/hf"}
-    assert env.with_folders(given) == {
-        "HOME": r"C:\Users\me",
-        "VITBOOK_DATA": r"C:\data;C:\Users\me\more;D:\other;\\server\share",
-        "HF_HOME": r"C:\Users\me\hf",
-    }
+    monkeypatch.setenv("USERPROFILE", r"C:\Users\me")
+    monkeypatch.setattr(env, "os", types.SimpleNamespace(path=ntpath, pathsep=";", name="nt", devnull="nul"))
+    given = {"VITBOOK_DATA": r"C:\data;~\more;D:/other;\\server\share", "HF_HOME": "~/hf"}
+    found = env.surroundings(given)
+    assert found["VITBOOK_DATA"] == r"C:\data;C:\Users\me\more;D:\other;\\server\share"
+    assert found["HF_HOME"] == r"C:\Users\me\hf"
 
 
 @pytest.mark.parametrize("top", ["C:\\Users\\me\\", "..\\..\\", "\\\\server\\share\\", "pets\\"])
