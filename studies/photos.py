@@ -48,9 +48,9 @@ from vitutils.vit import ViT, ViTConfig
 
 SIZES = {"labelled": 1_000, "photos": 4_000, "held_out": 500, "test": 1_000}
 TEACHER_SIDE, TEACHER_C = 128, 100.0  # at 96 px, tried first, 56 % were right
-PASSES = 6  # over 4,000 photos
+PASSES = 24  # over 4,000 photos; with 6 (a first try, one seed) students had 34, 31 and 34 %
 RATES = (1e-3, 3e-3)
-SMOOTHING, TEMPERATURE = 0.2, 3.0  # of the students of labels, of the teacher: the choices of `distillation`
+SMOOTHING, TEMPERATURE = 0.2, 1.0  # at temperature 3 the answers of such a head are nearly even
 STUDENTS = ("labels", "teacher, same photos", "teacher, 4,000 photos")
 SEEDS, SEARCH_SEED = (0, 1, 2), 100
 RECIPE = train.Recipe(batch_size=64, weight_decay=0.05, warmup=0.1, clip_grad=1.0, augment=data.flip_shift(pad=4))
@@ -58,10 +58,10 @@ CONFIG = ViTConfig(img_size=32, patch_size=8, num_classes=10, embed_dim=64, dept
 KEY = ("part", "student", "variant", "seed")
 FIELDS = ("lr", "steps", "images", "looked_at", "parameters", "accuracy", "loss", "told_right", "seconds")
 predicted = {
-    "teacher": {"expected": 0.82, "reason": "a try with 250 labels had 0.80 at 128 px; this has 1,000"},
-    "labels": {"expected": 0.34, "reason": "a small ViT gets little from 1,000 photos of ten kinds"},
-    "teacher, same photos": {"expected": 0.37, "reason": "soft answers on the same images gained up to two points"},
-    "teacher, 4,000 photos": {"expected": 0.42, "reason": "four times the photos, four in five answered rightly"},
+    "teacher": {"expected": 0.775, "reason": "the same as in the first try: nothing of it has changed"},
+    "labels": {"expected": 0.37, "reason": "34 % with a quarter of the steps, and it knows the 1,000 photos soon"},
+    "teacher, same photos": {"expected": 0.40, "reason": "soft answers on the same images gained up to two points"},
+    "teacher, 4,000 photos": {"expected": 0.47, "reason": "four times the photos, five in six answered rightly"},
 }
 
 
