@@ -23,6 +23,7 @@ matplotlib.use("Agg")
 import torch
 
 from vitutils import data
+from vitutils.data import sets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
@@ -107,7 +108,8 @@ def test_a_page_is_set_up_without_fashion_mnist_too(page, scale, monkeypatch):
         return whole(name, **options)
 
     whole = data.load
-    monkeypatch.setattr(data, "load", load)
+    for module in (data, sets):  # `load_first` asks in the second
+        monkeypatch.setattr(module, "load", load)
     monkeypatch.setenv("VITBOOK_SCALE", scale)
     page = solutions.read(page)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
