@@ -15,8 +15,8 @@ Nets
 
 Equal care: for each net the peak rates of `RATES`, seed 100, half the passes; then seeds 0, 1, 2 at the best. One
 recipe. A first try, 3 passes in batches of 64, left Swin and ViT at 25 to 30 % of the held-out photos, too little to
-tell anything apart: hence batches of 32 and more passes, before any test photo was looked at. Parts in the order in which they decide: the shift and the mask, ViT and CNN; pyramid against window; the other
-positions; windows of 8.
+tell anything apart: hence batches of 32 and more passes, before any test photo was looked at. Parts in the order in
+which they decide: the shift and the mask, ViT and CNN; pyramid against window; the other positions; windows of 8.
 `right`: how many of each fortieth of the test photos a net gets right. `moved`: accuracy on 500 test photos moved right
 or down by each of `SHIFTS` px. One thread a run; `seconds` are of processor time.
 """
