@@ -75,8 +75,8 @@ predicted = {
     "vit": {"expected": 43.0, "reason": "30 % after 190 steps; a ViT on 1,000 photos had 31 to 34 % in 960"},
     "window 4, shift and mask, relative": {
         "expected": 42.0,
-        "reason": "27 % after 190 steps, 34 % after 625: behind the ViT at first, as it has to learn through a merging, "
-        "and level with it at the end",
+        "reason": "27 % after 190 steps, 34 % after 625: behind the ViT at first, as it has to learn through a merging"
+        ", and level with it at the end",
     },
     "the mask: window 4, relative, with minus without": {
         "expected": 0.0,
