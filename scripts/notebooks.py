@@ -107,7 +107,7 @@ def with_ids(path: Path) -> dict:
     names = rules.free_ids({cell.get("id") for cell in cells})
     for cell in cells:
         cell["id"] = cell.get("id") or next(names)
-    return notebook | {"nbformat": 4, "nbformat_minor": 5}
+    return notebook | {"nbformat_minor": 5}
 
 
 def committed(path: Path) -> list[dict]:
@@ -182,7 +182,6 @@ def refresh(path: Path) -> int:
 def strip(path: Path) -> int:
     given, notebook = rules.read(path), with_ids(path)
     told = "stripped" if write(path, notebook) else "nothing to strip"
-    told += f", from nbformat {given['nbformat']}" if given.get("nbformat", 4) < 4 else ""
     new = [cell["id"] for was, cell in zip(given["cells"], notebook["cells"], strict=True) if not was.get("id")]
     unnamed = [name for name in new if name.startswith("cell-")]
     told += f"; {len(new)} cells had no id" if new else ""
