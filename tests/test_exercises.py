@@ -11,16 +11,13 @@ import notebook_rules as rules
 import solutions
 
 PAGES = sorted(solutions.PAGES.glob("*.md"))
-CODE = [path for folder in ("vitutils", "scripts", "book/_ext") for path in sorted((rules.ROOT / folder).rglob("*.py"))]
 
 
 def trees(path: Path) -> list[ast.Module]:
-    """All code of a chapter, a page of solutions or a module."""
+    """All code of a chapter or a page of solutions."""
     if path.suffix == ".ipynb":
         return [rules.tree(cell) for cell in rules.Chapter.read(path).code]
-    source = path.read_text(encoding="utf-8")
-    codes = [cell.source for cell in solutions.code_in(source)] if path.suffix == ".md" else [source]
-    return [ast.parse(code) for code in codes]
+    return [ast.parse(cell.source) for cell in solutions.code_in(path.read_text(encoding="utf-8"))]
 
 
 def identities(module: ast.Module) -> list[str]:
@@ -33,11 +30,7 @@ def identities(module: ast.Module) -> list[str]:
     return found
 
 
-def test_there_are_as_many_pages_as_chapters():
-    assert [page.stem for page in PAGES] == [path.stem for path in rules.notebook_paths()]
-
-
-@pytest.mark.parametrize("path", [*rules.notebook_paths(), *PAGES, *CODE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*rules.notebook_paths(), *PAGES], ids=lambda path: path.name)
 def test_nothing_asks_whether_a_number_is_the_object_true(path):
     assert identities(ast.parse("a is None; True is b; c is not False")) == ["True is b", "c is not False"]
     assert [found for tree in trees(path) for found in identities(tree)] == []

@@ -8,7 +8,6 @@ import ast
 import contextlib
 import difflib
 import io
-import json
 import os
 import re
 import sys
@@ -212,48 +211,3 @@ def test_a_page_out_of_form_is_named(tmp_path):
         page.write_text(fault, encoding="utf-8")
         with pytest.raises(ValueError, match="expected one section an exercise"):
             solutions.read(page)
-
-
-# --- chapters that come back ---
-
-
-@pytest.fixture
-def chapter(tmp_path, monkeypatch):
-    """A copy of chapter 5 and its page; `change(function)` stores what the function makes of the chapter's cells."""
-    for name in ("notebooks/05_vit_from_scratch.ipynb", "book/solutions/05_vit_from_scratch.md"):
-        (tmp_path / "copy" / name).parent.mkdir(parents=True)
-        (tmp_path / "copy" / name).write_bytes((rules.ROOT / name).read_bytes())
-    monkeypatch.setattr(solutions, "ROOT", tmp_path / "copy")
-    page = tmp_path / "copy/book/solutions/05_vit_from_scratch.md"
-
-    def change(function):
-        notebook = rules.read(solutions.chapter_of(page))
-        notebook["cells"] = [function(cell) for cell in notebook["cells"]]
-        solutions.chapter_of(page).write_text(json.dumps(notebook), encoding="utf-8")
-        return page
-
-    return change
-
-
-def test_magics_in_a_chapter_do_not_stop_its_page(chapter):
-    def ask(cell):
-        return cell | {"source": cell["source"] + "\nnn.Linear?\nx = !ls"} if cell["cell_type"] == "code" else cell
-
-    page = chapter(ask)
-    assert solutions.helpers(solutions.chapter_of(page)) == solutions.helpers(solutions.chapter_of(PAGES[4]))
-    assert len(solutions.solved(page)) == len(solutions.solved(PAGES[4]))
-
-
-@pytest.mark.parametrize(
-    ("told", "change"),
-    [
-        ("has no id: run `scripts/notebooks.py strip` on it", lambda cell: {**cell, "id": ""}),
-        ("is not Python", lambda cell: {**cell, "source": cell["source"] + "\n)"}),
-    ],
-)
-def test_a_chapter_that_cannot_be_used_is_one_line(chapter, capsys, told, change):
-    page = chapter(change)
-    assert solutions.main(["copy", str(page)]) == 1
-    said = capsys.readouterr().err
-    assert "05_vit_from_scratch.ipynb: " in said and told in said and said.count("\n") == 1
-    assert page.read_bytes() == PAGES[4].read_bytes()
