@@ -30,7 +30,6 @@ import nbformat
 from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
-sys.path.insert(0, str(Path(__file__).parent))
 import chapter_times
 import env
 import notebook_rules as rules

@@ -1,4 +1,4 @@
-"""Open every built page in Chromium and hold it against what its readers need.
+"""Open the built pages in Chromium and hold them against what their readers need.
 
     .venv/bin/python scripts/pages.py [--only WORD] [--site FOLDER]
 
@@ -29,7 +29,6 @@ from urllib.parse import unquote, urlsplit
 
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
 import running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +42,7 @@ TERMS = {  # what a reader may look for, and a page that must be among the answe
     "rollout": "notebooks/10_looking_inside.html",
 }
 PATIENCE = 120_000  # milliseconds until a page or a search counts as stuck: a busy machine is no fault of a page
+SOURCES = 3  # how many pages of source code are opened, the largest: one template makes them all
 TABS = 400  # the most stops of the Tab key that a page is followed for
 FIGURES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg"}
 NO_BROWSER = """No Chromium or Chrome on this machine (looked for: {names}).
@@ -94,13 +94,15 @@ def server(site: Path) -> Iterator[str]:
 
 
 def pages_of(site: Path) -> list[str]:
-    """Every page a reader can come to, the index first. Not the theme's templates, not a page that only redirects."""
+    """Every page a reader can come to, the index first. Not the theme's templates, not a page that only redirects; of
+    the pages of source code the largest."""
     found = []
-    for path in sorted(site.rglob("*.html")):
+    for path in sorted(site.rglob("*.html"), key=lambda path: -path.stat().st_size):
         name = path.relative_to(site).as_posix()
         if not name.startswith("_static/") and 'http-equiv="Refresh"' not in path.read_text("utf-8")[:600]:
             found.append(name)
-    return sorted(found, key=lambda name: ("/" in name, name.startswith("_modules"), name))
+    sources = [name for name in found if name.startswith("_modules/") and name != "_modules/index.html"]
+    return sorted({*found} - {*sources[SOURCES:]}, key=lambda name: ("/" in name, name.startswith("_modules"), name))
 
 
 def order_of(root: Path) -> list[str]:

@@ -34,11 +34,9 @@ import yaml
 from bs4 import BeautifulSoup
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
+import book
 import pages as browser_pages
 import running
-
-import book
 
 NAME = "vision-transformers-in-pytorch.pdf"
 PAPERS = {"A4": (210, 297), "Letter": (215.9, 279.4)}  # mm

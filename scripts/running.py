@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-sys.path.insert(0, str(Path(__file__).parent))
 import env
 
 LIMIT = "VITBOOK_CELL_TIMEOUT"

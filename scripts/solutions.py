@@ -20,7 +20,6 @@ from pathlib import Path
 from mdit_py_plugins.anchors.index import slugify
 from myst_nb.core.read import read_myst_markdown_notebook
 
-sys.path.insert(0, str(Path(__file__).parent))
 import notebook_rules as rules
 
 ROOT = rules.ROOT

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
-sys.path.insert(0, str(Path(__file__).parent))
 import chapter_times as times
 import notebook_rules as rules
 

@@ -2,13 +2,11 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import adopt
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,12 +19,9 @@ import pytest
 import yaml
 from nbclient.exceptions import CellTimeoutError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
+import book as script
 import runner
 import running
-
-import book as script
 from vitutils import runtime
 
 ROOT = Path(__file__).resolve().parents[1]

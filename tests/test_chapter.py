@@ -1,7 +1,6 @@
 """`make chapter`: what it writes passes the checks of chapters, solutions and tables; a refusal leaves no trace."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +10,6 @@ import test_solutions as on_solutions
 
 matplotlib.use("Agg")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import adopt
 import chapter
 import notebook_rules as rules

@@ -21,10 +21,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import colab
 import notebook_rules as rules
-
 import notebooks as command
 
 try:

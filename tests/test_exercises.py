@@ -1,12 +1,10 @@
 """What the checks of the exercises must not be written like. The chapters are run with them: see scripts/colab.py."""
 
 import ast
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
 import solutions
 

@@ -2,19 +2,15 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from studies import record, stamp
-from vitutils import results
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+import book
 import notebook_rules as rules
 import solutions
-
-import book
+from studies import record, stamp
+from vitutils import results
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("_config.yml", "_toc.yml", "README.md", "studies/*.py", "results/*", "book/**/*.md", "book/references.bib")

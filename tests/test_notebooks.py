@@ -11,15 +11,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
-
 import notebooks as command
 
 CHAPTERS = rules.notebook_paths()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
-import sys
 import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -19,12 +18,12 @@ import pytest
 import yaml
 from pybtex.database import parse_file
 
+import tables
+from apidoc import convert
+from bookcite import short_name
+from notebook_rules import broken_links, config, headings, notebook_paths, other_words, read, said, slugify, tokens
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "book" / "_ext"), str(ROOT / "scripts")]
-import tables  # noqa: E402
-from apidoc import convert  # noqa: E402
-from bookcite import short_name  # noqa: E402
-from notebook_rules import broken_links, config, headings, notebook_paths, other_words, read, said, slugify, tokens  # noqa: E402
 
 PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "README.md", "CONTRIBUTING.md")
 PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")

@@ -10,17 +10,16 @@ from __future__ import annotations
 import base64
 import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import pages  # noqa: E402
-import pdf  # noqa: E402
+import book
+import pages
+import pdf
 
-import book  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
+
 
 CODE = [f"value_{n} = " + f"compute(images, {n}, 'a line of code of seventy-nine columns', "[:40] for n in range(60)]
 CODE = [(line + "x" * 79)[:79] for line in CODE]

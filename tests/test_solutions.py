@@ -10,7 +10,6 @@ import difflib
 import io
 import os
 import re
-import sys
 import warnings
 from pathlib import Path
 
@@ -21,12 +20,10 @@ matplotlib.use("Agg")
 
 import torch
 
-from vitutils import data
-from vitutils.data import sets
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
 import solutions
+from vitutils import data
+from vitutils.data import sets
 
 PAGES = sorted(solutions.PAGES.glob("*.md"))
 NUMBERS = [(page, number) for page in PAGES for number in solutions.exercises(solutions.chapter_of(page))]
@@ -98,9 +95,10 @@ def test_the_check_refuses_the_stub_and_a_wrong_answer_and_takes_the_solution(to
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["cpu", "gpu"])
 @pytest.mark.parametrize("page", LOADING, ids=lambda page: page.stem)
-def test_a_page_is_set_up_without_fashion_mnist_too(page, scale, monkeypatch):
+def test_a_page_is_set_up_without_fashion_mnist_too(page, monkeypatch):
+    """At the scale that asks for most images."""
+
     def load(name, **options):
         if name == "fashion_mnist":
             raise data.DataError("not here")
@@ -109,7 +107,7 @@ def test_a_page_is_set_up_without_fashion_mnist_too(page, scale, monkeypatch):
     whole = data.load
     for module in (data, sets):  # `load_first` asks in the second
         monkeypatch.setattr(module, "load", load)
-    monkeypatch.setenv("VITBOOK_SCALE", scale)
+    monkeypatch.setenv("VITBOOK_SCALE", "gpu")
     page = solutions.read(page)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     with matplotlib.rc_context():

@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 import chapter_times as times
 import notebook_rules as rules
 import status
-
 import vitutils
 from vitutils.data import _official, sources
 
@@ -108,7 +105,7 @@ def test_an_opening_is_written_and_downloads_stay():
 
 # --- a small book ---
 
-CONF = f"""\
+CONF = """\
 import sys
 sys.path.insert(0, {str(ROOT / "book" / "_ext")!r})
 project = "Small"
