@@ -224,6 +224,7 @@ def small_key(tmp_path, monkeypatch):
     monkeypatch.setenv("VITBOOK_SCALE", "cpu")
     monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / ".data"))
     monkeypatch.setenv("VITBOOK_SYSTEM_DATA", str(tmp_path / ".system"))
+    monkeypatch.setattr(script, "installed", dict)  # reading all packages' data takes its time
     return lambda: script.execution_key(tmp_path)
 
 

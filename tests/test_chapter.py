@@ -24,13 +24,22 @@ NAME = f"{NUMBER}_title"
 FILES = ("_toc.yml", "_config.yml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "LICENSE-text")
 
 
+def copied(root: Path) -> Path:
+    for name in FILES:
+        shutil.copy(ROOT / name, root)
+    for folder, ignored in (("book", ("_static",)), ("notebooks", (".ipynb_checkpoints",)), ("vitutils", ("*.saf*",))):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", *ignored))
+    return root
+
+
 @pytest.fixture
 def book(tmp_path) -> Path:
-    for name in FILES:
-        shutil.copy(ROOT / name, tmp_path)
-    for folder, ignored in (("book", ("_static",)), ("notebooks", (".ipynb_checkpoints",)), ("vitutils", ("*.saf*",))):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", *ignored))
-    return tmp_path
+    return copied(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> Path:
+    return copied(tmp_path_factory.mktemp("book"))
 
 
 def files(root: Path) -> dict[Path, bytes]:
@@ -105,11 +114,11 @@ def test_a_finished_chapter_is_held_to_everything(book):
         (NAME, "Convnets in nets", "'Convnets': CNN"),
     ],
 )
-def test_what_is_refused_leaves_no_trace(book, name, title, says):
-    before = files(book)
+def test_what_is_refused_leaves_no_trace(untouched, name, title, says):
+    before = files(untouched)
     with pytest.raises(chapter.Refused, match=says):
-        chapter.make(book, name, title)
-    assert files(book) == before
+        chapter.make(untouched, name, title)
+    assert files(untouched) == before
 
 
 @pytest.mark.parametrize(
