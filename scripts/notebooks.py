@@ -6,6 +6,7 @@ python scripts/notebooks.py check [NOTEBOOK ...]      say which rules are broken
 python scripts/notebooks.py run NOTEBOOK --scale cpu  run, change nothing, say how long it took
                                         ... --record  and write that into book/times.csv
                              ... --record --bundled   with no data but what comes with the packages
+python scripts/notebooks.py times                     write every *Time* paragraph from that file
 
 Without a notebook: the chapters, which are those that `_toc.yml` names; another notebook in that folder is left alone.
 The rules are in `notebook_rules.py`.
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -236,6 +238,16 @@ def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
     return ran | {"chapter": path.stem, "data": held, "seconds": took, "day": day}
 
 
+def write_opening(path: Path, rows: list[dict]) -> int:
+    """Write a chapter's *Time* paragraph from the record; a draft that was not yet timed is left alone."""
+    notebook = rules.read(path)
+    if not rules.Chapter(notebook, path).draft or chapter_times.longest(rows, path.stem, "cpu"):
+        title = notebook["cells"][0]
+        title["source"] = chapter_times.with_opening(title["source"], rows, path.stem)
+        write(path, notebook)
+    return 0
+
+
 def data_held(environment: dict[str, str]) -> str:
     """What the machine holds that a chapter would otherwise download, or go without."""
     folders, system = running.data_folders(environment), running.system_folder(environment)
@@ -258,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for word in ("refresh", "strip", "check"):
+    for word in ("refresh", "strip", "check", "times"):
         commands.add_parser(word).add_argument("notebooks", nargs="*", type=Path)
     runner = commands.add_parser("run")
     runner.add_argument("notebooks", nargs="+", type=Path)
@@ -292,7 +304,9 @@ def each(paths: list[Path], given: argparse.Namespace) -> int:
                 record = RECORD if given.record else None
                 failed |= run(path, given.scale, given.slowest, record, given.bundled)
             else:
-                failed |= {"refresh": refresh, "strip": strip, "check": check}[given.command](path)
+                work = {"refresh": refresh, "strip": strip, "check": check}
+                work["times"] = partial(write_opening, rows=chapter_times.read(RECORD))
+                failed |= work[given.command](path)
         except rules.Unreadable as error:  # its name is in it
             print(error, file=sys.stderr)
             failed = 1

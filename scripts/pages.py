@@ -56,7 +56,7 @@ ELSEWHERE = [
 ]
 
 
-class NoBrowser(Exception):
+class NoBrowser(ValueError):
     """There is none; the message says how to get one."""
 
 
@@ -378,25 +378,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="only pages with this in their name")
     options = parser.parse_args(arguments)
     where = options.site.absolute().parent
-    try:
-        with running.alone(where.parent, "make pages") if where.name == "_build" else contextlib.nullcontext():
-            return look(options)
-    except running.Busy as busy:
-        print(busy, file=sys.stderr)
-        return 2
+    if where.name == "_build":
+        return running.command(where.parent, "make pages", lambda: look(options))
+    return look(options)
 
 
 def look(options: argparse.Namespace) -> int:
-    """Open the pages and say what is wrong with them. The exit status: 1 for faults, 2 where nothing can be opened."""
+    """Open the pages and say what is wrong with them; 1 for faults. Raises ValueError without pages, or a browser."""
     site = options.site.resolve()
     if not (site / "index.html").is_file():
-        print(f"No built pages in {site}: run `make book` first.", file=sys.stderr)
-        return 2
-    try:
-        browser = find_browser()
-    except NoBrowser as error:
-        print(error, file=sys.stderr)
-        return 2
+        raise ValueError(f"No built pages in {site}: run `make book` first.")
+    browser = find_browser()
     began = time.monotonic()
     names = [name for name in pages_of(site) if options.only in name]
     print(f"Opening {len(names)} pages in {browser}", flush=True)

@@ -45,7 +45,7 @@ OFFER = re.compile(r'(<div id="book-pdf">).*?(</div>)', re.S)
 HERE = re.compile(r"file:|https?://(localhost|127\.|\[::1\]|0\.0\.0\.0)")
 
 
-class Problem(Exception):
+class Problem(ValueError):
     """Something the reader can mend; the message says how."""
 
 
@@ -387,7 +387,7 @@ def offer(html: Path, said: str) -> bool:
     return bool(places)
 
 
-def make(root: Path, html: Path, paper: str) -> None:
+def make(root: Path, html: Path, paper: str) -> int:
     """Print, check, put in place; a Problem leaves no PDF and no offer behind."""
     pages = contents(root)
     check_built(root, html, [doc for _, doc in pages])
@@ -423,6 +423,7 @@ def make(root: Path, html: Path, paper: str) -> None:
         f"Links to files that are not in it, most of them to a picture's own file, were left out: {dropped}."
     )
     print(f"{sheets} sheets, {len(pdf) / 1e6:.1f} MB, {time.monotonic() - begun:.0f} s: {html / NAME}")
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -431,19 +432,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--paper", choices=sorted(PAPERS), default="A4")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    try:
-        with running.alone(root, "make pdf"):
-            make(root, root / "_build" / "html", options.paper)
-    except running.Busy as busy:
-        print(busy, file=sys.stderr)
-        return 2
-    except (Problem, browser_pages.NoBrowser) as problem:
-        print(f"\n{problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped. No PDF was made.", file=sys.stderr)
-        return 130
-    return 0
+    return running.command(root, "make pdf", lambda: make(root, root / "_build" / "html", options.paper))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python scripts/solutions.py copy [PAGE ...]    copy the chapters' check cells an
 A page has its setup cells, then one section an exercise: a heading, two comments ("% Trains: ..." for the table of all
 exercises, "% Wrong: 'this' -> 'that'" for a change of the solution that the check must refuse), a text, the cell that
 solves it, the chapter's own check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to
-that and runs them; `tests/test_exercises.py` runs the chapters, with their stubs and with the solutions.
+that and runs them; `make test` runs the chapters with their stubs and with the solutions (`scripts/colab.py`).
 """
 
 from __future__ import annotations

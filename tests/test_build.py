@@ -310,7 +310,6 @@ def settings(root: Path, toc=GOOD_TOC, config="title: A book\n", notebook='{"cel
         ({"toc": f"{GOOD_TOC}- file: notebooks/02_gone\n"}, "_toc.yml: there is no notebooks/02_gone"),
         ({"toc": f"{GOOD_TOC}- fil: notebooks/02\n"}, "_toc.yml: entry does not contain one of"),
         ({"config": "title: A\nexecute:\n  timeout: soon\n"}, "_config.yml: execute.timeout: 'soon' is not of type"),
-        ({"notebook": '{"cells": []}'}, "_toc.yml: notebooks/01_count.ipynb has no cells"),
     ],
 )
 def test_settings_that_make_no_book_are_named(tmp_path, given, said):

@@ -12,10 +12,11 @@ matplotlib.use("Agg")
 
 import adopt
 import chapter
+import chapter_times
 import notebook_rules as rules
+import notebooks
 import solutions
 import tables
-import times
 
 ROOT = rules.ROOT
 LAST = rules.notebook_paths()[-1].stem
@@ -83,7 +84,7 @@ def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     assert [row.title for row in tables.chapters(book) if row.draft][-2:] == [planned.title, "Two words"]
     before = {path: path.read_bytes() for path in rules.notebook_paths(book)}
     for path in before:
-        times.write_opening(path, times.times.read(book / "book/times.csv"))
+        notebooks.write_opening(path, chapter_times.read(book / "book/times.csv"))
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -99,7 +100,7 @@ def test_a_finished_chapter_is_held_to_everything(book):
     path.write_text(path.read_text(encoding="utf-8").replace("*Draft.*", "Soon."), encoding="utf-8")
     assert set(rules.check(path, book)) == {"length_of_prose", "nothing_left_open"}
     with pytest.raises(ValueError, match="not measured"):
-        times.write_opening(path, [])
+        notebooks.write_opening(path, [])
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_faults_are_named_and_no_pdf_is_left(tmp_path, capsys):
     html = build(tmp_path, **FAULTY)
     pdf.offer(html, "an old offer")
     (html / pdf.NAME).write_bytes(b"an old one")
-    assert pdf.main(["--root", str(tmp_path)]) == 1
+    assert pdf.main(["--root", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "No PDF was made" in said
     assert [complaint for complaint in COMPLAINTS if complaint not in said] == [], said
@@ -328,7 +328,7 @@ def test_faults_are_named_and_no_pdf_is_left(tmp_path, capsys):
 
 def test_what_is_missing_is_said_in_words(tmp_path, capsys, monkeypatch):
     def refused() -> str:
-        assert pdf.main(["--root", str(tmp_path)]) == 1
+        assert pdf.main(["--root", str(tmp_path)]) == 2
         return capsys.readouterr().err
 
     build(tmp_path)

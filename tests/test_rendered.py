@@ -182,10 +182,12 @@ def test_no_browser_is_said_in_words(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("CHROME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(pages, "ELSEWHERE", [])
-    assert pages.main(["--site", str(tmp_path)]) == 2
+    site = tmp_path / "_build" / "html"
+    site.mkdir(parents=True)
+    assert pages.main(["--site", str(site)]) == 2
     assert "run `make book` first" in capsys.readouterr().err
-    (tmp_path / "index.html").write_text("<html></html>")
-    assert pages.main(["--site", str(tmp_path)]) == 2
+    (site / "index.html").write_text("<html></html>")
+    assert pages.main(["--site", str(site)]) == 2
     assert "sudo apt install chromium" in capsys.readouterr().err
     monkeypatch.setenv("CHROME", "/not/there")
     with pytest.raises(pages.NoBrowser, match="CHROME=/not/there is not there"):
