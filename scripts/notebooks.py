@@ -37,6 +37,7 @@ import env
 import notebook_rules as rules
 import runner
 import running
+from vitutils.files import data_folders, system_folder, whole_file
 
 RECORD = rules.ROOT / "book" / "times.csv"
 
@@ -136,12 +137,8 @@ def write(path: Path, notebook: dict) -> bool:
     old, new = path.read_text(encoding="utf-8"), rules.dumps(rules.normalise(notebook))
     if old == new:
         return False
-    temporary = path.with_suffix(".tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(new, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -217,12 +214,11 @@ def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundle
         if bundled:
             environment |= {"VITBOOK_DATA": empty, "VITBOOK_SYSTEM_DATA": empty}
             environment |= {"VITBOOK_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": empty}
-        held = data_held(environment)
         after = execute(path, scale, environment=environment)
     took = time.perf_counter() - start
     print(f"{path.name}: {took:.1f} s at scale {scale}, kernel included")
     if record:
-        chapter_times.add(record, [measured(path, after, took, held)])
+        chapter_times.add(record, [measured(path, after, took, "none" if bundled else data_held())])
     for cell in sorted(rules.Chapter(after, path).code, key=seconds, reverse=True)[:slowest]:
         print(f"  {seconds(cell):7.2f} s  {cell['id']}")
     return report(path, unfit(after) + changed_outputs(before, after))
@@ -248,9 +244,9 @@ def write_opening(path: Path, rows: list[dict]) -> int:
     return 0
 
 
-def data_held(environment: dict[str, str]) -> str:
+def data_held() -> str:
     """What the machine holds that a chapter would otherwise download, or go without."""
-    folders, system = running.data_folders(environment), running.system_folder(environment)
+    folders, system = data_folders(), system_folder()
     places = {
         "Fashion-MNIST": [system / "fashion-mnist", *(f / "fashion_mnist.safetensors" for f in folders)],
         "ImageNet weights": [p for f in folders for p in f.glob("weights/*.safetensors")],

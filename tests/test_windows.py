@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 import env
-import running
 from vitutils import data
 from vitutils.files import data_folders
 
@@ -45,7 +44,6 @@ def test_drive_letters_are_no_separators_in_a_list_of_folders(monkeypatch):
     monkeypatch.setenv("VITBOOK_DATA", r"C:\data;D:\more data;")
     expected = [r"C:\data", r"D:\more data"]
     assert [str(folder) for folder in data_folders()] == expected
-    assert [str(folder) for folder in running.data_folders()] == expected
 
 
 def test_folders_are_made_whole_by_the_rules_of_windows(monkeypatch):
