@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -160,13 +159,6 @@ def unfit(notebook: dict) -> list[str]:
     return wrong
 
 
-def changed_outputs(before: dict, after: dict) -> list[str]:
-    """Marked cells whose output in this run is not the stored one."""
-    stored, found = rules.normalise(before)["cells"], rules.normalise(after)["cells"]
-    changed = [new for old, new in zip(stored, found, strict=True) if old.get("outputs") != new.get("outputs")]
-    return [f"{rules.name(cell)} gives another output than the stored one" for cell in changed]
-
-
 def refresh(path: Path) -> int:
     start = time.perf_counter()
     notebook = execute(path, "smoke")
@@ -208,7 +200,7 @@ def ruff(path: Path) -> list[str]:
 
 
 def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundled: bool = False) -> int:
-    before, start = with_ids(path), time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as empty:
         environment = env.surroundings(os.environ)
         if bundled:
@@ -221,7 +213,7 @@ def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundle
         chapter_times.add(record, [measured(path, after, took, "none" if bundled else data_held())])
     for cell in sorted(rules.Chapter(after, path).code, key=seconds, reverse=True)[:slowest]:
         print(f"  {seconds(cell):7.2f} s  {cell['id']}")
-    return report(path, unfit(after) + changed_outputs(before, after))
+    return report(path, unfit(after))
 
 
 def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
@@ -234,8 +226,9 @@ def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
     return ran | {"chapter": path.stem, "data": held, "seconds": took, "day": day}
 
 
-def write_opening(path: Path, rows: list[dict]) -> int:
+def write_opening(path: Path, rows: list[dict] | None = None) -> int:
     """Write a chapter's *Time* paragraph from the record; a draft that was not yet timed is left alone."""
+    rows = chapter_times.read(RECORD) if rows is None else rows
     notebook = rules.read(path)
     if not rules.Chapter(notebook, path).draft or chapter_times.longest(rows, path.stem, "cpu"):
         title = notebook["cells"][0]
@@ -300,8 +293,7 @@ def each(paths: list[Path], given: argparse.Namespace) -> int:
                 record = RECORD if given.record else None
                 failed |= run(path, given.scale, given.slowest, record, given.bundled)
             else:
-                work = {"refresh": refresh, "strip": strip, "check": check}
-                work["times"] = partial(write_opening, rows=chapter_times.read(RECORD))
+                work = {"refresh": refresh, "strip": strip, "check": check, "times": write_opening}
                 failed |= work[given.command](path)
         except rules.Unreadable as error:  # its name is in it
             print(error, file=sys.stderr)
