@@ -61,6 +61,7 @@ def test_all_of_the_book_says_the_new_address_and_back_again(copy, monkeypatch, 
     assert texts(copy) == first
 
 
+@pytest.mark.slow
 def test_windows_line_ends_stay_and_hide_nothing(copy):
     for path, text in adopt.texts(copy).items():
         path.write_bytes(text.replace("\n", "\r\n").encode())
