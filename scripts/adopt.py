@@ -3,10 +3,8 @@
     make adopt REPO=https://github.com/me/my-book
     make adopt REPO=https://github.com/me/my-book BRANCH=trunk
 
-Replaced are the address of _config.yml and the book's first one, and whatever stands where only the book's own can: in
-_config.yml, the setup cells, the badges and the `git clone` of README.md, CITATION.cff. So what a hand edit or a
-broken run has left half done is finished. BRANCH is the one that badges, buttons and workflows name; without it,
-_config.yml's. Standard library only.
+Replaced are the address of _config.yml, which is written last, and the book's first one. BRANCH is the one that badges,
+buttons and workflows name; without it, _config.yml's. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,17 +25,6 @@ WANTED = re.compile(
 FIRST, MAIN = "your_org/vit-book", "main"
 URL = r"(?m)(^repository:(?:\s+#[^\n]*|\s+branch:[^\n]*)*\s+url:[ \t]*)([^\s#]+)"
 BRANCH = r"(?m)(^repository:(?:\s+#[^\n]*|\s+url:[^\n]*)*\s+branch:[ \t]*)['\"]?([^\s'\"#]+)['\"]?"
-CITED = r"(?m)^repository-code:.*github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?[\"']?\s*$"
-# Where the book names itself, and nobody else: which files, what stands there, what will.
-PLACES = (
-    ("_config.yml", URL, r"\g<1>https://github.com/{new}"),
-    ("_config.yml", BRANCH, r"\g<1>{quoted}"),
-    ("CITATION.cff", r"(?m)^(repository-code:\s*\"?)https://[^\s\"]+", r"\g<1>https://github.com/{new}"),
-    ("*.md", r"(git clone )\S*github\.com\S+(\s+cd )\S+", r"\g<1>https://github.com/{new}\g<2>{name}"),
-    ("README.md", r"(?<=colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+/blob/\S+?(?=/notebooks/)",
-     "{new}/blob/{branch}"),
-    ("*.ipynb", r"(?<=vitutils @ git\+https://github\.com/)[\w.-]+/[\w.-]+", "{new}"),
-)  # fmt: skip
 SUFFIXES = {".md", ".yml", ".cff", ".ipynb", ".py", ".toml"}
 EXAMPLES = {"pagehead.py", "adopt.py", "test_adopt.py", "test_links.py", "test_rendered.py"}  # addresses of nobody
 
@@ -85,11 +72,12 @@ def rewrite(text: str, old: str, new: str) -> str:
 
 def adopted(path: Path, text: str, olds: set[str], words: dict[str, str], was: str) -> str:
     """The new text of one file."""
-    for pattern, place, new in PLACES:
-        if path.match(pattern):
-            text = re.sub(place, new.format(**words), text)
+    if path.name == "_config.yml":
+        text = re.sub(URL, rf"\g<1>https://github.com/{words['new']}", text)
+        text = re.sub(BRANCH, rf"\g<1>{words['quoted']}", text)
     for old in sorted(olds):
         text = rewrite(text, old, words["new"])
+    text = re.sub(rf"(git clone \S+/{re.escape(words['new'])}\s+cd )\S+", rf"\g<1>{words['name']}", text)
     own, before = re.escape(words["new"]), "|".join(map(re.escape, sorted({was, MAIN}, key=len, reverse=True)))
     text = re.sub(rf"({own}/(?:blob|tree|raw|edit)/)(?:{before})(?=/)", rf"\g<1>{words['branch']}", text)
     text = re.sub(rf"({own}\S*[?&]branch=)(?:{before})(?![\w./-])", rf"\g<1>{words['branch']}", text)
@@ -108,9 +96,7 @@ def adopt(root: Path, url: str, branch: str = "") -> list[Path]:
     if not now:
         raise Refused(f"No `repository: url:` in {config}: not the folder of the book.")
     stands = re.search(r"([\w.-]+/[\w.-]+?)(?:\.git)?/?['\"]?$", now[2])
-    cff = root / "CITATION.cff"  # _config.yml may have been changed by hand before
-    cited = re.findall(CITED, cff.read_text(encoding="utf-8")) if cff.is_file() else []
-    olds = {FIRST, stands[1] if stands else FIRST, *cited} - {f"{owner}/{name}"}
+    olds = {FIRST, stands[1] if stands else FIRST} - {f"{owner}/{name}"}
     was = was[2] if was else MAIN
     branch = check_branch(branch.strip() or was)
     words = {"new": f"{owner}/{name}", "name": name, "branch": branch}

@@ -34,6 +34,7 @@ from urllib.parse import unquote, urldefrag
 import env
 import running
 from settings import look_at_settings
+from vitutils.files import data_folders, system_folder, whole_file
 
 # Everything whose version may change what a cell prints or draws.
 PACKAGES = "torch torchvision timm vit-pytorch numpy scipy scikit-learn scikit-image matplotlib pillow safetensors"
@@ -84,7 +85,7 @@ def resolved_scale() -> str:
 def data_at_hand() -> list:
     """Which data sets and weights could be read from disk: names only, and where."""
     seen = []
-    for folder in map(Path.resolve, [*running.data_folders(), running.system_folder()]):
+    for folder in map(Path.resolve, [*data_folders(), system_folder()]):
         parts = [part for part in (folder, folder / "images", folder / "weights") if part.is_dir()]
         # the features that chapters keep for themselves, under a key of all they depend on, are no data
         found = [p for part in parts for p in part.iterdir() if not p.name.startswith(".") and p.name != "features"]
@@ -149,9 +150,8 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, value) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    new.replace(path)
+    with whole_file(path) as new:
+        new.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 # --- building, and reading what the build says ----------------------------------------------------

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vitutils import data
+from vitutils.files import whole_file
 from vitutils.models.weights import POCKET_CONFIG, load_pretrained
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "_static" / "pocket"
@@ -94,9 +95,8 @@ def images_script(dataset: data.Dataset) -> str:
 
 def write(path: Path, text: str) -> None:
     """Replace a file in one step, and say so."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8", newline="\n")
-    new.replace(path)
+    with whole_file(path) as new:
+        new.write_text(text, encoding="utf-8", newline="\n")
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 

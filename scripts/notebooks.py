@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -37,6 +36,7 @@ import env
 import notebook_rules as rules
 import runner
 import running
+from vitutils.files import data_folders, system_folder, whole_file
 
 RECORD = rules.ROOT / "book" / "times.csv"
 
@@ -136,12 +136,8 @@ def write(path: Path, notebook: dict) -> bool:
     old, new = path.read_text(encoding="utf-8"), rules.dumps(rules.normalise(notebook))
     if old == new:
         return False
-    temporary = path.with_suffix(".tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(new, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -161,13 +157,6 @@ def unfit(notebook: dict) -> list[str]:
             told = f"gives more than plain text: {what}" if noise else "prints nothing"
             wrong.append(f"{rules.name(cell)} is marked and {told}")
     return wrong
-
-
-def changed_outputs(before: dict, after: dict) -> list[str]:
-    """Marked cells whose output in this run is not the stored one."""
-    stored, found = rules.normalise(before)["cells"], rules.normalise(after)["cells"]
-    changed = [new for old, new in zip(stored, found, strict=True) if old.get("outputs") != new.get("outputs")]
-    return [f"{rules.name(cell)} gives another output than the stored one" for cell in changed]
 
 
 def refresh(path: Path) -> int:
@@ -211,21 +200,20 @@ def ruff(path: Path) -> list[str]:
 
 
 def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundled: bool = False) -> int:
-    before, start = with_ids(path), time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as empty:
         environment = env.surroundings(os.environ)
         if bundled:
             environment |= {"VITBOOK_DATA": empty, "VITBOOK_SYSTEM_DATA": empty}
             environment |= {"VITBOOK_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": empty}
-        held = data_held(environment)
         after = execute(path, scale, environment=environment)
     took = time.perf_counter() - start
     print(f"{path.name}: {took:.1f} s at scale {scale}, kernel included")
     if record:
-        chapter_times.add(record, [measured(path, after, took, held)])
+        chapter_times.add(record, [measured(path, after, took, "none" if bundled else data_held())])
     for cell in sorted(rules.Chapter(after, path).code, key=seconds, reverse=True)[:slowest]:
         print(f"  {seconds(cell):7.2f} s  {cell['id']}")
-    return report(path, unfit(after) + changed_outputs(before, after))
+    return report(path, unfit(after))
 
 
 def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
@@ -238,8 +226,9 @@ def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
     return ran | {"chapter": path.stem, "data": held, "seconds": took, "day": day}
 
 
-def write_opening(path: Path, rows: list[dict]) -> int:
+def write_opening(path: Path, rows: list[dict] | None = None) -> int:
     """Write a chapter's *Time* paragraph from the record; a draft that was not yet timed is left alone."""
+    rows = chapter_times.read(RECORD) if rows is None else rows
     notebook = rules.read(path)
     if not rules.Chapter(notebook, path).draft or chapter_times.longest(rows, path.stem, "cpu"):
         title = notebook["cells"][0]
@@ -248,9 +237,9 @@ def write_opening(path: Path, rows: list[dict]) -> int:
     return 0
 
 
-def data_held(environment: dict[str, str]) -> str:
+def data_held() -> str:
     """What the machine holds that a chapter would otherwise download, or go without."""
-    folders, system = running.data_folders(environment), running.system_folder(environment)
+    folders, system = data_folders(), system_folder()
     places = {
         "Fashion-MNIST": [system / "fashion-mnist", *(f / "fashion_mnist.safetensors" for f in folders)],
         "ImageNet weights": [p for f in folders for p in f.glob("weights/*.safetensors")],
@@ -304,8 +293,7 @@ def each(paths: list[Path], given: argparse.Namespace) -> int:
                 record = RECORD if given.record else None
                 failed |= run(path, given.scale, given.slowest, record, given.bundled)
             else:
-                work = {"refresh": refresh, "strip": strip, "check": check}
-                work["times"] = partial(write_opening, rows=chapter_times.read(RECORD))
+                work = {"refresh": refresh, "strip": strip, "check": check, "times": write_opening}
                 failed |= work[given.command](path)
         except rules.Unreadable as error:  # its name is in it
             print(error, file=sys.stderr)

@@ -37,6 +37,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 import book
 import pages as browser_pages
 import running
+from vitutils.files import whole_file
 
 NAME = "vision-transformers-in-pytorch.pdf"
 PAPERS = {"A4": (210, 297), "Letter": (215.9, 279.4)}  # mm
@@ -381,9 +382,8 @@ def offer(html: Path, said: str) -> bool:
     old = page.read_text(encoding="utf-8")
     told, places = OFFER.subn(lambda found: found[1] + said + found[2], old)
     if told != old:
-        new = page.with_name(page.name + ".tmp")
-        new.write_text(told, encoding="utf-8")
-        new.replace(page)
+        with whole_file(page) as new:
+            new.write_text(told, encoding="utf-8")
     return bool(places)
 
 
@@ -405,12 +405,9 @@ def make(root: Path, html: Path, paper: str) -> int:
         if faults:
             more = f"\n  and {len(faults) - 30} more" if len(faults) > 30 else ""
             raise Problem("No PDF was made:\n\n  " + "\n  ".join(faults[:30]) + more)
-        new, sheets = html / (NAME + ".tmp"), leaves[-1]["sheets"].stop
-        try:
+        sheets = leaves[-1]["sheets"].stop
+        with whole_file(html / NAME) as new:
             new.write_bytes(pdf)
-            new.replace(html / NAME)
-        finally:
-            new.unlink(missing_ok=True)
         link = Path(os.path.relpath(html / NAME, home(html).parent)).as_posix()
         said = f'<p><a href="{link}">The whole book as one PDF</a> ({sheets} pages, {len(pdf) / 1e6:.0f} MB)</p>'
         if not offer(html, said):

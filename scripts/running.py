@@ -34,16 +34,6 @@ def cell_limit(scale: str, environment: Mapping[str, str] = os.environ) -> float
     raise ValueError(f"{LIMIT} is {given!r}; expected the seconds that a cell may run, such as {LIMITS[scale]}")
 
 
-def data_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """As vitutils.data.sources.data_folders, which needs seconds to import."""
-    named = [part for part in environment.get("VITBOOK_DATA", "").split(os.pathsep) if part]
-    return [Path(part).expanduser() for part in named or ["~/.cache/vitbook"]]
-
-
-def system_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    return Path(environment.get("VITBOOK_SYSTEM_DATA") or "/usr/share/datasets")
-
-
 @contextlib.contextmanager
 def kernels_environment() -> Iterator[dict[str, str]]:
     """The environment of a process that starts kernels: env.surroundings, without the user's IPython start-up files."""

@@ -61,23 +61,13 @@ def test_all_of_the_book_says_the_new_address_and_back_again(copy, monkeypatch, 
     assert texts(copy) == first
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        ("_config.yml", f"url: {START}", "url: git@github.com:me/my-book.git  # mine"),
-        ("_config.yml", "  branch: main", "  branch: trunk"),
-        ("notebooks/04_patches.ipynb", "first-owner/first-book", "me/my-book"),
-    ],
-)
-def test_what_a_hand_edit_began_is_finished(copy, name, old, new):
-    text = (copy / name).read_bytes().decode()
-    assert old in text
-    (copy / name).write_bytes(text.replace(old, new).replace("\n", "\r\n").encode())  # an editor of Windows
-    adopt.adopt(copy, "https://github.com/me/my-book")
-    left, after = wrong(copy, "me/my-book", "trunk" if "trunk" in new else adopt.MAIN), (copy / name).read_bytes()
-    adopt.adopt(copy, START, adopt.MAIN)
-    (copy / name).write_bytes(text.encode())
-    assert left == [] and after.count(b"\n") == after.count(b"\r\n")
+@pytest.mark.slow
+def test_windows_line_ends_stay_and_hide_nothing(copy):
+    for path, text in adopt.texts(copy).items():
+        path.write_bytes(text.replace("\n", "\r\n").encode())
+    adopt.adopt(copy, "https://github.com/me/my-book", "trunk")
+    assert wrong(copy, "me/my-book", "trunk") == []
+    assert all(text.count("\n") == text.count("\r\n") for text in texts(copy).values())
 
 
 @pytest.mark.parametrize(

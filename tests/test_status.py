@@ -105,7 +105,7 @@ def test_an_opening_is_written_and_downloads_stay():
 
 # --- a small book ---
 
-CONF = """\
+CONF = f"""\
 import sys
 sys.path.insert(0, {str(ROOT / "book" / "_ext")!r})
 project = "Small"
