@@ -271,6 +271,15 @@ def test_a_matrix_may_name_its_rows_and_columns():
         assert [label.get_text() for label in labels] == words
 
 
+def test_a_matrix_may_show_its_values_readable_on_every_colour():
+    plot.use_style()
+    figure = plot.matrices([torch.tensor([[0, 8], [1, 2]]), torch.zeros(2, 2)], ["", ""], values=True)
+    assert len(figure.axes) == 2  # the numbers say what a colour bar would
+    written = {(text.get_position(), text.get_text(), text.get_color()) for text in figure.axes[0].texts}
+    dark, light = {((0, 0), "0", "white"), ((0, 1), "1", "white"), ((1, 1), "2", "white")}, {((1, 0), "8", "black")}
+    assert written == dark | light
+
+
 def test_stacked_bars_stand_end_to_end():
     figure = plot.stacked({"short": {"a": 1, "b": 2}, "long": {"b": 5, "c": 1}}, xlabel="ms")
     spans = {(round(bar.get_x(), 6), bar.get_width()) for bar in figure.axes[0].patches if bar.get_width()}
