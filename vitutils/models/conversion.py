@@ -1,4 +1,4 @@
-"""Weights of other libraries in our ViT, and back: timm, torchvision, vit-pytorch.
+"""Weights of other libraries in our ViT, and back: timm, torchvision, vit-pytorch; in our Swin: the first two.
 
 timm: our parameter names are its own. torchvision: other names, same numbers. vit-pytorch: other names, no qkv bias,
 a LayerNorm before and after the patch projection, and pixels of a patch in another order; `VitPytorchPatchEmbed`
@@ -159,6 +159,39 @@ def about_fc_norm(told: str) -> str:
     if "fc_norm" not in told:
         return ""
     return ". fc_norm normalises the mean of the tokens; our ViT normalises each token first, as timm's fc_norm=False"
+
+
+SWIN_BUFFERS = ("relative_position_index", "relative_coords_table")  # constants, which our Swin computes for itself
+
+
+def swin_from_torchvision(state: State) -> State:
+    """torchvision's SwinTransformer, version 1 or 2 -> our `Swin`. Raises ValueError for keys of anything else."""
+    ours, unexpected = {}, []
+    for key, tensor in state.items():
+        part = re.fullmatch(r"features\.(\d+)\.(.+)", key)
+        if key.endswith(SWIN_BUFFERS):
+            continue
+        if part is None:
+            if not re.match(r"(norm|head)\.", key):
+                unexpected.append(key)
+            ours[key] = tensor
+            continue
+        number, rest = int(part[1]), part[2]
+        if number == 0:
+            ours[{"0": "patch_embed.proj", "2": "patch_embed.norm"}[rest[0]] + rest[1:]] = tensor
+        elif number % 2:
+            block = re.sub(r"^(\d+\.mlp)\.([03])", lambda m: f"{m[1]}.fc{1 if m[2] == '0' else 2}", rest)
+            ours[f"layers.{number // 2}.blocks.{block}"] = tensor
+        else:
+            ours[f"layers.{number // 2}.downsample.{rest}"] = tensor
+    if unexpected:
+        raise ValueError(f"{len(unexpected)} weights have no place in a Swin: {some(unexpected)}")
+    return ours
+
+
+def swin_from_timm(state: State) -> State:
+    """timm's SwinTransformer -> our `Swin`: the names are the same but for the head's."""
+    return {re.sub(r"^head\.fc\.", "head.", key): x for key, x in state.items() if not key.endswith(SWIN_BUFFERS)}
 
 
 def load_into(model: nn.Module, state: State, origin: str = "these weights") -> nn.Module:
