@@ -257,6 +257,13 @@ def test_panels_of_different_quantities_have_their_own_vertical_axes():
     assert left.get_ylim()[1] < 10 < right.get_ylim()[0] and left.get_xlim() == right.get_xlim()
 
 
+@pytest.mark.parametrize("count", [3, 9])
+def test_panels_name_few_places_of_a_log_axis(count):
+    x = [28 * 2**i for i in range(count)]
+    (ax,) = plot.panels(x, {"seconds": {"a": x}}, xlabel="x", ylabel="y", log="xy").axes
+    assert ([label.get_text() for label in ax.get_xticklabels()] == [str(v) for v in x]) == (count == 3)
+
+
 def test_rows_and_columns_of_a_matrix_have_whole_numbers():
     """Four heads wide, matplotlib's own ticks stand at -0.5, 0.5, ..."""
     ax, _ = plot.matrices([torch.eye(4)], [""]).axes

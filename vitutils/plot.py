@@ -196,6 +196,9 @@ def panels(
         if reference is not None:
             ax.axhline(reference, color="0.35", linestyle=":", linewidth=1.2)
         ax.set(title=title, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+        if "x" in log and len(x) <= 8:  # few places: name them, no powers of ten
+            ax.set_xticks(x, [short_number(value) for value in x])
+            ax.xaxis.minorticks_off()
     if len(names) > 1:
         axes[0, 0].legend(fontsize=8.5)
     figure.supxlabel(xlabel, fontsize=10)
