@@ -26,7 +26,7 @@ test:  ## ruff, the package's tests, and every notebook at the smallest scale
 test-all:  ## the same, and what takes long: small books built, environments made, processes killed
 	$(ENV) scripts/test.py --all
 
-pages:  ## open every built page in a browser: weight, other hosts, accessibility, phone, keyboard, search
+pages:  ## open the built pages in a browser: weight, other hosts, accessibility, phone, keyboard, search
 	$(ENV) scripts/pages.py
 
 pdf:  ## print the built book into one PDF, with bookmarks, and offer it on the home page

@@ -31,7 +31,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
-sys.path.insert(0, str(Path(__file__).parent))
 import env
 import running
 from settings import look_at_settings

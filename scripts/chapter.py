@@ -19,7 +19,6 @@ from pathlib import Path
 
 from myst_nb.core.read import read_myst_markdown_notebook
 
-sys.path.insert(0, str(Path(__file__).parent))
 import notebook_rules as rules
 import tables
 

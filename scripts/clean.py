@@ -21,7 +21,6 @@ CACHES = {"__pycache__", ".ipynb_checkpoints"}
 @contextlib.contextmanager
 def held(path, who):
     """Hold another command's lock (scripts/running.py, scripts/env.py). Raises OSError where that command has it."""
-    busy = f"{who} is at work in {path.parent}. Wait until it has ended, or stop it."
     with path.open() if path.exists() else contextlib.nullcontext() as file:
         try:
             import fcntl
@@ -29,18 +28,15 @@ def held(path, who):
             if file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OSError(busy) from None
+            raise OSError(f"{who} is at work in {path.parent}. Wait until it has ended, or stop it.") from None
         except (ImportError, OSError):  # Windows removes no open file anyway; a file system without locks
             pass
         yield
 
 
 def remove(path):
-    """A file, a folder with all that is in it, a link (never what it leads to), or nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    elif path.is_symlink() or path.exists():
-        path.unlink()
+    """A file, a folder with all that is in it, a link (never what it leads to)."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def clean(root, everything):
@@ -49,27 +45,16 @@ def clean(root, everything):
         locks.enter_context(held(build / ".lock", holder.read_text() if holder.exists() else "another command"))
         if everything:
             locks.enter_context(held(root / "requirements.txt", "a `make` that is installing"))
-        # A link to another disk stays, and is emptied; one that leads to no folder goes.
-        for path in [*build.iterdir()] if build.is_symlink() and build.is_dir() else [build]:
+        # A link to another disk stays, and is emptied.
+        found = [*build.iterdir()] if build.is_symlink() and build.is_dir() else [build] * os.path.lexists(build)
+        found += [path for pattern in BUILT + ENVIRONMENTS * everything for path in root.glob(pattern)]
+        found += [path for name in CODE for path in (root / name).rglob("*") if path.name in CACHES]
+        for path in found:
             remove(path)
-        for pattern in BUILT + ENVIRONMENTS * everything:
-            for path in root.glob(pattern):
-                remove(path)
-        for path in [path for name in CODE for path in (root / name).rglob("*") if path.name in CACHES]:
-            remove(path)
-
-
-def main():
-    word = os.environ.get("ALL", "").strip().lower()
-    if word not in ("", "0", "no", "false", "off", "1", "yes"):
-        print(f"ALL={word}: the environments are kept. ALL=1 removes them.")
-    try:
-        clean(Path(__file__).resolve().parents[1], word in ("1", "yes"))
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        clean(Path(__file__).resolve().parents[1], os.environ.get("ALL", "").strip().lower() in ("1", "yes"))
+    except OSError as error:
+        sys.exit(f"{error}")

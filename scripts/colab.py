@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 import notebook_rules as rules
 import solutions
 

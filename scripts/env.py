@@ -12,7 +12,6 @@ does not read the reader's pip.conf, which may name the only index within reach.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import os
@@ -154,14 +153,6 @@ def explain(output: str, doing: str) -> str:
     return "\n    ".join([words.format(doing=doing), *(line.strip() for line in lines[-5:])])
 
 
-def pip_environment(python: str) -> dict[str, str]:
-    """The environment for pip. A reader's pip.conf says where packages come from, not where they go."""
-    listed = call([python, "-m", "pip", "config", "list"], "reading pip's settings")
-    given = sorted(re.findall(r"^(global|install)\.([\w-]+)=(['\"].*['\"])$", listed, re.M))  # install's after global's
-    found = {f"PIP_{key.upper()}".replace("-", "_"): " ".join(ast.literal_eval(text).split()) for _, key, text in given}
-    return {n: v for n, v in found.items() if KEPT.match(n)} | os.environ | {"PIP_CONFIG_FILE": os.devnull}
-
-
 def install(folder: Path, name: str) -> None:
     """Install what one list names, into an environment that is made where there is none whole, and note it."""
     stamp, log, python = folder / f"vitbook-{name}", folder / "vitbook-install.log", python_in(folder)
@@ -180,7 +171,8 @@ def install(folder: Path, name: str) -> None:
     print(f"Installing {name} into {folder.name} (minutes the first time; log: {log})", flush=True)
     stamp.unlink(missing_ok=True)
     options = ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "-r", str(ROOT / name)]
-    call([python, "-m", "pip", "install", *options], f"installing {name}", log, env=pip_environment(python))
+    settings = os.environ | {"PIP_USER": "0"}  # which a reader's pip.conf may ask for
+    call([python, "-m", "pip", "install", *options], f"installing {name}", log, env=settings)
     stamp.write_text(stamp_key(ROOT, sys.version_info, name))
 
 

@@ -5,8 +5,8 @@
 Sphinx's own linkcheck builder asks, one question at a time. It reads the pages without executing them, into
 _build/linkcheck; what it is to leave out or how long to wait is set in _config.yml, under `linkcheck_`. Added here: the
 links of files that are no pages (README, citation file, the papers' tables, the studies' docstrings); a DOI is looked
-up at doi.org, as some publishers refuse programs; links to the book's own files are looked up in the working tree.
-Exit status 1 for a broken link, 2 without a network. `make book` follows the links within the pages.
+up at doi.org, as some publishers refuse programs. Exit status 1 for a broken link, 2 without a network. `make book`
+follows the links within the pages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import yaml
@@ -43,9 +43,6 @@ class LinkCheck(CheckExternalLinksBuilder):
                     address = found.rstrip(".;:!?*_")
                     self.hyperlinks.setdefault(address, Hyperlink(address, name, str(path), number))
         ignored = [re.compile(pattern) for pattern in self.config.linkcheck_ignore]
-        for pattern in ignored:
-            if not any(map(pattern.match, self.hyperlinks)):
-                print(f"exception without a link, delete it: {pattern.pattern}")
         others = [address for address in self.hyperlinks if address.startswith(("http://", "https://"))]
         asked = [address for address in others if not any(pattern.match(address) for pattern in ignored)]
         hosts = [host for host, _ in Counter(urljoin(address, "/") for address in asked).most_common(3)]
@@ -76,14 +73,6 @@ def setup(app) -> None:
     app.connect("linkcheck-process-uri", doi)
 
 
-def own_file(address: str, url: str, branch: str) -> str | None:
-    """The file of the book that an address on GitHub or Colab shows; None for any other address."""
-    for start in (url, f"https://colab.research.google.com/github{urlsplit(url).path}"):
-        if address.startswith(f"{start}/blob/{branch}/"):
-            return unquote(address.removeprefix(f"{start}/blob/{branch}/").partition("?")[0].partition("#")[0])
-    return None
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, default=ROOT, help="the book's folder")
@@ -107,21 +96,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not report.is_file():
         return code if isinstance(code, int) else 1
     rows = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
-    url, branch = config["repository"]["url"].rstrip("/"), config["repository"]["branch"]
-    for row in rows:
-        file = own_file(row["uri"], url, branch)
-        if file and not (root / file).is_file():
-            row |= {"status": "broken", "info": f"no {file} in the book"}
     counts = Counter(row["status"] for row in rows)
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     for row in rows:
-        place = f"({row['filename']}, line {row['lineno']})"
-        if row["status"] in ("broken", "timeout"):
-            print(f"broken: {row['uri']}: {row['info']} {place}")
-        elif row["status"] == "redirected" and row["code"] in (301, 308):
-            print(f"  moved for good: {row['uri']} -> {row['info']} {place}")
-        elif row["status"] == "ignored" and row["info"]:
-            print(f"  busy, ask again later: {row['uri']}: {row['info']} {place}")
+        place, moved = f"({row['filename']}, line {row['lineno']})", row["status"] == "redirected"
+        if row["status"] in ("broken", "timeout") or moved and row["code"] in (301, 308):
+            print(f"{'moved for good' if moved else 'broken'}: {row['uri']}: {row['info']} {place}")
     return 1 if counts["broken"] or counts["timeout"] else 0
 
 

@@ -37,17 +37,17 @@ def name(cell: dict) -> str:
 
 
 def read(path: Path, content: bytes | None = None) -> dict:
-    """The notebook of a file, or of its content, whoever wrote it: Colab without ids, Windows, an older nbformat.
+    """The notebook of a file, or of its content, whoever wrote it: Colab without ids, an editor on Windows.
 
-    What may be missing (metadata, outputs) is filled in, sources are texts with LF; `nbformat` and ids stay as they
-    are in the file. Raises Unreadable.
+    What may be missing (metadata, outputs) is filled in, sources are texts with LF; ids stay as they are in the file.
+    Raises Unreadable.
     """
 
     def no(told: str) -> Unreadable:
         return Unreadable(f"{path.name}: {told}")
 
-    if content is None and path.exists() and not path.is_file():
-        raise no("is a folder, a pipe or a device; expected a file")
+    if content is None and path.exists() and not path.is_file():  # a pipe would be waited for
+        raise no("is no file")
     try:
         stored = (path.read_bytes() if content is None else content).decode("utf-8-sig")
         notebook = json.loads(stored)
@@ -60,60 +60,28 @@ def read(path: Path, content: bytes | None = None) -> dict:
     except ValueError as error:
         why = " It holds the marks of a merge: take one side." if re.search("^<{7} ", stored, flags=re.M) else ""
         raise no(f"is not JSON: {error}; expected a notebook.{why}" if stored.strip() else "is empty") from None
-    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells", notebook.get("worksheets")), list):
+    version = notebook.get("nbformat", 4) if isinstance(notebook, dict) else 4
+    if version != 4:
+        raise no(f"is of nbformat {version}; expected 4: open it in Jupyter and save it")
+    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
         raise no("is JSON, but no notebook: it has no list of cells")
-    version = notebook.get("nbformat", 4), notebook.get("nbformat_minor", 0)
-    if not isinstance(version[0], int) or version[0] > 4:
-        raise no(f"is of nbformat {version[0]}; expected 4 or an older one")
-    if version[0] < 4:
-        try:
-            import nbformat
-
-            notebook = json.loads(json.dumps(nbformat.convert(nbformat.reader.reads(stored), 4)))
-        except Exception as error:  # nbformat raises whatever comes
-            raise no(f"is of nbformat {version[0]} and cannot be converted: {str(error).splitlines()[0]}") from None
-        notebook |= {"nbformat": version[0], "nbformat_minor": version[1]}
-        for cell in notebook["cells"]:
-            cell.pop("id", None)  # which nbformat draws
     if not isinstance(notebook.get("metadata"), dict):
         notebook["metadata"] = {}
     notebook["cells"] = [_filled(cell if isinstance(cell, dict) else {"source": cell}) for cell in notebook["cells"]]
-    from nbformat.validator import ValidationError, get_validator  # seconds, which only a reader of notebooks spends
+    from nbformat.validator import ValidationError, get_validator, iter_validate  # seconds: readers of notebooks only
 
+    for cell in notebook["cells"]:
+        if cell["cell_type"] not in CELL_METADATA:
+            raise no(f"{name(cell)} is of the kind {cell['cell_type']!r:.40}; expected {', '.join(CELL_METADATA)}")
     named = [{"id": "x"} | cell for cell in notebook["cells"]]
     try:
         get_validator(4, 5, name="fastjsonschema").validate(NOTEBOOK | {"cells": named})
-        suspect = False
     except ValidationError:  # not told where
-        suspect = True
-    for cell in notebook["cells"]:
-        for fault in _faults(cell, suspect):
-            raise no(f"{name(cell)} {fault}")
+        for cell, whole in zip(notebook["cells"], named, strict=True):
+            for fault in iter_validate(whole, f"{cell['cell_type']}_cell", 4, 5, relax_add_props=True):
+                where = ".".join(map(str, fault.path)) or "output"
+                raise no(f"{name(cell)} has a wrong {where}: {fault.message:.100}") from None
     return notebook
-
-
-def _faults(cell: dict, suspect: bool) -> Iterator[str]:
-    """What is wrong with a cell, by nbformat's own schema where it may be, and by what is read of its metadata."""
-    from nbformat.validator import iter_validate
-
-    if cell["cell_type"] not in CELL_METADATA:
-        yield f"is of the kind {cell['cell_type']!r:.40}; expected {', '.join(CELL_METADATA)}"
-        return
-    outputs = cell["outputs"] if isinstance(cell.get("outputs"), list) else []
-    whole = iter_validate({"id": "x"} | cell, f"{cell['cell_type']}_cell", 4, 5, relax_add_props=True)
-    parts = (fault for output in outputs for fault in iter_validate(output, "output", 4, 5))
-    for fault in itertools.chain(whole, parts) if suspect else ():
-        yield f"has a wrong {'.'.join(map(str, fault.path)) or 'output'}: {fault.message:.100}"
-    try:
-        alt = alt_text(cell)
-    except AttributeError:
-        alt = None
-    if not isinstance(alt, str):
-        yield "has a wrong metadata.mystnb.image.alt: expected a text"
-    try:
-        json.dumps(cell, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        yield "holds half a character (a lone surrogate): type that character again"
 
 
 def _filled(cell: dict) -> dict:
@@ -128,24 +96,17 @@ def _filled(cell: dict) -> dict:
         source = re.sub(r"\r\n?", "\n", text(source))
     cell["source"] = source
     if cell["cell_type"] == "code":
-        count, outputs = cell.get("execution_count"), cell.get("outputs") or []
-        cell |= {"execution_count": count if isinstance(count, int) else None, "outputs": outputs}
-        for output in outputs if isinstance(outputs, list) else []:
-            for key, value in MISSING.get(output.get("output_type"), {}).items() if isinstance(output, dict) else ():
-                output.setdefault(key, value)
+        count = cell.get("execution_count")
+        cell |= {"execution_count": count if isinstance(count, int) else None, "outputs": cell.get("outputs") or []}
     return cell
-
-
-MISSING = {
-    "stream": {"name": "stdout", "text": ""},
-    "display_data": {"metadata": {}, "data": {}},
-    "execute_result": {"metadata": {}, "data": {}, "execution_count": None},
-}
 
 
 def alt_text(cell: dict) -> str:
     """The alternative text of a cell's picture."""
-    return ((cell["metadata"].get("mystnb") or {}).get("image") or {}).get("alt") or ""
+    try:
+        return str(cell["metadata"]["mystnb"]["image"]["alt"] or "")
+    except (KeyError, TypeError):
+        return ""
 
 
 # ---------------------------------------------------------------- writing

@@ -12,7 +12,6 @@ import ast
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, wraps
@@ -27,7 +26,6 @@ from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
 from notebook_file import (  # noqa: F401
     MARKER,
     NOTEBOOK_METADATA,

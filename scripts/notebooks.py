@@ -6,6 +6,7 @@ python scripts/notebooks.py check [NOTEBOOK ...]      say which rules are broken
 python scripts/notebooks.py run NOTEBOOK --scale cpu  run, change nothing, say how long it took
                                         ... --record  and write that into book/times.csv
                              ... --record --bundled   with no data but what comes with the packages
+python scripts/notebooks.py times                     write every *Time* paragraph from that file
 
 Without a notebook: the chapters, which are those that `_toc.yml` names; another notebook in that folder is left alone.
 The rules are in `notebook_rules.py`.
@@ -24,13 +25,13 @@ import sys
 import tempfile
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import nbformat
 from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
-sys.path.insert(0, str(Path(__file__).parent))
 import chapter_times
 import env
 import notebook_rules as rules
@@ -107,7 +108,7 @@ def with_ids(path: Path) -> dict:
     names = rules.free_ids({cell.get("id") for cell in cells})
     for cell in cells:
         cell["id"] = cell.get("id") or next(names)
-    return notebook | {"nbformat": 4, "nbformat_minor": 5}
+    return notebook | {"nbformat_minor": 5}
 
 
 def committed(path: Path) -> list[dict]:
@@ -182,7 +183,6 @@ def refresh(path: Path) -> int:
 def strip(path: Path) -> int:
     given, notebook = rules.read(path), with_ids(path)
     told = "stripped" if write(path, notebook) else "nothing to strip"
-    told += f", from nbformat {given['nbformat']}" if given.get("nbformat", 4) < 4 else ""
     new = [cell["id"] for was, cell in zip(given["cells"], notebook["cells"], strict=True) if not was.get("id")]
     unnamed = [name for name in new if name.startswith("cell-")]
     told += f"; {len(new)} cells had no id" if new else ""
@@ -238,6 +238,16 @@ def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
     return ran | {"chapter": path.stem, "data": held, "seconds": took, "day": day}
 
 
+def write_opening(path: Path, rows: list[dict]) -> int:
+    """Write a chapter's *Time* paragraph from the record; a draft that was not yet timed is left alone."""
+    notebook = rules.read(path)
+    if not rules.Chapter(notebook, path).draft or chapter_times.longest(rows, path.stem, "cpu"):
+        title = notebook["cells"][0]
+        title["source"] = chapter_times.with_opening(title["source"], rows, path.stem)
+        write(path, notebook)
+    return 0
+
+
 def data_held(environment: dict[str, str]) -> str:
     """What the machine holds that a chapter would otherwise download, or go without."""
     folders, system = running.data_folders(environment), running.system_folder(environment)
@@ -260,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for word in ("refresh", "strip", "check"):
+    for word in ("refresh", "strip", "check", "times"):
         commands.add_parser(word).add_argument("notebooks", nargs="*", type=Path)
     runner = commands.add_parser("run")
     runner.add_argument("notebooks", nargs="+", type=Path)
@@ -294,7 +304,9 @@ def each(paths: list[Path], given: argparse.Namespace) -> int:
                 record = RECORD if given.record else None
                 failed |= run(path, given.scale, given.slowest, record, given.bundled)
             else:
-                failed |= {"refresh": refresh, "strip": strip, "check": check}[given.command](path)
+                work = {"refresh": refresh, "strip": strip, "check": check}
+                work["times"] = partial(write_opening, rows=chapter_times.read(RECORD))
+                failed |= work[given.command](path)
         except rules.Unreadable as error:  # its name is in it
             print(error, file=sys.stderr)
             failed = 1

@@ -8,8 +8,8 @@ screen readers, the links within the book and the foot of each sheet. Added are 
 numbers. A link to a page that is not in the PDF (a module's source) is no link there.
 
 Nothing may be cut. Each page is first laid out as wide as the paper, and whatever sticks out or is hidden is named.
-Each line of the notebooks' code, and of the built pages' boxes of code and output, is then looked for in the text of
-the page's sheets, in order. One that is missing fails the command, and no PDF is left behind.
+Each line of the pages' boxes of code and output is then looked for in the text of the page's sheets, in order. One that
+is missing fails the command, and no PDF is left behind.
 
 Only when the file stands in `_build/html` is the offer written into the built home page (`<div id="book-pdf">`), and
 the success that scripts/book.py noted is noted anew, so that `make book` with nothing changed keeps both. After a
@@ -34,11 +34,9 @@ import yaml
 from bs4 import BeautifulSoup
 from sphinx_external_toc.parsing import parse_toc_yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
+import book
 import pages as browser_pages
 import running
-
-import book
 
 NAME = "vision-transformers-in-pytorch.pdf"
 PAPERS = {"A4": (210, 297), "Letter": (215.9, 279.4)}  # mm
@@ -47,7 +45,7 @@ OFFER = re.compile(r'(<div id="book-pdf">).*?(</div>)', re.S)
 HERE = re.compile(r"file:|https?://(localhost|127\.|\[::1\]|0\.0\.0\.0)")
 
 
-class Problem(Exception):
+class Problem(ValueError):
     """Something the reader can mend; the message says how."""
 
 
@@ -207,21 +205,13 @@ STYLE = """<style>
 
 def print_book(root: Path, html: Path, pages: list, paper: str) -> tuple[bytes, list[dict], int]:
     """(the PDF as the browser makes it; its pages: doc, title, foot, sheets, faults; how many links are left out)."""
-    try:
-        import playwright.sync_api as playwright
-    except ImportError:
-        raise Problem("playwright is not installed: `make pdf` installs it (requirements-pages.txt).") from None
-    try:
-        path = browser_pages.find_browser("pdf")
-    except browser_pages.NoBrowser as none:
-        raise Problem(str(none)) from None
+    import playwright.sync_api as playwright
+
+    path = browser_pages.find_browser("pdf")
     width, height = PAPERS[paper]
     how = {"width": f"{width}mm", "height": f"{height}mm", "print_background": True}
     with playwright.sync_playwright() as driver:
-        try:
-            browser = browser_pages.launch(driver, path)
-        except playwright.Error as error:
-            raise Problem(f"{path} did not start: {first_line(error)}") from error
+        browser = browser_pages.launch(driver, path)
         try:
             view = {"width": int((width - 2 * SIDE) / 25.4 * 96), "height": 900}
             context, above, leaves = browser.new_context(viewport=view, color_scheme="light"), "", []
@@ -358,49 +348,28 @@ def finish(pdf: bytes, root: Path) -> tuple[bytes, list[str]]:
 # --- Is anything cut or lost? ---------------------------------------------------------------------
 
 
-def lines_wanted(html: Path, doc: str) -> tuple[list[str], list[str]]:
-    """The code of a page's notebook, as far as it is shown, and the boxes of code and of output of the built page."""
-    code = []
-    for cell in book.read_json(html / "_sources" / f"{doc}.ipynb").get("cells", []):
-        if cell["cell_type"] == "code" and not {"remove-cell", "remove-input"} & {*cell["metadata"].get("tags", [])}:
-            code += "".join(cell["source"]).splitlines()
-    article = BeautifulSoup((html / f"{doc}.html").read_text(encoding="utf-8"), "html.parser").article
-    boxes = [line for box in article.find_all("pre") for line in box.get_text().splitlines()]
-    return [line for line in code if line.strip()], [line for line in boxes if line.strip()]
-
-
 def squeezed(text: str) -> str:
     """Without spaces: a line may be wrapped. Ligatures as letters; PDFium says U+FFFE for a hyphen at a line's end."""
     return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text.replace("\ufffe", "-")))
 
 
-def missing_lines(lines: list[str], text: str) -> list[str]:
-    """Those lines that do not stand in the text, one after the other. Both lose their spaces."""
-    at, lost = 0, []
-    for line in lines:
-        here = text.find(squeezed(line), at)
-        if here < 0:
-            lost.append(line)
-        else:
-            at = here + len(squeezed(line))
-    return lost
-
-
-def check_lines(html: Path, pdf: bytes, leaves: list[dict]) -> tuple[int, int, list[str]]:
-    """(lines of code, lines of all boxes, what is missing), read back from the sheets."""
+def missing_lines(html: Path, pdf: bytes, leaves: list[dict]) -> tuple[int, list[str]]:
+    """(lines of the built pages' boxes of code and output, those that their sheets do not have, in order)."""
     import pypdfium2
 
-    code, boxes, lost, file = 0, 0, [], pypdfium2.PdfDocument(pdf)
+    count, lost, file = 0, [], pypdfium2.PdfDocument(pdf)
     for leaf in leaves:
-        text = ""
+        text, at = "", 0
         for sheet in leaf["sheets"]:  # a line may go on on the next sheet: the foot must not stand in it
             foot = squeezed(f"{leaf['foot']}{sheet + 1}")
             text += squeezed(file[sheet].get_textpage().get_text_range()).removeprefix(foot)
-        sources, shown = lines_wanted(html, leaf["doc"])
-        code, boxes = code + len(sources), boxes + len(shown)
-        missing = dict.fromkeys(missing_lines(sources, text) + missing_lines(shown, text))
-        lost += [f"{leaf['doc']}: cut or lost: {line}" for line in missing]
-    return code, boxes, lost
+        article = BeautifulSoup((html / f"{leaf['doc']}.html").read_text(encoding="utf-8"), "html.parser").article
+        boxes = (line for box in article.find_all("pre") for line in box.get_text().splitlines())
+        for line in filter(str.strip, boxes):
+            count, here = count + 1, text.find(squeezed(line), at)
+            at = at if here < 0 else here + len(squeezed(line))
+            lost += [f"{leaf['doc']}: cut or lost: {line}"] if here < 0 else []
+    return count, lost
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -418,7 +387,7 @@ def offer(html: Path, said: str) -> bool:
     return bool(places)
 
 
-def make(root: Path, html: Path, paper: str) -> None:
+def make(root: Path, html: Path, paper: str) -> int:
     """Print, check, put in place; a Problem leaves no PDF and no offer behind."""
     pages = contents(root)
     check_built(root, html, [doc for _, doc in pages])
@@ -430,7 +399,7 @@ def make(root: Path, html: Path, paper: str) -> None:
     try:
         print(f"Printing {len(pages)} pages of {html} on {paper}", flush=True)
         pdf, leaves, dropped = print_book(root, html, pages, paper)
-        code, boxes, faults = check_lines(html, pdf, leaves)
+        count, faults = missing_lines(html, pdf, leaves)
         pdf, led_astray = finish(pdf, root)
         faults = [f"{leaf['doc']}: {fault}" for leaf in leaves for fault in leaf["faults"]] + faults + led_astray
         if faults:
@@ -450,10 +419,11 @@ def make(root: Path, html: Path, paper: str) -> None:
         if whole:  # what `make book` left, and what was done here: nothing that it would have to build again
             book.write_json(stamp_file, noted | {"site": book.site_key(html)})
     print(
-        f"{code} lines of code and {boxes} lines of code and output boxes are in it, whole. "
+        f"{count} lines of code and output are in it, whole. "
         f"Links to files that are not in it, most of them to a picture's own file, were left out: {dropped}."
     )
     print(f"{sheets} sheets, {len(pdf) / 1e6:.1f} MB, {time.monotonic() - begun:.0f} s: {html / NAME}")
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -462,19 +432,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--paper", choices=sorted(PAPERS), default="A4")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    try:
-        with running.alone(root, "make pdf"):
-            make(root, root / "_build" / "html", options.paper)
-    except running.Busy as busy:
-        print(busy, file=sys.stderr)
-        return 2
-    except Problem as problem:
-        print(f"\n{problem}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped. No PDF was made.", file=sys.stderr)
-        return 130
-    return 0
+    return running.command(root, "make pdf", lambda: make(root, root / "_build" / "html", options.paper))
 
 
 if __name__ == "__main__":

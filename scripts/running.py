@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-sys.path.insert(0, str(Path(__file__).parent))
 import env
 
 LIMIT = "VITBOOK_CELL_TIMEOUT"
@@ -131,7 +130,7 @@ def in_words(error: OSError, root: Path) -> str:
 
 
 def command(root: Path, what: str, main: Callable[[], int]) -> int:
-    """The exit status of main(), run alone; 2 with one line for what is asked wrongly or cannot be read or written."""
+    """The exit status of main(), run alone; 2 with words for what is asked wrongly or cannot be read or written."""
     try:
         with stoppable(), alone(root, what):
             return main()
@@ -143,6 +142,6 @@ def command(root: Path, what: str, main: Callable[[], int]) -> int:
         print(f"\nStopped: {in_words(error, root)}", file=sys.stderr)
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print("\nStopped. The notebooks that ran to their end are kept.", file=sys.stderr)
+            print("\nStopped. What ran to its end is kept.", file=sys.stderr)
         return getattr(stop, "status", 130)
     return 2

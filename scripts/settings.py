@@ -6,7 +6,6 @@ parser are asked, and their words are kept.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,22 +48,7 @@ def toc_faults(root: Path, data: dict) -> Iterator[str]:
     except (MalformedError, TypeError, AttributeError) as error:
         yield f"{error}"
         return
-    seen = set()
     for name in pages:
         page = next((path for suffix in SUFFIXES if (path := root / (name + suffix)).is_file()), None)
         if page is None:
             yield f"there is no {name} (.ipynb, .md)"
-        elif page in seen:
-            yield f"{name} is listed twice"
-        elif page.suffix == ".ipynb" and not has_cells(page):
-            yield f"{page.relative_to(root).as_posix()} has no cells"
-        seen.add(page)
-
-
-def has_cells(path: Path) -> bool:
-    """False of a notebook without any; what is no notebook at all is the build's to name."""
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError:
-        return True
-    return not isinstance(data, dict) or bool(data.get("cells") or data.get("worksheets"))

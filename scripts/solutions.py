@@ -5,7 +5,7 @@ python scripts/solutions.py copy [PAGE ...]    copy the chapters' check cells an
 A page has its setup cells, then one section an exercise: a heading, two comments ("% Trains: ..." for the table of all
 exercises, "% Wrong: 'this' -> 'that'" for a change of the solution that the check must refuse), a text, the cell that
 solves it, the chapter's own check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to
-that and runs them; `tests/test_exercises.py` runs the chapters, with their stubs and with the solutions.
+that and runs them; `make test` runs the chapters with their stubs and with the solutions (`scripts/colab.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from mdit_py_plugins.anchors.index import slugify
 from myst_nb.core.read import read_myst_markdown_notebook
 
-sys.path.insert(0, str(Path(__file__).parent))
 import notebook_rules as rules
 
 ROOT = rules.ROOT
@@ -86,10 +85,8 @@ def code_in(source: str) -> list:
 
 
 def exercises(path: Path) -> dict[str, Exercise]:
-    """A chapter's exercises by number. Raises ValueError where one is not a stub cell and a check cell after it.
-
-    Also for cells without ids, as Colab stores them, and for a check cell that is no Python.
-    """
+    """A chapter's exercises by number. Raises ValueError where one is not a stub cell and a check cell after it, or
+    cells have no ids, as Colab stores them."""
     found, cells = {}, rules.Chapter.read(path).cells
     if unnamed := [cell for cell in cells if not cell.get("id")]:
         raise ValueError(f"{path.name}: {rules.name(unnamed[0])} has no id: run `scripts/notebooks.py strip` on it")
@@ -171,25 +168,6 @@ def copy(path: Path) -> bool:
     if new != page.source:
         path.write_text(new, encoding="utf-8", newline="\n")
     return new != page.source
-
-
-def solved(page: Path) -> list[tuple[str, ast.Module]]:
-    """The chapter's code cells, each check followed by the page's solution and the check once more: (name, tree).
-
-    A call of `plot` that ends a cell is left out: figures are drawn and tested elsewhere.
-    """
-    cells, answers = [], read(page).solutions
-    asked = {found.ids[1]: number for number, found in exercises(chapter_of(page)).items()}
-    for cell in rules.Chapter.read(chapter_of(page)).code:
-        tree = parsed(chapter_of(page), cell)
-        last = tree.body[-1] if tree.body else None
-        if isinstance(last, ast.Expr) and ast.unparse(last).startswith("plot."):
-            tree.body.pop()
-        cells.append((cell["id"], tree))
-        if number := asked.get(cell["id"]):
-            answer = ast.parse(answers[number].solution)
-            cells += [(f"solution of {number}", answer), (f"{cell['id']}, solved", tree)]
-    return cells
 
 
 def main(arguments: list[str] | None = None) -> int:

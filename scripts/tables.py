@@ -19,7 +19,6 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent))
 import notebook_rules as rules
 import solutions
 

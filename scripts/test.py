@@ -16,7 +16,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 import colab
 import env
 import notebook_rules as rules
@@ -70,39 +69,24 @@ def main(arguments: list[str]) -> int:
     if "--lint" in arguments:
         print("All clean.")
         return 0
-    try:
-        limit = running.cell_limit("smoke")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
     every = "--all" in arguments
-    workers = max(2, min(4, cores()))
+    return running.command(ROOT, f"make test{'-all' * every}", lambda: test(every, arguments))
+
+
+def test(every: bool, arguments: list[str]) -> int:
+    """Run pytest over all. Raises ValueError where the notebooks or the package cannot be prepared."""
+    limit, workers = running.cell_limit("smoke"), max(2, min(4, cores()))
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "scripts.where_time_went"]
     command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers)]
     command += ["--dist", "loadfile", "--no-loadscope-reorder", *([] if every else ["-m", "not slow"])]
-    try:
-        with running.stoppable(), running.alone(ROOT, f"make test{'-all' * every}"):
-            with tempfile.TemporaryDirectory(prefix="vitbook-", ignore_cleanup_errors=True) as folder:
-                print("the package", flush=True)
-                notebooks, settings = colab.prepare(ROOT, Path(folder))
-                print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time", flush=True)
-                # The longest first: one that starts last is waited for.
-                tests = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: path.stat().st_size, reverse=True)
-                rest = [argument for argument in arguments if argument != "--all"]
-                return call([*command, *map(str, [*notebooks, *tests]), *rest], settings)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except running.Busy as busy:
-        print(busy, file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # nobody reads what is said
-        raise
-    except OSError as error:
-        print(running.in_words(error, ROOT), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        return getattr(stop, "status", 130)
+    with tempfile.TemporaryDirectory(prefix="vitbook-", ignore_cleanup_errors=True) as folder:
+        print("the package", flush=True)
+        notebooks, settings = colab.prepare(ROOT, Path(folder))
+        print(f"pytest: tests/ and {len(notebooks)} notebooks at smoke scale, {workers} at a time", flush=True)
+        # The longest first: one that starts last is waited for.
+        tests = sorted(ROOT.glob("tests/test_*.py"), key=lambda path: path.stat().st_size, reverse=True)
+        rest = [argument for argument in arguments if argument != "--all"]
+        return call([*command, *map(str, [*notebooks, *tests]), *rest], settings)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
 """`make adopt`: one repository address in the whole book, and one command that changes it."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import adopt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,16 +14,14 @@ START = "https://github.com/first-owner/first-book"  # what the copy says, whoev
 
 
 def texts(root: Path) -> dict[str, str]:
-    """Every text file of the book, by its path inside it."""
-    raw = {path.relative_to(root).as_posix(): path.read_bytes() for path in adopt.tracked(root)}
-    return {name: text.decode() for name, text in raw.items() if b"\0" not in text and name not in adopt.EXAMPLES}
+    return {path.relative_to(root).as_posix(): text for path, text in adopt.texts(root).items()}
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """The book's files, without git and without what builds leave, under an address that is nobody's."""
+    """The book's files that can name it, under an address that is nobody's."""
     root = tmp_path_factory.mktemp("adopt") / "book-copy"
-    for path in adopt.tracked(ROOT):
+    for path in adopt.texts(ROOT):
         target = root / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
@@ -55,8 +49,7 @@ def wrong(root: Path, place: str, branch: str) -> list[str]:
 
 def test_all_of_the_book_says_the_new_address_and_back_again(copy, monkeypatch, capsys):
     first, branch = texts(copy), adopt.MAIN
-    ways = [("a-class/vit-course", "", "/"), ("b/vit-course-2", "trunk", ".git"), ("jane/vision", "2.0", "")]
-    for place, new, end in ways:
+    for place, new, end in [("a/course", "", "/"), ("b/course-2", "trunk", ".git"), ("jane/v", "2.0", "")]:
         monkeypatch.setenv("BRANCH", new)  # as make gives it
         branch = new or branch
         monkeypatch.setenv("REPO", f"https://github.com/{place}{end}")
@@ -68,46 +61,29 @@ def test_all_of_the_book_says_the_new_address_and_back_again(copy, monkeypatch, 
     assert texts(copy) == first
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("_config.yml", f"url: {START}", "url: https://github.com/me/my-book.git  # mine"),
-        ("_config.yml", f"url: {START}", "url: git@github.com:me/my-book.git"),
+        ("_config.yml", f"url: {START}", "url: git@github.com:me/my-book.git  # mine"),
         ("_config.yml", "  branch: main", "  branch: trunk"),
-        ("README.md", START, "https://github.com/me/my-book"),
-        ("README.md", "first-owner/first-book", "somebody/else"),
         ("notebooks/04_patches.ipynb", "first-owner/first-book", "me/my-book"),
     ],
 )
 def test_what_a_hand_edit_began_is_finished(copy, name, old, new):
-    text = (copy / name).read_text(encoding="utf-8")
+    text = (copy / name).read_bytes().decode()
     assert old in text
-    (copy / name).write_text(text.replace(old, new), encoding="utf-8")
+    (copy / name).write_bytes(text.replace(old, new).replace("\n", "\r\n").encode())  # an editor of Windows
     adopt.adopt(copy, "https://github.com/me/my-book")
-    left = wrong(copy, "me/my-book", "trunk" if "trunk" in new else adopt.MAIN)
+    left, after = wrong(copy, "me/my-book", "trunk" if "trunk" in new else adopt.MAIN), (copy / name).read_bytes()
     adopt.adopt(copy, START, adopt.MAIN)
-    if (name, "somebody/else") == ("README.md", new):  # not in the text, where it may be somebody's
-        (copy / name).write_text(text, encoding="utf-8")
-    assert left == []
-
-
-@pytest.mark.slow
-def test_windows_line_ends_stay_and_hide_nothing(copy):
-    for path in adopt.tracked(copy):
-        if b"\0" not in path.read_bytes():
-            path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-    assert len(adopt.adopt(copy, "https://github.com/me/my-book", "trunk")) > 15
-    assert wrong(copy, "me/my-book", "trunk") == []
-    assert all(text.count("\n") == text.count("\r\n") for text in texts(copy).values())
+    (copy / name).write_bytes(text.encode())
+    assert left == [] and after.count(b"\n") == after.count(b"\r\n")
 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "me/my-book", "http://github.com/me/my-book", "https://gitlab.com/me/my-book", "git@gitlab.com:me/my-book.git"]
-    + ["https://github.com/me/", "https://github.com/me/my-book/tree/main", "https://github.com/me/my book"]
-    + ["https://github.com/me_too/my-book", "https://github.com/-you/my-book", "https://github.com/me/.."]
-    + ["https://github.com.evil.org/me/my-book", f"{START}\n{START}", 'https://github.com/me/"; touch hacked; "'],
+    ["", "me/my-book", "https://gitlab.com/me/my-book", "https://github.com/me/", "https://github.com/me/a/tree/main"]
+    + ["https://github.com/me_too/my-book", "https://github.com/me/..", 'https://github.com/me/"; touch hacked; "'],
 )
 def test_a_malformed_address_is_refused_and_changes_nothing(tmp_path, capsys, url):
     (tmp_path / "_config.yml").write_text("repository:\n  url: https://github.com/old/book\n")
@@ -117,13 +93,13 @@ def test_a_malformed_address_is_refused_and_changes_nothing(tmp_path, capsys, ur
     assert "old/book" in (tmp_path / "_config.yml").read_text() and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("end", ["", "/", ".git", ".git/"])
-@pytest.mark.parametrize("start", ["HTTPS://GitHub.com/", " https://www.github.com/", "git@github.com:", "ssh://git@github.com/"])
-def test_an_address_is_taken_as_browsers_and_git_give_it(start, end):
-    assert adopt.parse(f"{start}Me/my-book{end}") == ("Me", "my-book")
+@pytest.mark.parametrize("start", ["HTTPS://GitHub.com/", " https://www.github.com/", "git@github.com:"])
+def test_an_address_is_taken_as_browsers_and_git_give_it(start):
+    for end in ("", "/", ".git"):
+        assert adopt.parse(f"{start}Me/my-book{end}") == ("Me", "my-book")
 
 
-@pytest.mark.parametrize("branch", ["a b", "-x", "a..b", "a/", "/a", "a.", "a#b", "main\n"])
+@pytest.mark.parametrize("branch", ["a b", "a..b", "main\n"])
 def test_a_branch_that_no_address_can_name_is_refused(branch):
     with pytest.raises(adopt.Refused, match="letters, digits"):
         adopt.check_branch(branch)
@@ -133,10 +109,7 @@ def test_a_branch_that_no_address_can_name_is_refused(branch):
     ("before", "after"),
     [
         ("git+https://github.com/old/book.git@main", "git+https://github.com/Me/my-book.git@main"),
-        ("git@github.com:old/book.git", "git@github.com:Me/my-book.git"),
         ("https://old.github.io/book/a.html", "https://me.github.io/my-book/a.html"),
-        ("workflow/status/old/book/tests.yml", "workflow/status/Me/my-book/tests.yml"),
-        ("See github.com/old/book.", "See github.com/Me/my-book."),
         ("github.com/old/book-data github.com/old/book.data very-old/book old book", None),
     ],
 )
@@ -144,33 +117,22 @@ def test_every_form_of_the_address_and_nothing_else(before, after):
     assert adopt.rewrite(before, "old/book", "Me/my-book") == (after or before)
 
 
-def test_the_branch_of_a_checkout(tmp_path, monkeypatch):
-    """Where it has no main; another repository's git does not choose it, as in a git hook, which sets GIT_DIR."""
-    for name, branch in (("own", "trunk"), ("other", "strange")):
-        subprocess.run(["git", "init", "-q", "-b", branch, str(tmp_path / name)], check=True)
-    (tmp_path / "own" / "_config.yml").write_text("repository:\n  url: https://github.com/old/book\n  branch: main\n")
-    (tmp_path / "own" / os.fsdecode(b"f\xfcr.md")).write_text("github.com/old/book")  # a name that is not UTF-8
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
-    assert adopt.choose_branch(tmp_path / "own") == "trunk"
-    assert len(adopt.adopt(tmp_path / "own", "https://github.com/me/my-book")) == 2
-
-
-@pytest.mark.parametrize("breaks", ["write_bytes", "replace"])
-def test_a_run_that_broke_leaves_nothing_half_written_and_can_be_finished(tmp_path, monkeypatch, capsys, breaks):
+def test_a_run_that_broke_leaves_nothing_half_written_and_can_be_finished(tmp_path, monkeypatch, capsys):
     for name in ("_config.yml", "a.md", "b.md"):
         (tmp_path / name).write_text("repository:\n  url: https://github.com/old/book\n")
-    works = getattr(Path, breaks)
+    works = Path.write_bytes
 
-    def fails(path, argument):
+    def fails(path, data):
         if path.name.startswith("b.md"):
+            works(path, data[:9])
             raise OSError(28, "No space left on device")
-        return works(path, argument)
+        return works(path, data)
 
-    monkeypatch.setattr(Path, breaks, fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     assert adopt.main(["--root", str(tmp_path), "https://github.com/me/my-book"]) == 1
     assert "No space left" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["_config.yml", "a.md", "b.md"]
-    assert ("old/book" in (tmp_path / "a.md").read_text()) == (breaks == "write_bytes")
+    assert all("https://github.com/old/book" in (tmp_path / name).read_text() for name in ("_config.yml", "b.md"))
     monkeypatch.undo()
     assert adopt.main(["--root", str(tmp_path), "https://github.com/me/my-book"]) == 0
     assert all("me/my-book" in path.read_text() for path in tmp_path.iterdir())

@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -19,13 +18,12 @@ import numpy as np
 import pytest
 import torch
 
+import export_pocket
 from vitutils import data
 from vitutils.models import ViT
 from vitutils.models.weights import POCKET_CONFIG, load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import export_pocket  # noqa: E402
 
 FILES = ROOT / "book" / "_static" / "pocket"
 PAGE = ROOT / "book" / "vit-in-your-browser.md"

@@ -1,7 +1,6 @@
 """`make chapter`: what it writes passes the checks of chapters, solutions and tables; a refusal leaves no trace."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -11,13 +10,13 @@ import test_solutions as on_solutions
 
 matplotlib.use("Agg")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import adopt
 import chapter
+import chapter_times
 import notebook_rules as rules
+import notebooks
 import solutions
 import tables
-import times
 
 ROOT = rules.ROOT
 LAST = rules.notebook_paths()[-1].stem
@@ -26,13 +25,22 @@ NAME = f"{NUMBER}_title"
 FILES = ("_toc.yml", "_config.yml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "LICENSE-text")
 
 
+def copied(root: Path) -> Path:
+    for name in FILES:
+        shutil.copy(ROOT / name, root)
+    for folder, ignored in (("book", ("_static",)), ("notebooks", (".ipynb_checkpoints",)), ("vitutils", ("*.saf*",))):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", *ignored))
+    return root
+
+
 @pytest.fixture
 def book(tmp_path) -> Path:
-    for name in FILES:
-        shutil.copy(ROOT / name, tmp_path)
-    for folder, ignored in (("book", ("_static",)), ("notebooks", (".ipynb_checkpoints",)), ("vitutils", ("*.saf*",))):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", *ignored))
-    return tmp_path
+    return copied(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> Path:
+    return copied(tmp_path_factory.mktemp("book"))
 
 
 def files(root: Path) -> dict[Path, bytes]:
@@ -76,7 +84,7 @@ def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     assert [row.title for row in tables.chapters(book) if row.draft][-2:] == [planned.title, "Two words"]
     before = {path: path.read_bytes() for path in rules.notebook_paths(book)}
     for path in before:
-        times.write_opening(path, times.times.read(book / "book/times.csv"))
+        notebooks.write_opening(path, chapter_times.read(book / "book/times.csv"))
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -92,30 +100,26 @@ def test_a_finished_chapter_is_held_to_everything(book):
     path.write_text(path.read_text(encoding="utf-8").replace("*Draft.*", "Soon."), encoding="utf-8")
     assert set(rules.check(path, book)) == {"length_of_prose", "nothing_left_open"}
     with pytest.raises(ValueError, match="not measured"):
-        times.write_opening(path, [])
+        notebooks.write_opening(path, [])
 
 
 @pytest.mark.parametrize(
     ("name", "title", "says"),
     [
         ("", "", "Which chapter"),
-        ("title", "", "Not a chapter's name"),
         (f"{NUMBER}_Title", "", "Not a chapter's name"),
         (LAST, "", "exists already"),
-        (f"{LAST[:2]}_other", "", "is taken"),
-        ("00_title", "", "is not the next one"),
         (f"{NUMBER + 1}_title", "", "is not the next one"),
         (NAME, "What | why", "Not a title"),
-        (NAME, "One\x00two", "Not a title"),
         (NAME, "Training a ViT", "already"),
         (NAME, "Convnets in nets", "'Convnets': CNN"),
     ],
 )
-def test_what_is_refused_leaves_no_trace(book, name, title, says):
-    before = files(book)
+def test_what_is_refused_leaves_no_trace(untouched, name, title, says):
+    before = files(untouched)
     with pytest.raises(chapter.Refused, match=says):
-        chapter.make(book, name, title)
-    assert files(book) == before
+        chapter.make(untouched, name, title)
+    assert files(untouched) == before
 
 
 @pytest.mark.parametrize(

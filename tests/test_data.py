@@ -838,13 +838,17 @@ def digits():
 
 def test_batches_cover_an_epoch(digits):
     images, labels = digits.test_images, digits.test_labels
-    got = epoch(images, labels, 100, seed=1, mean=digits.mean, std=digits.std)
+    scale = {"mean": digits.mean, "std": digits.std}
+    got = epoch(images, labels, 100, seed=1, **scale)
     assert [tuple(x.shape) for x, _ in got] == [(100, 1, 8, 8)] * 3 + [(60, 1, 8, 8)]
     assert all(x.dtype == torch.float32 and y.dtype == torch.int64 for x, y in got)
     ordered = epoch(images, labels, 360, seed=None, mean=digits.mean, std=digits.std)
     assert torch.equal(ordered[0][1], labels)
     expected = (images.float() / 255 - digits.mean) / digits.std
     assert torch.allclose(ordered[0][0], expected)
+    # of a data set: the training part
+    first = next(digits.batches(100, seed=1))
+    assert torch.equal(first[0], epoch(digits.train_images, digits.train_labels, 100, seed=1, **scale)[0][0])
     # shuffled: the same pairs, each once, in another order
     x, y = (torch.cat(part) for part in zip(*got, strict=True))
     assert not torch.equal(y, labels)

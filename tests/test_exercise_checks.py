@@ -17,7 +17,6 @@ import functools
 import io
 import os
 import runpy
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +28,6 @@ matplotlib.use("Agg")
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
 import solutions
 

@@ -291,3 +291,9 @@ def test_stacked_bars_stand_end_to_end():
     figure = plot.stacked({"short": {"a": 1, "b": 2}, "long": {"b": 5, "c": 1}}, xlabel="ms")
     spans = {(round(bar.get_x(), 6), bar.get_width()) for bar in figure.axes[0].patches if bar.get_width()}
     assert spans == {(0, 1), (1, 2), (0, 5), (5, 1)}
+
+
+def test_numbers_on_an_axis_stand_as_far_as_its_panel_reaches():
+    parts = {"one": {"a": {2: [1], 30: [2]}}, "two": {"a": {100: [1], 900: [2]}}}
+    figure = plot.mean_lines(parts, xlabel="x", ylabel="y", ticks=(1, 5, 10, 200, 1_000))
+    assert [[tick.get_text() for tick in ax.get_xticklabels()] for ax in figure.axes] == [["5", "10"], ["200"]]

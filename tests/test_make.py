@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import env
 import pages
 import pdf
@@ -65,13 +64,12 @@ def built(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("given", ["ALL=", "ALL=no", "ALL=2", "ALL=1"])
+@pytest.mark.parametrize("given", ["ALL=no", "ALL=1"])
 def test_clean_keeps_the_environments_unless_it_is_told_to(built, given):
     done = make("clean", given, cwd=built)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in built.iterdir()} == KEPT | ({".venv", ".venv-3.13"} if given != "ALL=1" else set())
     assert list((built / "vitutils").rglob("*")) == [built / "vitutils" / "a"]
-    assert ("ALL=2: " in done.stdout) == (given == "ALL=2")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links of Unix")
@@ -134,7 +132,7 @@ def prepare(root: Path, *command: str, goal: str = "test", **environment: str):
 
 
 @pytest.mark.slow
-def test_no_network_then_ready_then_changed(story):
+def test_no_network_then_ready(story):
     log, listed = story / ".venv" / "vitbook-install.log", story / "requirements.txt"
     listed.write_text("a-package-that-is-not-there\n")
     done = prepare(story, **DEAD)
@@ -146,8 +144,6 @@ def test_no_network_then_ready_then_changed(story):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(story / ".venv"), done.stderr
     done = prepare(story, "-c", "print('ran'); raise SystemExit(7)", **DEAD)
     assert (done.returncode, done.stdout) == (7, "ran\n"), done.stderr
-    (story / "pyproject.toml").write_text("# changed\n")
-    assert "Installing" in prepare(story, **DEAD).stdout
 
 
 def test_what_a_stamp_and_a_folder_depend_on(tmp_path):
@@ -163,23 +159,16 @@ def test_what_a_stamp_and_a_folder_depend_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_pages_and_pdf_install_more_and_the_others_do_not(story):
+def test_pages_and_pdf_install_more_and_an_environment_that_does_not_run_is_made_again(story):
     """A second list with a stamp of its own: what is wrong with it stops `make pages`, never `make test`."""
     more = story / "requirements-pages.txt"
     more.write_text("a-package-that-is-not-there\n")
-    assert prepare(story, **DEAD).returncode == 0
     done = prepare(story, goal="pages", **DEAD)
     assert done.returncode == 2 and "No network while installing requirements-pages.txt" in done.stderr
+    assert prepare(story, "-c", "print('ran')", **DEAD).stdout == "ran\n"
     more.write_text("# nothing\n")
-    assert "Installing requirements-pages.txt" in prepare(story, goal="pdf").stdout
-    for goal in ("pages", "test"):
-        assert prepare(story, "-c", "print('ran')", goal=goal, **DEAD).stdout == "ran\n", goal
-
-
-@pytest.mark.slow
-def test_an_environment_that_does_not_run_is_made_again(story):
     (story / ".venv" / "bin" / "python").unlink()  # as where the system's Python was removed
-    done = prepare(story, goal="pages")
+    done = prepare(story, goal="pdf")
     assert done.returncode == 0 and "Creating .venv" in done.stdout, done.stdout + done.stderr
     assert re.findall(r"^Installing (\S+)", done.stdout, re.M) == ["requirements.txt", "requirements-pages.txt"]
 
@@ -196,44 +185,34 @@ def wheel(path: Path, **files: str | bytes) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["variables", "pip.conf"])
-def test_what_is_installed_lands_in_the_environment(story, tmp_path, how):
+def test_what_is_installed_lands_in_the_environment(story, tmp_path):
     """Wherever the reader has other packages put. Their index, which may be the only one within reach, is kept."""
-    (story / "requirements.txt").write_text(wheel(tmp_path, __init__=f"how = {how!r}"))
+    (story / "requirements.txt").write_text(wheel(tmp_path, __init__="how = 'found'"))
     where = str(tmp_path / "elsewhere")
-    if how == "variables":
-        settings = DEAD | {f"PIP_{name}": where for name in ("PREFIX", "TARGET", "ROOT", "SRC")}
-        settings |= {f"PIP_{name}": "1" for name in ("USER", "DRY_RUN", "REQUIRE_VIRTUALENV", "REQUIRE_HASHES")}
-        settings |= {"PYTHONPATH": "/nowhere", "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"}
-    else:
-        lines = "[global]\nrequire-virtualenv = true\nindex-url = http://127.0.0.1:9/of-pip-conf\nretries = 0\n"
-        (tmp_path / "pip.conf").write_text(f"{lines}[install]\nuser = true\ntarget = {where}\nprefix = {where}\n")
-        settings = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_NO_CACHE_DIR": "1"}
-    for old in (story / ".venv").glob("lib*/python*/site-packages/small*"):
-        shutil.rmtree(old)
+    lines = "[global]\nrequire-virtualenv = true\nindex-url = http://127.0.0.1:9/of-pip-conf\nretries = 0\n"
+    (tmp_path / "pip.conf").write_text(f"{lines}[install]\nuser = true\n")
+    settings = {f"PIP_{name}": where for name in ("PREFIX", "TARGET", "ROOT", "SRC")}
+    settings |= {f"PIP_{name}": "1" for name in ("USER", "DRY_RUN", "REQUIRE_VIRTUALENV", "REQUIRE_HASHES")}
+    settings |= {"PYTHONPATH": "/nowhere", "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"}
+    settings |= {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_NO_CACHE_DIR": "1"}
     done = prepare(story, "-c", "import small, sys; print(small.how, sys.flags.optimize)", **settings)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{how} 0", done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "found 0", done.stdout + done.stderr
     assert not (tmp_path / "elsewhere").exists()
-    if how == "pip.conf":
-        (story / "requirements.txt").write_text("a-package-that-is-not-there\n")
-        assert "No network" in prepare(story, **settings).stderr
-        assert "/of-pip-conf" in (story / ".venv" / "vitbook-install.log").read_text()
+    (story / "requirements.txt").write_text("a-package-that-is-not-there\n")
+    assert "No network" in prepare(story, **settings).stderr
+    assert "/of-pip-conf" in (story / ".venv" / "vitbook-install.log").read_text()
 
 
 # --- the reader's surroundings ---
 
-OUT = """PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONWARNINGS PYTHONPATH PYTHONIOENCODING PYTHONHASHSEED PIP_USER
-PIP_PREFIX PIP_TARGET PIP_ROOT PIP_REQUIRE_VIRTUALENV PIP_DRY_RUN PIP_NO_DEPS PIP_PYTHON PIP_NO_BINARY PIP_REQUIREMENT
-JUPYTER_PATH JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR IPYTHONDIR JPY_SESSION_NAME VSCODE_PID MPLBACKEND MATPLOTLIBRC
-SPHINXOPTS PYTEST_ADDOPTS PYTEST_PLUGINS RUFF_CONFIG GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_PREFIX
-SOURCE_DATE_EPOCH""".split()
-IN = """PATH LANG LC_ALL TZ CI GITHUB_ACTIONS HTTPS_PROXY CHROME CUDA_VISIBLE_DEVICES OMP_NUM_THREADS HF_TOKEN
-HF_HUB_OFFLINE VITBOOK_SCALE VITBOOK_OFFLINE VITBOOK_CELL_TIMEOUT PYTHONDONTWRITEBYTECODE PIP_CONFIG_FILE PIP_INDEX_URL
-PIP_EXTRA_INDEX_URL PIP_NO_INDEX PIP_FIND_LINKS PIP_CERT PIP_PROXY PIP_TRUSTED_HOST PIP_CONSTRAINT PIP_NO_CACHE_DIR
-PIP_DEFAULT_TIMEOUT GIT_CONFIG_COUNT GIT_SSL_CAINFO""".split()
-FOLDERS = """VITBOOK_SYSTEM_DATA HF_HOME HF_HUB_CACHE HUGGINGFACE_HUB_CACHE TORCH_HOME TORCHINDUCTOR_CACHE_DIR
-TRITON_CACHE_DIR CUDA_CACHE_PATH XDG_CACHE_HOME XDG_RUNTIME_DIR MPLCONFIGDIR SCIKIT_LEARN_DATA TMPDIR TMP SSL_CERT_FILE
-REQUESTS_CA_BUNDLE PYTHONPYCACHEPREFIX""".split()
+OUT = """PYTHONHOME PYTHONOPTIMIZE PYTHONPATH PYTHONIOENCODING PIP_USER PIP_TARGET PIP_NO_DEPS JUPYTER_PATH
+JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR IPYTHONDIR JPY_SESSION_NAME MPLBACKEND MATPLOTLIBRC SPHINXOPTS PYTEST_ADDOPTS
+RUFF_CONFIG GIT_DIR SOURCE_DATE_EPOCH""".split()
+IN = """PATH LANG TZ CI HTTPS_PROXY CUDA_VISIBLE_DEVICES OMP_NUM_THREADS HF_TOKEN HF_HUB_OFFLINE VITBOOK_SCALE
+VITBOOK_OFFLINE VITBOOK_CELL_TIMEOUT PIP_CONFIG_FILE PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_CERT PIP_PROXY
+PIP_NO_CACHE_DIR GIT_CONFIG_COUNT GIT_SSL_CAINFO""".split()
+FOLDERS = """VITBOOK_SYSTEM_DATA HF_HOME HF_HUB_CACHE TORCH_HOME CUDA_CACHE_PATH XDG_CACHE_HOME MPLCONFIGDIR
+SCIKIT_LEARN_DATA TMPDIR TMP SSL_CERT_FILE REQUESTS_CA_BUNDLE PYTHONPYCACHEPREFIX""".split()
 
 
 def test_what_of_the_reader_s_settings_reaches_a_command(tmp_path, monkeypatch):
@@ -253,24 +232,21 @@ def test_what_of_the_reader_s_settings_reaches_a_command(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a Unix user's home")
-@pytest.mark.parametrize("home", ["/proc/nowhere", "relative", "/etc/hostname"])
-def test_a_user_without_a_home_gets_one(tmp_path, capsys, home):
-    found = env.surroundings({"HOME": home}, root=tmp_path)
+def test_a_user_without_a_home_gets_one(tmp_path, capsys):
+    found = env.surroundings({"HOME": "/proc/nowhere"}, root=tmp_path)
     assert Path(found["HOME"]) == tmp_path / ".cache" / "home" and os.access(found["HOME"], os.W_OK)
-    assert f"({home}) is not there" in capsys.readouterr().out
+    assert "(/proc/nowhere) is not there" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
-@pytest.mark.parametrize(("body", "code"), [("print('x' * 100_000)", 141), ("print('kept')", 141), ("sys.exit(7)", 7)])
-def test_a_reader_who_went_away_is_no_fault(body, code):
+def test_a_reader_who_went_away_is_no_fault():
     """As `| head -1` does."""
     reading, writing = os.pipe()
     os.close(reading)
-    program = f"import sys, env; sys.exit(env.run(lambda: {body}))"
-    command, pipes = [sys.executable, "-c", program], {"stdout": writing, "stderr": subprocess.PIPE}
-    done = subprocess.run(command, cwd=ROOT / "scripts", text=True, **pipes)
+    command = [sys.executable, "-c", "import sys, env; sys.exit(env.run(lambda: print('kept')))"]
+    done = subprocess.run(command, cwd=ROOT / "scripts", text=True, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (code, "")
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 # --- what can go wrong ---
@@ -295,25 +271,9 @@ def test_what_pip_says_in_plain_words(output, start):
 # --- continuous integration ---
 
 
-def test_ci_run_calls_the_commands_and_fails_with_them(tmp_path):
-    """With a stub for make, for apt-get (it fails) and shared data beside the checkout."""
-    root, stubs = tmp_path / "checkout", tmp_path / "stubs"
-    for folder in (root / ".ci", root / "scripts", tmp_path / "shared" / "data", stubs):
-        folder.mkdir(parents=True)
-    shutil.copy2(ROOT / ".ci" / "run", root / ".ci" / "run")
-    (root / "scripts" / "env.py").write_text("")
-    said = 'echo "make $1 at ${VITBOOK_SCALE:-unset} with $VITBOOK_DATA"; exit ${STUB_MAKE:-0}'
-    for name, body in {"apt-get": "exit 100", "id": "echo 0", "a-browser": "exit 0", "make": said}.items():
-        (stubs / name).write_text(f"#!/bin/sh\n{body}\n")
-        (stubs / name).chmod(0o755)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VITBOOK")}
-    environment |= {"PATH": f"{stubs}{os.pathsep}{os.environ['PATH']}", "CHROME": "a-browser"}
-    done = subprocess.run([str(root / ".ci" / "run")], env=environment, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    goals = re.findall(rf"^make (\S+) at (\S+) with {root}/.cache/vitbook:{tmp_path}/shared/data$", done.stdout, re.M)
-    assert goals[0][0].startswith("test") and goals[1:] == [("book", "cpu"), ("pages", "unset"), ("pdf", "unset")]
-    assert "dataset-fashion-mnist could not be installed" in done.stdout
-    assert subprocess.run([str(root / ".ci" / "run")], env=environment | {"STUB_MAKE": "3"}).returncode == 3
+def test_ci_run_calls_the_commands():
+    said = re.findall(r"^ *((?:\w+=\w+ )?make [a-z-]+) PYTHON=", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert said == ["make test-all", "VITBOOK_SCALE=cpu make book", "make pages", "make pdf"]
 
 
 @pytest.mark.parametrize(("name", "goals"), [("tests.yml", ["test-all"]), ("pages.yml", ["book", "pages", "pdf"])])

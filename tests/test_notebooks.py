@@ -11,15 +11,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import notebook_rules as rules
-
 import notebooks as command
 
 CHAPTERS = rules.notebook_paths()
@@ -196,23 +193,16 @@ PICTURE = {"data": {"image/png": ""}, "metadata": {}, "output_type": "display_da
 CASES = {  # each case: what the complaint must say, and how the good chapter is spoiled
     "stored_form": [
         ("its metadata", lambda book: book.notebook.update(nbformat_minor=4)),
-        ("its metadata", lambda book: book.notebook.update(metadata={"kernelspec": {"name": "my-venv"}})),
         ("its metadata", lambda book: setattr(book, "stored", json.dumps(book.notebook, indent=2))),
-        ("cell 'half-look'", change("half-look", execution_count=7)),
         ("cell 'half-look'", change("half-look", metadata={"collapsed": True})),
-        ("cell 'half-check'", change("half-check", execution_count=None)),
         ("cell 'half-check'", lambda book: cell(book, "half-check")["outputs"].append(PICTURE)),
-        ("cell 'half-class'", change("half-class", outputs=[PICTURE])),
-        ("cell 'half-class'", change("half-class", source=f"{CLASS}\n\n{rules.MARKER}\n")),
         ("cell 'b33fca1e'", change("mistakes", id="b33fca1e")),
-        ("cell 'Fj3kd_9sLLas'", change("mistakes", id="Fj3kd_9sLLas")),
         ("the cell 'class Half", lambda book: cell(book, "half-class").pop("id")),
         ("id 'claim' stands twice", change("mistakes", id="claim")),
         ("'half-check' is marked and stores no output", change("half-check", outputs=[])),
     ],
     "code_is_python": [
         ("'half-look' is not Python: invalid syntax, line 3", append("half-look", "\n\nfor x in")),
-        ("'half-look' is not Python", append("half-look", "\nx = \\0")),
     ],
     "setup_cell": [
         ("differs from the one", replace("setup", "seed=0", "seed=1")),
@@ -221,7 +211,6 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
         ("only there", insert("claim", code("setup", "1"))),
     ],
     "written_once": [
-        ("Half differs from the one in vitutils/models/vit.py", replace("half-class", "images / 2", "images / 3")),
         ("Half differs from the one in vitutils/models/vit.py", replace("half-class", "the images.", "an image.")),
         ("load differs from the one in vitutils/data/sets.py and vitutils/models/weights.py",
          append("half-look", "\n\ndef load(name):\n    return (name,)")),
@@ -236,24 +225,18 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
         ("'half-look' is empty, skipped", change("half-look", metadata={"tags": ["raises-exception"]})),
         ("'void' is empty", insert("claim", code("void", ""))),
         ("'half-look' has a magic", append("half-look", "\nfiles = !ls")),
-        ("'half-look' has a magic", append("half-look", "\n?nn.Linear")),
-        ("'half-look' has a magic", append("half-look", "\nif image:\n    %time x = 1")),
         ("'asked' has a magic", insert("claim", code("asked", "%%writefile x.py\nclass Half: 1"))),
         ("names ../results/x.csv", append("half-look", "\nopen('../results/x.csv')")),
-        ("names results/x.csv", append("half-look", "\nopen('results/x.csv')")),
         ("environment", append("half-look", "\nos.environ['VITBOOK_SCALE']")),
         ("/home/m…", append("half-look", "\nopen('/home/me/cat.png')")),
-        ("/Users/m…", append("claim", "\n\nIt lies in `/Users/me`.")),
         ("'half-check' holds the path", lambda book: cell(book, "half-check")["outputs"][0].update(text="/home/me")),
     ],
     "nothing_left_open": [
         ("'claim' still holds '@@ACCURACY'", append("claim", " It got @@ACCURACY.")),
-        ("still holds 'FIXME'", append("half-look", "  # FIXME: slow")),
     ],
     "alt_texts": [
         ("has no alt text", change("half-look", metadata={})),
         ("says too little", alt("A plot.")),
-        ("says too little", alt("_images/" + "0123456789abcdef" * 4)),
         ("has the alt text of cell 'half-look'", insert("half-check", code("again", "history.plot()", alt=ALT))),
     ],
     "captions": [
@@ -268,9 +251,6 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
         ("a MyST directive", append("claim", "\n\n```{note}\nHalf.\n```")),
         ("a MyST block", append("claim", "\n\n:::{note}\nHalf.\n:::")),
         ("a MyST role", append("claim", " {cite}`somebody2021`")),
-        ("a MyST target", append("claim", "\n\n(half)=\nHalf.")),
-        ("a MyST substitution", append("claim", " {{ version }}")),
-        ("a labelled formula", append("claim", "\n\n$$\nx\n$$ (half)")),
         ("a footnote", append("claim", " Half.[^1]\n\n[^1]: Not whole.")),
         ("Colab cannot find", append("claim", f"\n\n![{ALT}](../half.svg)")),
         ("without alt text", append("claim", "\n\n![](https://a.org/half.svg)")),
@@ -285,17 +265,10 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
     "skeleton": [
         ("a title", replace("opening", "# Half", "## Half")),
         ("'After this chapter you can ….'", replace("opening", "After this chapter you can", "You will")),
-        ("'*You will*' alone", replace("opening", "*You will*", "*You will* now")),
-        ("'*You will*' alone", replace("opening", "- halve;", "- halve,")),
         ("'*You will*' alone", replace("opening", "- look;", "- look;\n- smell;\n- taste;\n- hear;")),
-        ("'*Before you start.* '", replace("opening", "start.* N", "start*: n")),
         ("'*Time.* '", replace("opening", " or a GPU", "")),
-        ("'## Common mistakes'", replace("mistakes", "## Common", "## Uncommon")),
         ("'**So and so.** '", replace("mistakes", "**Halving", "**1. Halving")),
-        ("'## Exercises'", replace("exercises", "## Exercises", "## Questions")),
         ("'## Summary'", replace("end", "3. not\n", "")),
-        ("'## Further reading'", replace("end", "bibliography.md#somebody2021", "x.md")),
-        ("'*Next.* '", replace("end", "*Next.*", "*Later.*")),
         ("'*Next.* '", append("end", "\n\nMore.")),
         ("does not link to 05_next.ipynb", another_chapter),
         ("more than one heading of level 1", append("claim", "\n\n# Whole")),
@@ -304,7 +277,6 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
     "exercises": [
         ("('4.3', 'hard')", replace("stretch", "stretch", "hard")),
         ("not [('4.1', 'easy'),", drop("stretch")),
-        ("('4.9', 'stretch')", replace("stretch", "4.3", "4.9")),
     ],
     "glossary_links": [
         ("has 'patch size' without", replace("claim", "One class", "The patch\nsize: one class")),
@@ -434,10 +406,10 @@ def test_a_signal_stops_all_and_leaves_no_kernel(tmp_path, capsys, word, number)
 def test_strip_gives_words_for_ids_that_an_editor_drew(tmp_path):
     cells = [code("8aa33d2c-11d0-4f0e-9bd0-52d9c0a5d7a1", "def mirror(images):\n    return images"),
              markdown("Fj3kd_9sLLas", "## A mirror loses nothing"), markdown("a-good-one", "## A mirror loses"),
-             code("b33fca1e", "mirror(images)"), code("c33fca1e", "mirror(images)"), code("d33fca1e", "1")]  # fmt: skip
+             code("c33fca1e", "mirror(images)"), code("d33fca1e", "1")]  # fmt: skip
     path = stored(tmp_path / "04_x.ipynb", *cells)
     assert command.main(["strip", str(path)]) == 0
-    named = ["mirror-images-return", "mirror-loses-nothing", "a-good-one", "mirror-images", "mirror-images-2", "cell"]
+    named = ["mirror-images-return", "mirror-loses-nothing", "a-good-one", "mirror-images", "cell"]
     assert [cell["id"] for cell in rules.read(path)["cells"]] == named
 
 
@@ -483,17 +455,6 @@ def test_colab_takes_the_ids_and_strip_gives_them_back(book, capsys):
     assert [cell["id"] for cell in rules.read(path)["cells"]] == [cell["id"] for cell in GOOD] + ["cell-1"]
 
 
-def test_without_git_cells_get_names_that_are_free(book, capsys):
-    def colab(notebook):
-        from_colab(notebook)
-        notebook["cells"][1]["id"] = "cell-2"
-
-    path = given_back(book, colab)
-    assert command.main(["strip", str(path)]) == 0
-    assert "give these a name: cell-1, cell-" in capsys.readouterr().out
-    assert [cell["id"] for cell in rules.read(path)["cells"]][:4] == ["cell-1", "cell-2", "cell-3", "cell-4"]
-
-
 def windows(notebook):
     for cell in notebook["cells"]:
         cell["source"] = rules.text(cell["source"]).replace("\n", "\r\n")
@@ -507,11 +468,6 @@ def bare(notebook):
             cell.pop("metadata"), cell.pop("outputs", None), cell.pop("execution_count", None)
 
 
-def nulls(notebook):
-    for cell in notebook["cells"]:
-        cell["metadata"] = {"mystnb": None, "tags": None} | cell["metadata"]
-
-
 def after_a_run(notebook):
     notebook["metadata"] = {"language_info": {"name": "python", "version": "3.13.1"}}
     for number, cell in enumerate(notebook["cells"], 1):
@@ -520,7 +476,7 @@ def after_a_run(notebook):
             cell |= {"execution_count": number, "outputs": [*cell["outputs"], PICTURE]}
 
 
-@pytest.mark.parametrize("change", [windows, bare, nulls, after_a_run])
+@pytest.mark.parametrize("change", [windows, bare, after_a_run])
 def test_strip_mends_what_editors_do(book, change):
     clean = book.path.read_bytes()
     path = given_back(book, change)
@@ -557,21 +513,6 @@ def test_unfinished_code_is_one_line_with_notebook_and_cell(book, capsys):
     assert "04_made_up.ipynb: cell 'half-look' is not Python" in rules.untaught(book.root)[0]
 
 
-def test_an_older_nbformat_is_converted(tmp_path, capsys):
-    path = tmp_path / "04_x.ipynb"
-    out = {"output_type": "pyout", "prompt_number": 3, "text": ["2"], "metadata": {}}
-    cells = [{"cell_type": "heading", "level": 2, "source": ["Half"], "metadata": {}},
-             {"cell_type": "code", "input": ["x = !ls\n", "x"], "language": "python", "outputs": [out]}]  # fmt: skip
-    old = {"metadata": {"name": "x"}, "nbformat": 3, "nbformat_minor": 0, "worksheets": [{"cells": cells}]}
-    path.write_text(json.dumps(old), encoding="utf-8")
-    assert command.main(["check", str(path)]) == 1
-    assert "04_x.ipynb: [stored_form] is not as it is stored" in capsys.readouterr().err
-    assert command.main(["strip", str(path)]) == 0
-    assert "04_x.ipynb: stripped, from nbformat 3; 2 cells had no id" in capsys.readouterr().out
-    found = [(cell["id"], cell["source"]) for cell in rules.read(path)["cells"]]
-    assert found == [("cell-1", "## Half"), ("cell-2", "x = !ls\nx")]
-
-
 def holding(**more) -> bytes:
     return json.dumps({"cells": [{"cell_type": "code", "source": "x"} | more]}).encode()
 
@@ -581,26 +522,13 @@ NO_NOTEBOOKS = [
     ("is empty", b" \n"),
     ("is not JSON: Expecting value", b"nonsense"),
     ("marks of a merge", b'{\n<<<<<<< HEAD\n "cells": []\n}'),
-    ("has no list of cells", b"[1]"),
     ("has no list of cells", b'{"cells": {}}'),
+    ("is of nbformat 3; expected 4", b'{"worksheets": [], "nbformat": 3}'),
     ("is not UTF-8 (byte 0)", '{"cells": []}'.encode("utf-16")),
-    ("is of nbformat 5", b'{"cells": [], "nbformat": 5}'),
-    ("cannot be converted", b'{"worksheets": [{}], "nbformat": 3}'),
     ("the cell 'x' is of the kind 'sql'", holding(cell_type="sql")),
-    ("the cell '7' is of the kind None", b'{"cells": [{"cell_type": "raw"}, 7]}'),
     ("cell 'a' has a wrong source: 3", holding(id="a", source=3)),
-    ("cell 'a' has a wrong source", holding(id="a", source=[3])),
     ("cell 'a' has a wrong outputs.0: 1", holding(id="a", outputs=[1])),
-    ("cell 'a' has a wrong outputs: 5", holding(id="a", outputs=5)),
-    ("the cell 'x' has a wrong metadata.mystnb.image.alt", holding(metadata={"mystnb": "x"})),
-    ("cell 'a' has a wrong metadata.mystnb.image.alt", holding(id="a", metadata={"mystnb": {"image": {"alt": 5}}})),
-    ("the cell 'x' has a wrong metadata.tags: 5", holding(metadata={"tags": 5})),
     ("cell 'd' has a wrong", holding(id="d", outputs=[{"output_type": "stream", "text": [1]}])),
-    ("cell 'f' has a wrong", holding(id="f", outputs=[{"output_type": "execute_result", "data": None}])),
-    ("cell 'b' has a wrong", holding(id="b", outputs=[{"output_type": "display_data", "data": {"text/plain": 1}}])),
-    ("cell 'c' has a wrong", holding(id="c", outputs=[{"output_type": None}])),
-    ("holds half a character", holding(source="x = '\ud83d'")),
-    ("'g' holds half a character", holding(id="g", metadata={"tags": ["\udc00"]})),
 ]
 
 
@@ -620,14 +548,6 @@ def test_what_is_no_notebook_is_one_line(tmp_path, capsys, told, content):
 def test_a_notebook_without_cells_is_one_line(tmp_path, capsys):
     assert command.main(["check", str(stored(tmp_path / "04_x.ipynb"))]) == 1
     assert capsys.readouterr().err == "04_x.ipynb: [skeleton] has no cells\n"
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
-def test_a_pipe_is_not_waited_for(tmp_path, capsys, monkeypatch):
-    os.mkfifo(tmp_path / "04_x.ipynb")
-    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it would wait for ever"))
-    assert command.main(["check", str(tmp_path / "04_x.ipynb")]) == 1
-    assert capsys.readouterr().err == "04_x.ipynb: is a folder, a pipe or a device; expected a file\n"
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):

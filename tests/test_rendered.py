@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +14,11 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image
 
+import pages
+import slim
+from pagehead import pages_address
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-import pages  # noqa: E402
-import slim  # noqa: E402
-from pagehead import pages_address  # noqa: E402
 
 ORDER = ["first.html", "page.html", "last.html"]
 KATEX = '<link rel="stylesheet" href="_static/katex/katex.min.css">'
@@ -172,21 +170,24 @@ def test_the_search(look):
 
 
 def test_which_pages_there_are(tmp_path):
-    for name in ("index.html", "a.html", "book/b.html", "_modules/m.html", "_static/theme.html"):
+    sources = [f"_modules/{letter}.html" for letter in "abcde"]
+    for size, name in enumerate(["index.html", "a.html", "book/b.html", "_static/theme.html", *sources]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("<html></html>")
+        (tmp_path / name).write_text("<html></html>" + " " * size)
     (tmp_path / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=book/b.html" />')
-    assert pages.pages_of(tmp_path) == ["a.html", "book/b.html", "_modules/m.html"]
+    assert pages.pages_of(tmp_path) == ["a.html", "book/b.html", *sources[-pages.SOURCES :]]
 
 
 def test_no_browser_is_said_in_words(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("CHROME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(pages, "ELSEWHERE", [])
-    assert pages.main(["--site", str(tmp_path)]) == 2
+    site = tmp_path / "_build" / "html"
+    site.mkdir(parents=True)
+    assert pages.main(["--site", str(site)]) == 2
     assert "run `make book` first" in capsys.readouterr().err
-    (tmp_path / "index.html").write_text("<html></html>")
-    assert pages.main(["--site", str(tmp_path)]) == 2
+    (site / "index.html").write_text("<html></html>")
+    assert pages.main(["--site", str(site)]) == 2
     assert "sudo apt install chromium" in capsys.readouterr().err
     monkeypatch.setenv("CHROME", "/not/there")
     with pytest.raises(pages.NoBrowser, match="CHROME=/not/there is not there"):

@@ -21,7 +21,7 @@ from docutils.core import publish_doctree
 from matplotlib.figure import Figure
 from myst_parser.parsers.docutils_ import Parser
 
-from vitutils import plot, results
+from vitutils import results
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "book" / "results.md"
@@ -154,16 +154,6 @@ def test_no_number_of_a_paper_is_typed_on_the_page(source):
     assert not {number for number in typed if "," in number or len(number) > 4}
 
 
-def test_spot_numbers(tables):
-    found = {caption(table): grid(table) for table in tables}
-    by_start = lambda start: next(cells for text, cells in found.items() if text.startswith(start))  # noqa: E731
-    cells = by_start("Accuracy in %, mean ±")
-    assert cells["CIFAR-10", "ViT-L/16 (JFT-300M)"] == "99.42 ± 0.03"
-    noisy = next(above for _, above in cells if "Noisy" in above)
-    assert cells["ImageNet", noisy] == "88.4 / 88.5" and cells["CIFAR-10", noisy] == "—"
-    assert by_start("ImageNet accuracy in % of teacher")["RegNetY-4GF", "student"] == "82.7"
-
-
 def test_papers_that_print_one_number_agree():
     """DeiT-B, ViT-B/16 and DINO's S/16 stand in more than one file, as they stand in more than one table."""
     top1 = {(r["net"], r["pretraining"], r["resolution"]): r["top1"] for r in results.paper("imagenet_top1")}
@@ -201,9 +191,3 @@ def test_chapters_that_a_table_speaks_of_are_linked(source):
     half = source.partition("## Measured here")[2]
     for part in re.split(r"^### ", half, flags=re.M)[1:]:
         assert re.search(r"\]\((\.\./notebooks/\d\d_\w+\.ipynb|[\w-]+\.md)\)", part), part[:60]
-
-
-def test_numbers_on_an_axis_stand_as_far_as_its_panel_reaches():
-    parts = {"one": {"a": {2: [1], 30: [2]}}, "two": {"a": {100: [1], 900: [2]}}}
-    figure = plot.mean_lines(parts, xlabel="x", ylabel="y", ticks=(1, 5, 10, 200, 1_000))
-    assert [[tick.get_text() for tick in ax.get_xticklabels()] for ax in figure.axes] == [["5", "10"], ["200"]]

@@ -115,6 +115,7 @@ def test_what_needs_no_torch_does_not_load_it(code):
     assert loaded(code) == set()
 
 
+@pytest.mark.slow
 def test_the_command_loads_the_loop_once_and_nothing_to_draw_with():
     command = COMMAND.format([*ENOUGH, "--data", "no-such-set"])
     code = f"{command}\nassert 'vitutils.training.loop' in sys.modules and 'vitutils.train' not in sys.modules"

@@ -2,20 +2,18 @@
 
 import importlib.util
 import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from torch import nn
 
 from studies import harness, record, stamp
 from studies.store import RESULTS, Store
-from vitutils import data, results
+from vitutils import results
 from vitutils.models import vit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -469,77 +467,46 @@ def test_a_study_is_called_by_its_name(capsys):
     assert harness.main(arguments=[]) == 2 and "transfer" in capsys.readouterr().out
 
 
-# --- the data-scale study, at its smallest scale, in two processes ---
+# --- killed, and gone on with in two processes ---
 
-
-# The study's own command, but its process is gone, without a word, once there are so many rows.
 DIES = """
-import os, runpy
+import os
+from studies import harness
 from studies.store import Store
 append = Store.append
 def last(self, row):
     append(self, row)
-    len(self.rows()) < {rows} or os._exit(9)
+    len(self.rows()) < 10 or os._exit(9)
 Store.append = last
-runpy.run_module("studies.data_scale", run_name="__main__", alter_sys=True)
+harness.main("toy")
 """
 
 
-def data_scale(folder: Path, *how: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "VITBOOK_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *how, "--scale", "smoke", "--folder", str(folder)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=pipe)
-
-
-@pytest.fixture(scope="module")
-def killed_and_resumed(tmp_path_factory):
-    """A study that was killed after some runs and went on as two processes: its folder, and the rows at the kill."""
-    try:
-        data.load("fashion_mnist", download=False)
-    except data.DataError:
-        pytest.skip("Fashion-MNIST is not on this machine")
-    study = record.load("data_scale")
-    store = record.store_of(study, tmp_path_factory.mktemp("study"), "smoke")
-    first = data_scale(store.folder, "-c", DIES.format(rows=60))
-    assert first.communicate(timeout=1800)[1] == "" and first.returncode == 9
-    before = list(store.rows())
-    resumed = data_scale(store.folder, "-m", "studies", "data_scale", "--shards", "2")
-    told = resumed.communicate(timeout=1800)
-    assert resumed.returncode == 0, told
-    return study, store, before, told
-
-
 @pytest.mark.slow
-def test_a_killed_study_goes_on_in_two_processes_and_repeats_nothing(killed_and_resumed, monkeypatch):
-    study, store, before, (stdout, _) = killed_and_resumed
-    monkeypatch.setattr(study.shared, "has_imagenet", lambda: False)
+def test_a_killed_study_goes_on_in_two_processes_and_repeats_nothing(toy, tmp_path):
+    study, store = toy(("SEEDS = (0, 1)", "SEEDS = tuple(range(20))"))
+    there = tmp_path / "there"
+    shutil.copytree(ROOT / "studies", there / "studies", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("toy.py", "bits.py"):
+        shutil.copy(tmp_path / name, there / "studies")
+
+    def command(*how: str) -> subprocess.CompletedProcess:
+        words = [sys.executable, *how, "--folder", str(store.folder)]
+        return subprocess.run(words, cwd=there, capture_output=True, text=True)
+
+    first = command("-c", DIES)
+    assert first.returncode == 9 and first.stderr == ""
+    before = list(store.rows())
+    resumed = command("-m", "studies", "toy", "--shards", "2")
+    assert resumed.returncode == 0, resumed
     rows = store.rows()
     keys = [tuple(row[field] for field in store.key) for row in rows]
     expected = [tuple(str(name[field]) for field in store.key) for name in study.runs(store)]
-    assert 60 == len(before) < len(rows) and rows[: len(before)] == before
-    assert len(set(keys)) == len(keys) and sorted(keys) == sorted(expected)
-    assert stdout.count("scale=smoke") == len(rows) - len(before)
+    assert 10 == len(before) and rows[:10] == before and sorted(keys) == sorted(expected)
+    assert resumed.stdout.count("part=main") == len(rows) - len(before) == 30
     about = store.about()
     assert record.changes(study, about) == []
     assert about["started"] <= about["finished"] and about["wall_seconds"] >= 0
-
-
-@pytest.mark.slow
-def test_a_row_of_the_study_comes_out_again(killed_and_resumed, monkeypatch):
-    study, store, *_ = killed_and_resumed
-    monkeypatch.setattr(study.shared, "has_imagenet", lambda: False)
-    names = [name for name in study.runs(store) if name["part"] == "main"]
-    for file in store.own.glob("*.pt"):
-        file.unlink()  # what a fine-tuned net starts from is trained again where it is gone
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        again = [study.run(store, name) for name in (names[0], next(n for n in names if n["start"] == "shapes"))]
-    finally:
-        torch.set_num_threads(threads)
-    for row in again:
-        assert record.differences(row, store.find(row), 2e-3) == []
 
 
 # --- rows that were trained at the rate their own search chose ---

@@ -416,6 +416,17 @@ def test_averaged_weights_are_what_is_returned(digits):
     assert 0 < near < 0.1 * far
 
 
+def test_evaluate_takes_the_test_part_of_a_data_set(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    parts = digits.test_images, digits.test_labels
+    same = train.evaluate(model, *parts, mean=digits.mean, std=digits.std)
+    assert torch.equal(train.evaluate(model, digits).logits, same.logits)
+    with pytest.raises(ValueError, match="a Dataset alone"):
+        train.evaluate(model, digits, parts[1])
+    with pytest.raises(ValueError, match="expected a Dataset, or images with labels"):
+        train.evaluate(model, *parts)
+
+
 def test_evaluate_agrees_with_a_plain_loop_and_puts_the_mode_back(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5)).train()
     result = train.evaluate(model, digits.test_images, digits.test_labels, mean=digits.mean, std=digits.std)

@@ -4,7 +4,6 @@ import ntpath
 import os
 import re
 import subprocess
-import sys
 import types
 import zipfile
 from pathlib import Path
@@ -12,12 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitutils import data
-from vitutils.files import data_folders
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import env
 import running
+from vitutils import data
+from vitutils.files import data_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", flags=re.I)

@@ -1,7 +1,7 @@
 """How long chapters take: the line that each of them prints first, the record of measured times, words for minutes.
 
-The record is book/times.csv. `scripts/notebooks.py run --record` writes its rows, `scripts/times.py` writes the *Time*
-paragraph of every chapter from it; the page "Status of this build" shows it.
+The record is book/times.csv. `scripts/notebooks.py run --record` writes its rows, `scripts/notebooks.py times` the
+*Time* paragraph of every chapter; the page "Status of this build" shows it.
 """
 
 from __future__ import annotations

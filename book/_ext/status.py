@@ -14,7 +14,6 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-import chapter_times as times
 from docutils import nodes
 from docutils.statemachine import StringList
 from myst_nb.ext import execution_tables
@@ -22,6 +21,8 @@ from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
+
+import chapter_times as times
 
 RECORD = "book/times.csv"
 PACKAGES = ("torch", "torchvision", "timm", "vit-pytorch", "numpy", "scikit-learn", "scikit-image", "matplotlib")

@@ -130,10 +130,8 @@ def train_steps(
     schedule = train.make_schedule(optimizer, steps, warmup=0.1)
     size, epoch = min(batch_size, len(dataset.train_labels)), 0
     while schedule.last_epoch < steps:
-        for images, labels in data.batches(
-            dataset.train_images, dataset.train_labels, size,
-            seed=1_000 * seed + epoch, device=device,
-            mean=dataset.mean, std=dataset.std,
+        for images, labels in dataset.batches(
+            size, seed=1_000 * seed + epoch, device=device
         ):
             if len(labels) < size or schedule.last_epoch == steps:
                 break  # a last, smaller batch is left out
@@ -161,15 +159,15 @@ def choose_rate(
     fit, choose = split_shots(dataset.train_labels, seed=0)
     images, labels = dataset.train_images, dataset.train_labels
     part = replace(
-        dataset, train_images=images[fit], train_labels=labels[fit]
+        dataset, train_images=images[fit], train_labels=labels[fit],
+        test_images=images[choose], test_labels=labels[choose],
     )
     scores = {}
     for lr in checked_rates(rates):
         net = train_steps(make(), part, lr=lr, **how)
         try:
             scores[lr] = train.evaluate(
-                net, images[choose], labels[choose], mean=dataset.mean,
-                std=dataset.std, device=how.get("device", "cpu"),
+                net, part, device=how.get("device", "cpu")
             ).accuracy
         except FloatingPointError:
             continue  # it diverged

@@ -91,8 +91,7 @@ def _run(options: argparse.Namespace, ranks: distributed.Ranks) -> None:
         return
     found = {"history": asdict(history)}
     if options.test:
-        how = {"mean": whole.mean, "std": whole.std, "device": device}
-        test = evaluate(model, whole.test_images, whole.test_labels, **how)
+        test = evaluate(model, whole, device=device)
         found["test"] = {"loss": test.loss, "accuracy": test.accuracy, "images": len(whole.test_labels)}
         say(f"test: loss {test.loss:.4f}, accuracy {test.accuracy:.2%}, {len(whole.test_labels):,} images")
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}

@@ -7,6 +7,7 @@ indexed, not streamed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vitutils.data._splits import balanced_order, class_counts, split_off
-from vitutils.data.batches import channel_statistics, check_pair
+from vitutils.data.batches import batches, channel_statistics, check_pair
 from vitutils.data.sources import SOURCES, DataError, find_set
 
 DATA_SETS = ("digits", *SOURCES)
@@ -61,6 +62,14 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return tuple(self.train_images.shape[1:])
+
+    def batches(self, size: int, *, seed: int | None, **how) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of the training part, normalised with `mean` and `std`.
+
+        how: goes to `data.batches`, which says what comes and what `size` and `seed` do.
+        """
+        parts = self.train_images, self.train_labels
+        return batches(*parts, size, seed=seed, mean=self.mean, std=self.std, **how)
 
     def summary(self) -> str:
         """One line: name, sizes, image shape, classes, source; and images a class where they are unlike."""

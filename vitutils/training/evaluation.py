@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitutils.arguments import checked_labels, logits_for
 from vitutils.data.batches import batches
+from vitutils.data.sets import Dataset
 from vitutils.models.modes import eval_mode
 
 
@@ -78,14 +79,28 @@ def make_scaler(device: torch.device) -> torch.amp.GradScaler:
 
 @torch.no_grad()  # not inference_mode: a table that a module keeps from here could not be trained with
 def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, *, mean, std, device="cpu", batch_size: int = 500
+    model: nn.Module,
+    images: Dataset | Tensor,
+    labels: Tensor | None = None,
+    *,
+    mean=None,
+    std=None,
+    device="cpu",
+    batch_size: int = 500,
 ) -> Evaluation:
-    """Evaluate on uint8 images (N, C, H, W) and int64 labels (N,), in eval mode; each module's own is put back after.
+    """Evaluate on the test part of a `Dataset`, in eval mode; each module's own mode is put back after.
 
-    mean, std: per channel, those that the model was trained with.
+    Or on uint8 images (N, C, H, W) and int64 labels (N,), which need mean and std, per channel: those that the model
+    was trained with.
     Raises ValueError for no images, labels that are no classes, and a model that gives anything but logits (B, K) with
     a place for each; FloatingPointError where the loss is not finite, for then argmax is no answer.
     """
+    if isinstance(images, Dataset):
+        if any(one is not None for one in (labels, mean, std)):
+            raise ValueError("expected a Dataset alone, which has labels, mean and std, or images with these three")
+        images, labels, mean, std = images.test_images, images.test_labels, images.mean, images.std
+    elif labels is None or mean is None or std is None:
+        raise ValueError("expected a Dataset, or images with labels, mean=... and std=...")
     device, labels = torch.device(device), _labels_of(images, labels)
     with eval_mode(model), autocast(device):
         parts = [

@@ -6,7 +6,7 @@ Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), t
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from vitutils import distributed
-from vitutils.data.batches import batch_sizes, batches, seeded
+from vitutils.data.batches import batch_sizes, seeded
 from vitutils.data.sets import Dataset
 from vitutils.files import show_progress
 from vitutils.models.modes import modes_kept, own_modes, set_modes
@@ -162,11 +162,10 @@ class Run:
         set_modes(self.modes)
         recipe, dataset, ranks = self.recipe, self.dataset, self.ranks
         seed = recipe.seed * 100_003 + epoch
-        how = {"augment": recipe.augment, "device": self.device, "mean": dataset.mean, "std": dataset.std}
-        how |= {"seed": seed, "rank": ranks.rank, "world": ranks.world}
+        how = {"augment": recipe.augment, "device": self.device, "rank": ranks.rank, "world": ranks.world}
         recent: list[tuple[Tensor, Tensor]] = []  # losses and norms not yet read off the device, or off the ranks
         with seeded(seed + ranks.rank * 1_000_000_007, self.device):
-            parts = batches(dataset.train_images, dataset.train_labels, recipe.batch_size, **how)
+            parts = dataset.batches(recipe.batch_size, seed=seed, **how)
             for step, (x, y) in enumerate(parts):
                 recent.append(self.step(x, y, ranks.weight(self.sizes[step]), check=not recent))
                 if len(recent) == 25 or (self.device.type == "cpu" and ranks.world == 1):
@@ -214,17 +213,14 @@ class Run:
 def held_out(model: nn.Module, dataset: Dataset, device: torch.device) -> tuple[float, float]:
     """Loss and accuracy on the test part: each rank evaluates its share of the images, and all get the whole."""
     ranks = distributed.here()
-    how = {"mean": dataset.mean, "std": dataset.std, "device": device}
     if ranks.world == 1:
-        result = evaluate(model, dataset.test_images, dataset.test_labels, **how)
+        result = evaluate(model, dataset, device=device)
         return result.loss, result.accuracy
     for buffer in model.buffers():  # BatchNorm's running means: those of rank 0, which writes the checkpoint
         torch.distributed.broadcast(buffer, 0)
     mine = slice(ranks.rank, None, ranks.world)
-    result = distributed.agree(
-        lambda: evaluate(model, dataset.test_images[mine], dataset.test_labels[mine], **how),
-        (FloatingPointError, ValueError),
-    )
+    share = replace(dataset, test_images=dataset.test_images[mine], test_labels=dataset.test_labels[mine])
+    result = distributed.agree(lambda: evaluate(model, share, device=device), (FloatingPointError, ValueError))
     weight = len(result.logits) / len(dataset.test_labels)
     parts = distributed.gather((weight * result.loss, weight * result.accuracy))
     return sum(loss for loss, _ in parts), sum(accuracy for _, accuracy in parts)
