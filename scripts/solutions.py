@@ -154,8 +154,12 @@ def copy(path: Path) -> bool:
     new = page.source
     for number, answer in page.solutions.items():
         start = new.index(f"## Exercise {number} ")
-        at = new.index(answer.check, start + new[start:].index(answer.solution) + len(answer.solution))
-        new = new[:at] + asked[number].check + new[at + len(answer.check) :]
+        end = start + new[start:].index(answer.solution) + len(answer.solution)
+        if answer.check:
+            at, check = new.index(answer.check, end), asked[number].check
+        else:  # an empty cell: in front of the fence that closes it
+            at, check = new.index("\n```", new.index("```{code-cell}", end)) + 1, asked[number].check + "\n"
+        new = new[:at] + check + new[at + len(answer.check) :]
     theirs = helpers(chapter_of(path))
     for cell in page.setup + [cell for answer in page.solutions.values() for cell in answer.after]:
         for node in rules.definitions(ast.parse(cell)):

@@ -257,6 +257,13 @@ def test_panels_of_different_quantities_have_their_own_vertical_axes():
     assert left.get_ylim()[1] < 10 < right.get_ylim()[0] and left.get_xlim() == right.get_xlim()
 
 
+@pytest.mark.parametrize("count", [3, 9])
+def test_panels_name_few_places_of_a_log_axis(count):
+    x = [28 * 2**i for i in range(count)]
+    (ax,) = plot.panels(x, {"seconds": {"a": x}}, xlabel="x", ylabel="y", log="xy").axes
+    assert ([label.get_text() for label in ax.get_xticklabels()] == [str(v) for v in x]) == (count == 3)
+
+
 def test_rows_and_columns_of_a_matrix_have_whole_numbers():
     """Four heads wide, matplotlib's own ticks stand at -0.5, 0.5, ..."""
     ax, _ = plot.matrices([torch.eye(4)], [""]).axes
@@ -269,6 +276,15 @@ def test_a_matrix_may_name_its_rows_and_columns():
     ax, _ = plot.matrices([torch.eye(3)], [""], names=words).axes
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         assert [label.get_text() for label in labels] == words
+
+
+def test_a_matrix_may_show_its_values_readable_on_every_colour():
+    plot.use_style()
+    figure = plot.matrices([torch.tensor([[0, 8], [1, 2]]), torch.zeros(2, 2)], ["", ""], values=True)
+    assert len(figure.axes) == 2  # the numbers say what a colour bar would
+    written = {(text.get_position(), text.get_text(), text.get_color()) for text in figure.axes[0].texts}
+    dark, light = {((0, 0), "0", "white"), ((0, 1), "1", "white"), ((1, 1), "2", "white")}, {((1, 0), "8", "black")}
+    assert written == dark | light
 
 
 def test_stacked_bars_stand_end_to_end():

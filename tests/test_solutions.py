@@ -203,6 +203,18 @@ def test_copy_brings_a_page_up_to_date(tmp_path, monkeypatch):
     assert not solutions.copy(page)
 
 
+def test_copy_fills_check_cells_that_are_empty(tmp_path):
+    page, whole = tmp_path / PAGES[0].name, PAGES[0].read_text(encoding="utf-8")
+    first, *_, last = solutions.read(PAGES[0]).solutions.values()
+    empty = whole
+    for answer in (first, last):
+        assert empty.count(answer.check) == 1
+        empty = empty.replace(answer.check + "\n", "")
+    page.write_text(empty, encoding="utf-8")
+    assert solutions.copy(page) and page.read_text(encoding="utf-8") == whole
+    assert not solutions.copy(page)
+
+
 def test_a_page_out_of_form_is_named(tmp_path):
     page, whole = tmp_path / PAGES[0].name, PAGES[0].read_text(encoding="utf-8")
     for fault in (whole.replace("## Exercise 1.2 (core):", "## Exercise 1.2:"), whole + "\n## More\n\nWords.\n"):

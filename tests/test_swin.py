@@ -21,6 +21,7 @@ from vitutils.models.swin import (
     window_partition,
     window_reverse,
 )
+from vitutils.training import parameter_groups
 
 SMALL = SwinConfig(
     img_size=32, patch_size=2, num_classes=5, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=4
@@ -220,3 +221,19 @@ def test_need_weights_gives_the_maps():
     assert attn.shape == (2, 4, 2, 6, 6)
     assert torch.allclose(attn.sum(-1), torch.ones(2, 4, 2, 6, dtype=torch.float64))
     assert attn.permute(0, 2, 1, 3, 4)[:, :, ~mask].eq(0).all()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_weight_decay_leaves_bias_tables_and_scales_alone(version):
+    model = Swin(replace(SMALL, version=version))
+    decays, keeps = (group["params"] for group in parameter_groups(model, 0.05))
+    named = {parameter: name for name, parameter in model.named_parameters()}
+    kept = {named[parameter].rsplit(".", 1)[1] for parameter in keeps}
+    offsets = {1: "relative_position_bias_table", 2: "logit_scale"}
+    assert kept == {"weight", "bias", offsets[version]}  # weight: of a norm
+    assert {named[parameter].rsplit(".", 2)[1] for parameter in decays} >= {"qkv", "proj", "fc1", "reduction"}
+
+
+def test_the_pyramid_halves_its_grids_and_rounds_up():
+    grids = Swin(replace(SMALL, depths=(2, 2, 1), num_heads=(2, 2, 2))).pyramid(noise(2, 3, 20, 36).float())
+    assert [tuple(grid.shape) for grid in grids] == [(2, 10, 18, 8), (2, 5, 9, 16), (2, 3, 5, 32)]

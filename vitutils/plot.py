@@ -196,6 +196,9 @@ def panels(
         if reference is not None:
             ax.axhline(reference, color="0.35", linestyle=":", linewidth=1.2)
         ax.set(title=title, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+        if "x" in log and len(x) <= 8:  # few places: name them, no powers of ten
+            ax.set_xticks(x, [short_number(value) for value in x])
+            ax.xaxis.minorticks_off()
     if len(names) > 1:
         axes[0, 0].legend(fontsize=8.5)
     figure.supxlabel(xlabel, fontsize=10)
@@ -371,11 +374,13 @@ def matrices(
     label: str = "",
     names: Sequence[str] | None = None,
     ticks: bool = True,
+    values: bool = False,
 ) -> Figure:
     """Show matrices (rows, columns) beside each other on one colour scale; signed ones with white at zero.
 
     names: what stands at the rows and columns of square matrices, in place of their numbers.
     ticks=False: no numbers there, for pictures laid together in one matrix.
+    values=True: the value of each entry is written into it, and stands for a colour bar.
     """
     arrays = [torch.as_tensor(a).detach().cpu().float().numpy() for a in arrays]
     top = max(np.abs(a).max() for a in arrays)
@@ -401,8 +406,22 @@ def matrices(
             ax.set(xticks=[], yticks=[])
         if n % columns == 0:
             ax.set_ylabel(ylabel)
-    figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
+        if values:
+            write_values(ax, arrays[n], width / columns)
+    if not values:
+        figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
     return finish(figure)
+
+
+def write_values(ax, array: np.ndarray, inches: float) -> None:
+    """Write each entry of a matrix on its own colour, black on light and white on dark, as large as its cell allows."""
+    picture = ax.images[-1]
+    size = min(12, 30 * inches / max(array.shape))
+    for place in np.ndindex(*array.shape):
+        red, green, blue, _ = picture.cmap(picture.norm(array[place]))
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        colour = "black" if light else "white"
+        ax.text(place[1], place[0], f"{array[place]:g}", ha="center", va="center", color=colour, fontsize=size)
 
 
 def history(

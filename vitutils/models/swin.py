@@ -53,7 +53,9 @@ class SwinConfig:
     def __post_init__(self):
         if len(self.depths) != len(self.num_heads):
             got = f"{len(self.depths)} and {len(self.num_heads)}"
-            raise ValueError(f"expected as many depths as num_heads, got {got}")
+            raise ValueError(
+                f"expected as many depths as num_heads, got {got}"
+            )
         for D, h in zip(self.widths, self.num_heads, strict=True):
             if D % h:
                 raise ValueError(f"num_heads {h} does not divide width {D}")
@@ -351,7 +353,7 @@ class Swin(nn.Module):
             nn.init.zeros_(parameter)  # so that the first loss is ln K
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """Tokens after each stage: (B, H/P, W/P, D), (B, H/2P, W/2P, 2D), ..."""
+        """Tokens after each stage: (B, H/P, W/P, D), (B, H/2P, W/2P, 2D)."""
         tokens, found = self.patch_embed(images), []
         if self.pos_embed is not None:
             made_for = pair(self.config.img_size)
