@@ -26,13 +26,13 @@ from functools import lru_cache, partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vitutils.data.points import PointSet, load_points
 
 from studies.harness import main
 from studies.shared import by_accuracy_then_loss, constants, grid, rate_names, rate_of, side_by_side
 from studies.store import Store
 from vitutils import check, timing
 from vitutils.data.clouds import cloud_batches, half, turn
-from vitutils.data.points import PointSet, load_points
 from vitutils.models.points import (
     CloudTransform,
     NeighbourEmbed,
@@ -227,8 +227,10 @@ def replay(store: Store) -> dict:
 
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    names = "NETS UP STEPS BATCH POINTS DRAWS RATES FOLDS HELD_OUT WIDTHS NEIGHBOURS OTHER_NEIGHBOURS POSITIONS TEST_POINTS"
-    return {"data": "solids"} | constants(globals(), *names.split(), "ANGLES", "SHIFTS", "COSTS", "REPEATS")
+    names = "NETS UP STEPS BATCH POINTS DRAWS RATES FOLDS HELD_OUT WIDTHS NEIGHBOURS OTHER_NEIGHBOURS POSITIONS"
+    return {"data": "solids"} | constants(
+        globals(), *names.split(), "TEST_POINTS", "ANGLES", "SHIFTS", "COSTS", "REPEATS"
+    )
 
 
 if __name__ == "__main__":

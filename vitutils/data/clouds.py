@@ -1,4 +1,4 @@
-"""What clouds of points are trained on and judged by: batches of a few points each, and clouds turned or cut in half."""
+"""What clouds of points are trained on and judged by: batches of a few points each, clouds turned or cut in half."""
 
 import math
 from collections.abc import Iterator
