@@ -229,9 +229,7 @@ def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
     names = "NETS UP STEPS BATCH POINTS DRAWS RATES FOLDS HELD_OUT WIDTHS NEIGHBOURS OTHER_NEIGHBOURS"
     more = "POSITIONS TEST_POINTS ANGLES SHIFTS COSTS REPEATS"
-    return {"data": "solids"} | constants(
-        globals(), *names.split(), "TEST_POINTS", "ANGLES", "SHIFTS", "COSTS", "REPEATS"
-    )
+    return {"data": "solids"} | constants(globals(), *names.split(), *more.split())
 
 
 if __name__ == "__main__":

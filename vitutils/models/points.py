@@ -3,8 +3,8 @@
 Chapter 13 writes out each of these in the same words. Letters: B clouds, N points of a cloud, k neighbours, D width
 of a token, h heads, Dh = D / h, G cells along a side of a grid, K classes. `points` (B, N, 3) are coordinates; every
 layer is called as layer(tokens, points, near), with tokens (B, N, D) and near (B, N, k) from `nearest`, whether it
-needs them or not. Sources: PointNet, Qi et al. 2017 (arXiv 1612.00593); PCT, Guo et al. 2021 (2012.09688); Point Transformer,
-Zhao et al. 2021 (2012.09164); Cloud Transformers, Mazur and Lempitsky 2021 (2007.11679).
+needs them or not. Sources: PointNet, Qi et al. 2017 (arXiv 1612.00593); PCT, Guo et al. 2021 (2012.09688); Point
+Transformer, Zhao et al. 2021 (2012.09164); Cloud Transformers, Mazur and Lempitsky 2021 (2007.11679).
 """
 
 import math
