@@ -45,7 +45,7 @@ from vitutils.models.points import (
 from vitutils.models.transformer import train_batches
 
 UP = 2  # the axis that points up
-STEPS, BATCH, POINTS, DRAWS = 300, 32, 128, 8
+STEPS, BATCH, POINTS, DRAWS = 240, 32, 128, 8
 RATES = (1e-3, 3e-3, 1e-2)
 FOLDS = (0, 1, 2)
 HELD_OUT = 0.25
