@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vitutils import check
+from vitutils import check, plot
+from vitutils.data.clouds import cloud_batches, half, turn
 from vitutils.models.points import (
     CloudTransform,
     NeighbourEmbed,
@@ -256,3 +257,82 @@ def test_points_meet_in_cells():
     net.shift.weight.data.zero_()  # places from coordinates alone
     changed = (net(other, points) - net(tokens, points)).abs().amax(dim=2) > 1e-12
     assert changed[:, 0].all() and changed[:, 1:].any()
+
+
+# --- batches, turns, halves ---
+
+
+def test_a_turn_keeps_lengths_and_the_axis_and_comes_back():
+    points = cloud()
+    for axis in range(3):
+        moved = turn(points, torch.tensor([30.0, -75.0]), axis)
+        check.check_close(moved.norm(dim=2), points.norm(dim=2), tol=1e-12)
+        assert torch.equal(moved[..., axis], points[..., axis]) and (moved - points).abs().max() > 0.1
+        check.check_close(turn(moved, torch.tensor([-30.0, 75.0]), axis), points, tol=1e-12)
+    ahead = torch.tensor([[[1.0, 0.0, 0.5]]])
+    check.check_close(turn(ahead, 90), torch.tensor([[[0.0, 1.0, 0.5]]]))
+
+
+def test_a_half_is_the_outer_one():
+    points = cloud()
+    for axis, sign in ((0, 1), (2, -1)):
+        kept = half(points, axis, sign)
+        check.check_shape(kept, (B, N // 2, 3))
+        limit = (sign * points[..., axis]).median(dim=1).values
+        assert (sign * kept[..., axis] >= limit[:, None]).all()
+
+
+def marked(clouds: int = 10, points: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clouds whose every point says in z which cloud it is of; labels say it too."""
+    flat = torch.rand(clouds, points, 2, generator=torch.Generator().manual_seed(0))
+    number = torch.arange(clouds)
+    return torch.cat([flat, 10.0 + 10 * number[:, None, None].expand(-1, points, 1)], dim=2), number
+
+
+def test_batches_hold_every_cloud_once_an_epoch_with_its_label():
+    points, labels = marked()
+    batches = cloud_batches(points, labels, 5, 8, seed=0)
+    seen = []
+    for drawn, truth in (next(batches), next(batches)):
+        check.check_shape(drawn, (5, 8, 3))
+        height = 10.0 + 10 * truth[:, None]
+        stretch = drawn[..., 2] / height
+        assert (0.79 < stretch).all() and (stretch < 1.26).all()
+        assert (drawn[..., 0].std(dim=1) > 0.05).all()  # other points, not one many times
+        seen += truth.tolist()
+    assert sorted(seen) == list(range(10))
+
+
+def test_batches_are_the_seeds_and_differ_from_epoch_to_epoch():
+    points, labels = marked()
+    one, same, other = (cloud_batches(points, labels, 10, 8, seed=seed) for seed in (0, 0, 1))
+    first, second = next(one), next(one)
+    assert torch.equal(first[0], next(same)[0])
+    assert not torch.equal(first[1], second[1]) and not torch.equal(first[0], next(other)[0])
+
+
+def test_turned_batches_keep_heights_and_turn_each_cloud_by_itself():
+    points = torch.tensor([1.0, 0.0, 5.0]).expand(8, 4, 3)
+    drawn, _ = next(cloud_batches(points, torch.zeros(8).long(), 8, 4, seed=0, turned=2))
+    angles = torch.atan2(drawn[..., 1], drawn[..., 0]).mean(dim=1)
+    assert angles.std() > 0.5 and (drawn[..., 2] > 3.5).all()
+
+
+@pytest.mark.parametrize(("batch", "count"), [(11, 8), (5, 41), (0, 8), (5, 0)])
+def test_batches_that_cannot_be_had_are_refused(batch, count):
+    with pytest.raises(ValueError, match=f"10 clouds of up to 40 points, got {batch} of {count}"):
+        next(cloud_batches(*marked(), batch, count, seed=0))
+
+
+# --- the figure ---
+
+
+def test_clouds_are_drawn_from_three_sides_with_z_up():
+    points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
+    figure = plot.clouds([("plain", points), ("coloured", points, points[:, 0])], mark=[3, 3])
+    sides = [ax for ax in figure.axes if ax.collections and ax.get_aspect() == 1]
+    assert len(sides) == 6 and [ax.get_title() for ax in sides[:3]] == list(plot.SIDES)
+    for ax, place in zip(sides[3:], ([0, 3], [0, 3], [0, 0]), strict=True):
+        assert [float(v[0]) for v in ax.lines[0].get_data()] == place
+    drawn = sides[3].collections[0]
+    assert drawn.get_offsets()[-1].tolist() == [1, 0] and drawn.get_array()[-1] == 1  # the largest value, last
