@@ -129,12 +129,12 @@ def share(logits: Tensor, labels: Tensor) -> float:
 
 
 def judged(model: nn.Module, points: Tensor, labels: Tensor) -> dict:
-    """Fields of a row: accuracy by the mean of all draws, and which clouds were right, as a text of 0 and 1."""
+    """Fields of a row: accuracy by the mean of all draws, and which clouds were right, as a text of + and -."""
     p = voted(model, points)
-    right = (p.argmax(dim=1) == labels).int().tolist()
+    right = "".join("-+"[hit] for hit in (p.argmax(dim=1) == labels).int().tolist())
     loss = F.nll_loss(p.clamp_min(1e-9).log(), labels).item()
     found = {"accuracy": share(p, labels), "loss": round(loss, 4), "looked_at": len(labels)}
-    return found | {"right": "".join(map(str, right)), "parameters": check.count_parameters(model)}
+    return found | {"right": right, "parameters": check.count_parameters(model)}
 
 
 def curves(model: nn.Module, points: Tensor, labels: Tensor) -> dict:
