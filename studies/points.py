@@ -26,13 +26,13 @@ from functools import lru_cache, partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vitutils.data.points import PointSet, load_points
 
 from studies.harness import main
 from studies.shared import by_accuracy_then_loss, constants, grid, rate_names, rate_of, side_by_side
 from studies.store import Store
 from vitutils import check, timing
 from vitutils.data.clouds import cloud_batches, half, turn
+from vitutils.data.points import PointSet, load_points
 from vitutils.models.points import (
     CloudTransform,
     NeighbourEmbed,
