@@ -36,7 +36,6 @@ ANSWERS = [
     ("13.1", "wrong", "no point with itself", pairs("100_000 * 99_999", "6250")),
     ("13.1", "wrong", "the number of neighbours", pairs("10**10", "16")),
     ("13.1", "wrong", "the factor upside down", pairs("10**10", "16 / 100_000")),
-    ("13.1", "wrong", "half answered", pairs("10**10", "...")),
     ("13.2", "right", "one number a point", farthest()),
     ("13.2", "right", "a list", farthest(last="chosen")),
     (
