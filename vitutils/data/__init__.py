@@ -16,17 +16,20 @@ from vitutils.data.batches import (
 )
 from vitutils.data.image_sets import imagenet_photos, load_image_set, load_image_sets, load_own_image_sets
 from vitutils.data.images import ImagePart, ImageSet, as_dataset
+from vitutils.data.points import POINT_SETS, PointSet, load_points, sample_surface, unit_sphere
 from vitutils.data.sets import DATA_SETS, Dataset, load, load_first, photos
 from vitutils.data.sources import DataError
 from vitutils.data.synthetic import SHAPES, Shapes, shapes, two_blobs
 
 __all__ = [
     "DATA_SETS",
+    "POINT_SETS",
     "SHAPES",
     "DataError",
     "Dataset",
     "ImagePart",
     "ImageSet",
+    "PointSet",
     "Shapes",
     "as_dataset",
     "batch_sizes",
@@ -40,9 +43,12 @@ __all__ = [
     "load_image_set",
     "load_image_sets",
     "load_own_image_sets",
+    "load_points",
     "normalise",
     "per_image",
     "photos",
+    "sample_surface",
     "shapes",
     "two_blobs",
+    "unit_sphere",
 ]
