@@ -15,7 +15,7 @@ Parts, in the order they run:
     turned    each net on clouds turned about the up axis by any angle
     neighbours  the local net with other numbers of neighbours
 
-Two earlier starts were broken off: one with wider nets and 16 neighbours, in its search, as it would have taken too long;
+Two earlier starts were broken off: one with wider nets and 16 neighbours, in its search, as it would have taken long;
 one with 180 steps after two folds of `main`, as its nets had not learned enough and the set of objects was still being
 mended (mlp 68 and 79, global 79 and 82, local 70 and 71, splat 71 and 77 % right). The predictions are older than both,
 but for `neighbours`, which are older than the second.
