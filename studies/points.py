@@ -18,7 +18,7 @@ Parts, in the order they run:
 Two earlier starts were broken off: one with wider nets and 16 neighbours, in its search, as it would have taken long;
 one with 180 steps after two folds of `main`, as its nets had not learned enough and the set of objects was still being
 mended (mlp 68 and 79, global 79 and 82, local 70 and 71, splat 71 and 77 % right). The predictions are older than both,
-but for `neighbours`, which are older than the second. In this one the rate was first that of the highest accuracy, which
+but for `neighbours`, older than the second. In this one the rate was first that of the highest accuracy, which
 59 objects tell badly: one more right answer gave fold 1's mlp the smallest rate. Six rows into `main` it became that of
 the lowest loss, and the rows of other rates were run again.
 
