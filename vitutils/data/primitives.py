@@ -90,7 +90,8 @@ def primitives(
 def _check(n, seed, start, points, noise, rotation, holes, classes) -> None:
     if n < 1 or start < 0 or seed < 0 or points < 8:
         raise ValueError(
-            f"expected n >= 1, start >= 0, seed >= 0, points >= 8, got n={n}, start={start}, seed={seed}, points={points}"
+            f"expected n >= 1, start >= 0, seed >= 0, points >= 8, "
+            f"got n={n}, start={start}, seed={seed}, points={points}"
         )
     if not 0 <= noise <= 1:
         raise ValueError(f"expected noise from 0 to 1 (the cloud's radius is 1), got {noise}")
