@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/export_points.py
 
-Trains chapter 13's global and local nets on the training part of `solids` (seed 0, about two minutes), takes two objects
-of the test part, and writes into book/_static/points:
+Trains chapter 13's global and local nets on the training part of `solids` (seed 0, a few minutes), takes two objects of
+the test part, and writes into book/_static/points:
 
     clouds.js   both clouds, and for each net the last layer's attention of every point, in bytes: a script and no JSON
                 file, because a page opened from the disk may load scripts but may not fetch files

@@ -126,8 +126,8 @@ def test_held_out_objects_come_from_the_training_part():
 def test_a_set_that_does_not_fit_is_refused(change, said):
     labels, sizes = torch.tensor([0, 1]), torch.ones(2, 3)
     cloud = {f"{part}_points": torch.zeros(2, 5, 3) for part in ("train", "test")}
-    fields = cloud | {"train_labels": labels, "test_labels": labels, "train_names": ("a", "b"), "test_names": ("a", "b")}
-    fields |= {"train_sizes": sizes, "test_sizes": sizes, "classes": ("x", "y"), "name": "n", "source": "s"}
+    fields = cloud | {"train_labels": labels, "test_labels": labels, "train_names": ("a", "b")}
+    fields |= {"test_names": ("a", "b"), "train_sizes": sizes, "test_sizes": sizes, "classes": ("x", "y"), "name": "n", "source": "s"}
     data.PointSet(**fields)
     with pytest.raises(ValueError, match=said):
         data.PointSet(**fields | change)
@@ -167,7 +167,7 @@ def test_points_are_drawn_by_area_and_never_from_faces_without():
 
 @pytest.mark.parametrize(
     ("triangles", "said"),
-    [(np.zeros((0, 3, 3)), "got none"), (np.zeros((2, 3, 3)), "have an area"), (np.full((1, 3, 3), np.inf), "NaN or inf")],
+    [(np.zeros((0, 3, 3)), "got none"), (np.zeros((2, 3, 3)), "an area"), (np.full((1, 3, 3), np.inf), "NaN or inf")],
 )
 def test_no_surface_is_refused(triangles, said):
     with pytest.raises(ValueError, match=said):
@@ -232,8 +232,8 @@ def test_noise_and_holes_are_as_asked():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"n": 0}, "n >= 1"), ({"points": 2}, "points >= 8"), ({"noise": -1}, "noise"), ({"rotation": "up"}, "rotation"),
-        ({"holes": 9}, "0 to 8 holes"), ({"classes": ["ball"]}, "sphere, box"), ({"classes": []}, "none"),
+        ({"n": 0}, "n >= 1"), ({"points": 2}, "points >= 8"), ({"noise": -1}, "noise"),
+        ({"rotation": "up"}, "rotation"), ({"holes": 9}, "0 to 8 holes"), ({"classes": ["ball"]}, "sphere, box"), ({"classes": []}, "none"),
     ],
 )  # fmt: skip
 def test_bodies_that_cannot_be_drawn_are_refused(wrong, said):
@@ -299,9 +299,10 @@ def test_a_bad_file_is_named_with_the_reason(tmp_path, name, text, said):
 
 
 def make_folder(folder: Path, count: int = 6) -> Path:
-    """Balls and boxes, as .obj, .ply and .xyz."""
+    """Balls and boxes, as .obj, .ply and .stl."""
     for i in range(count):
-        for name, mesh in (("ball", trimesh.creation.icosphere(1, 1 + i)), ("box", trimesh.creation.box((3, 1 + i, 1)))):
+        bodies = {"ball": trimesh.creation.icosphere(1, 1 + i), "box": trimesh.creation.box((3, 1 + i, 1))}
+        for name, mesh in bodies.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             ending = ("obj", "ply", "stl")[i % 3]
             mesh.export(folder / name / f"{name}{i}.{ending}")
@@ -358,7 +359,7 @@ def test_the_command_trains_judges_and_writes(tmp_path, capsys, net):
     assert result["accuracy"] == sum(right) / 2 and result["sampling_error"] > 0
     model = command.make_net(net, 2)
     with safe_open(out / "model.safetensors", "pt") as file:
-        model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
         assert json.loads(file.metadata()["classes"]) == ["ball", "box"]
     found = data.load_cloud_folder(folder, 128)
     answers = [found.classes[k] for k in command.judge(model, found.test_points)]

@@ -1,4 +1,4 @@
-"""The command `python -m vitutils.points`: train a net of chapter 13 on a folder of meshes or clouds, as `--help` says."""
+"""The command `python -m vitutils.points`: train a net of chapter 13 on a folder of objects, as `--help` says."""
 
 import argparse
 import json
@@ -23,8 +23,8 @@ nets (--net)
   local       every point attends to its 8 neighbours (Point Transformer)
   splat       points meet in the cells of small grids (Cloud Transformers)
 
-At each step the net sees an eighth of the points of each object, drawn anew, stretched and shaken a little; it is judged
-by the mean of its answers to all eight parts. The test part is looked at once, at the end.
+At each step the net sees an eighth of the points of each object, drawn anew, stretched and shaken a little. It is
+judged by the mean of its answers to all eight parts. The test part is looked at once, at the end.
 
 files in --out
   model.safetensors   the trained weights; their metadata say net, width, classes and points
@@ -151,7 +151,7 @@ def load(options: argparse.Namespace):
 
     if options.data == "solids":
         if options.test_share is not None or options.points != 1024:
-            raise ValueError("--test-share and --points are for folders; solids has 1,024 points and a third for the test")
+            raise ValueError("--test-share and --points are for folders; solids has 1,024 points and a test part")
         return load_points("solids")
     share = 0.2 if options.test_share is None else options.test_share
     return load_cloud_folder(Path(options.data).expanduser(), options.points, test_share=share, seed=options.seed)

@@ -1,4 +1,4 @@
-"""Images and point clouds for the book: data sets, photos, drawn shapes and batches of them; sets of any size; your own.
+"""Images and point clouds for the book: data sets, photos, drawn shapes, batches; sets of any size; your own.
 
 `load` finds a set without the network if it can: in the reader's own cache, in a copy the system
 holds, and only then in torchvision's download. Everything is a tensor in memory: small sets are

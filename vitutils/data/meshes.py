@@ -110,7 +110,7 @@ def load_cloud_folder(
     found = {part: _classes(path) for part, path in parts.items()}
     if len(found) == 2 and list(found["train"]) != list(found["test"]):
         differ = sorted(set(found["train"]) ^ set(found["test"]))
-        raise DataError(f"{folder}: expected the same classes in train and test, got {', '.join(differ)} in one of them")
+        raise DataError(f"{folder}: expected the same classes in train and test, got {', '.join(differ)} in one alone")
     classes = tuple(next(iter(found.values())))
     read = {part: _read(own, points, seed) for part, own in found.items()}
     if "" in read:

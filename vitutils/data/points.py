@@ -53,7 +53,8 @@ class PointSet:
             points, labels, names, sizes = (getattr(self, f"{part}_{kind}") for kind in _KINDS)
             where, N = f"{self.name}, {part}", len(labels)
             if points.dtype != torch.float32 or points.dim() != 3 or points.shape[2] != 3:
-                raise ValueError(f"{where}: expected float32 points (N, P, 3), got {points.dtype} {tuple(points.shape)}")
+                got = f"{points.dtype} {tuple(points.shape)}"
+                raise ValueError(f"{where}: expected float32 points (N, P, 3), got {got}")
             if labels.dtype != torch.int64 or not len(points) == N == len(names) == len(sizes):
                 got = f"{len(points)} clouds, {N} labels ({labels.dtype}), {len(names)} names, {len(sizes)} sizes"
                 raise ValueError(f"{where}: expected as many clouds as int64 labels, names and sizes, got {got}")
