@@ -127,7 +127,8 @@ def test_a_set_that_does_not_fit_is_refused(change, said):
     labels, sizes = torch.tensor([0, 1]), torch.ones(2, 3)
     cloud = {f"{part}_points": torch.zeros(2, 5, 3) for part in ("train", "test")}
     fields = cloud | {"train_labels": labels, "test_labels": labels, "train_names": ("a", "b")}
-    fields |= {"test_names": ("a", "b"), "train_sizes": sizes, "test_sizes": sizes, "classes": ("x", "y"), "name": "n", "source": "s"}
+    fields |= {"test_names": ("a", "b"), "train_sizes": sizes, "test_sizes": sizes}
+    fields |= {"classes": ("x", "y"), "name": "n", "source": "s"}
     data.PointSet(**fields)
     with pytest.raises(ValueError, match=said):
         data.PointSet(**fields | change)
@@ -233,7 +234,8 @@ def test_noise_and_holes_are_as_asked():
     ("wrong", "said"),
     [
         ({"n": 0}, "n >= 1"), ({"points": 2}, "points >= 8"), ({"noise": -1}, "noise"),
-        ({"rotation": "up"}, "rotation"), ({"holes": 9}, "0 to 8 holes"), ({"classes": ["ball"]}, "sphere, box"), ({"classes": []}, "none"),
+        ({"rotation": "up"}, "rotation"),
+        ({"holes": 9}, "0 to 8 holes"), ({"classes": ["ball"]}, "sphere, box"), ({"classes": []}, "none"),
     ],
 )  # fmt: skip
 def test_bodies_that_cannot_be_drawn_are_refused(wrong, said):
