@@ -310,8 +310,8 @@ pots and bins are vessels.
 - {points:,} points were drawn from its faces, equally likely on every part of the surface: the seats inside a car count
   as much as its roof. Faces without area are never drawn; vertices that no face uses don't count.
 - **Shapes that are there twice** were left out. Two objects count as one shape if their clouds, fitted to one sphere,
-  are less than {alike:.2f} times as far apart (Chamfer distance, the best of eight turns and mirrors) as two draws of the
-  same surface. That held for {copies} of the listed objects, {across}.
+  are less than {alike:.2f} times as far apart (Chamfer distance, the best of eight turns and mirrors) as two draws of
+  the same surface. That held for {copies} of the listed objects, {across}.
 - **Stretched copies** stay, in one fold: objects of a class that would be one shape by the same measure if both were
   stretched to one box. There are {groups} such groups.
 - **One copy was missed**, as a later comparison about the clouds' means showed: Scopia's `pineSnow` is its `pine` with

@@ -53,7 +53,8 @@ class PointSet:
             points, labels, names, sizes = (getattr(self, f"{part}_{kind}") for kind in _KINDS)
             where, N = f"{self.name}, {part}", len(labels)
             if points.dtype != torch.float32 or points.dim() != 3 or points.shape[2] != 3:
-                raise ValueError(f"{where}: expected float32 points (N, P, 3), got {points.dtype} {tuple(points.shape)}")
+                got = f"{points.dtype} {tuple(points.shape)}"
+                raise ValueError(f"{where}: expected float32 points (N, P, 3), got {got}")
             if labels.dtype != torch.int64 or not len(points) == N == len(names) == len(sizes):
                 got = f"{len(points)} clouds, {N} labels ({labels.dtype}), {len(names)} names, {len(sizes)} sizes"
                 raise ValueError(f"{where}: expected as many clouds as int64 labels, names and sizes, got {got}")
@@ -152,8 +153,9 @@ def _dales() -> tuple[tuple, Tensor, tuple[str, ...], str]:
     if not (found := [path for path in places if path.is_file()]):
         tried = "\n".join(f"  - {path}: not there" for path in places)
         raise DataError(
-            f"The point set 'dales_500' cannot be had. Tried:\n{tried}\nIt isn't shipped. Put dales_500.npz (x: float32 "
-            "(N, P, 3), y: labels 0 to 4) there, or name its folder in VITBOOK_DATA; or use load_points('solids')."
+            f"The point set 'dales_500' cannot be had. Tried:\n{tried}\nIt isn't shipped. Put dales_500.npz (x: "
+            "float32 (N, P, 3), y: labels 0 to 4) there, or name its folder in VITBOOK_DATA; or use "
+            "load_points('solids')."
         )
     try:
         with np.load(found[0], allow_pickle=False) as file:
