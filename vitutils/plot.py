@@ -571,3 +571,39 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> Figure:
     ax.set(xlabel="mean confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
     ax.legend(loc="upper left")
     return finish(figure)
+
+
+SIDES = {"from the front": (0, 2, 1, 1), "from the side": (1, 2, 0, -1), "from above": (0, 1, 2, -1)}
+
+
+def clouds(rows: Sequence[tuple], mark: Sequence[int] | None = None) -> Figure:
+    """Draw point clouds from three sides, one a row: (title, points (N, 3)) or (title, points, values (N,)).
+
+    z is up. Without values the near points are dark and the far ones light; with them the colour says the value, on a
+    scale of the row's own, and the largest are drawn last. mark: the place of one point in each row, drawn as a cross.
+    """
+    figure, axes = plt.subplots(len(rows), 3, figsize=(WIDTH, 2.3 * len(rows) + 0.2), squeeze=False)
+    for n, (title, points, *values) in enumerate(rows):
+        points = torch.as_tensor(points).detach().cpu().double().numpy()
+        shown = torch.as_tensor(values[0]).detach().cpu().double().numpy() if values else None
+        middle, reach = (points.max(axis=0) + points.min(axis=0)) / 2, 0.53 * np.ptp(points, axis=0).max()
+        for ax, (side, (across, up, depth, sign)) in zip(axes[n], SIDES.items(), strict=True):
+            away = sign * points[:, depth]  # how far from the eye
+            order = (-away if shown is None else shown).argsort(kind="stable")
+            colour, kind = (away, "Greys_r") if shown is None else (shown, "viridis_r")
+            spread = np.ptp(colour) or 1.0
+            low, high = (colour.min() - 0.1 * spread, colour.max() + 0.6 * spread) if shown is None else (0, None)
+            drawn = ax.scatter(
+                *points[order][:, [across, up]].T, c=colour[order], s=7, cmap=kind, vmin=low, vmax=high, linewidths=0
+            )
+            if mark is not None:
+                ax.plot(*points[mark[n], [across, up]], "X", color=COLOURS[1], markersize=9, markeredgecolor="white")
+            ax.set(aspect="equal", xticks=[], yticks=[], title=side if n == 0 else "")
+            ax.set_xlim(middle[across] - reach, middle[across] + reach)
+            ax.set_ylim(middle[up] - reach, middle[up] + reach)
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
+        axes[n, 0].set_ylabel(title)
+        if shown is not None:
+            figure.colorbar(drawn, ax=axes[n].tolist(), shrink=0.8, pad=0.01)
+    return finish(figure)
