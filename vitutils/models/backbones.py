@@ -280,7 +280,9 @@ def _ours(reference: nn.Module, state: dict[str, Tensor], img_size: int | None) 
     except ValueError:
         return None  # timm's own loader knows more spellings, and says what does not fit
     if img_size is not None and img_size % config.patch_size:
-        raise ValueError(f"expected img_size to be a multiple of the patches' {config.patch_size} pixels, got {img_size}")
+        raise ValueError(
+            f"expected img_size to be a multiple of the patches' {config.patch_size} pixels, got {img_size}"
+        )
     net.head, net.config = nn.Identity(), replace(config, num_classes=0)
     return net
 
