@@ -164,7 +164,7 @@ def _photos(options: argparse.Namespace) -> Photos:
     files = [file for file, _, _ in listed]
     with tqdm(total=len(files), desc="looking at the photos", unit="photo", disable=not show_progress()) as bar:
         survey = look_at(files, lambda: bar.update(1))
-    for i, why in list(survey.unreadable.items())[:5]:
+    for why in list(survey.unreadable.values())[:5]:
         say(f"passed over: {why}")
     kept = [files[i] for i in survey.kept]
     labels = torch.tensor([listed[i][1] for i in survey.kept], dtype=torch.int64)
@@ -211,8 +211,8 @@ def _split(
         if own < LEAST and (labels == k).any():
             copies = " that are no copies of each other" if int((labels == k).sum()) > own else ""
             raise data.DataError(
-                f"class {name!r} has {own} photo{'s' * (own > 1)}{copies}: expected {LEAST} or more, one to fit on, one "
-                f"to choose by, one to test on; add photos or take the class away"
+                f"class {name!r} has {own} photo{'s' * (own > 1)}{copies}: expected {LEAST} or more, one to fit "
+                f"on, one to choose by, one to test on; add photos or take the class away"
             )
     counts = labels.bincount(minlength=len(classes))
     if tiny := [f"{classes[k]} ({int(counts[k])})" for k in range(len(classes)) if 0 < counts[k] < TINY]:
@@ -225,7 +225,9 @@ def _split(
         )
     crossed = [(i, j) for i, j in pairs if labels[i] != labels[j]]
     if crossed:
-        notes.append(f"{len(crossed)} pairs of copies bear different labels: one of each pair is wrong")
+        one = len(crossed) == 1
+        told = "1 pair of copies bears" if one else f"{len(crossed)} pairs of copies bear"
+        notes.append(f"{told} different labels: {'one of the two' if one else 'one of each pair'} is wrong")
     part = torch.zeros(len(labels), dtype=torch.int64)
     if "test" in given:
         test = torch.tensor([p == "test" for p in given])
@@ -241,7 +243,8 @@ def _split(
         except ValueError as error:
             raise data.DataError(str(error)) from None
         if pairs:
-            notes.append(f"{len(pairs)} pairs of copies: each stays on one side of the split")
+            told = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+            notes.append(f"{told} of copies: they stay on one side of the split")
     rest = (part == 0).nonzero().flatten()
     missing = [name for k, name in enumerate(classes) if not (labels[rest] == k).any()]
     if missing:
@@ -317,10 +320,12 @@ def _fine_tuned(options, backbone: Backbone, photos: Photos, candidates: list[Ca
         seed=options.seed,
     )
     file = options.out / "fine-tune.pt"
-    fit(
-        model, dataset, recipe, device=device, checkpoint=file, resume=True,
-        report=lambda e: say(f"epoch {e['epoch']}/{options.epochs}: validation {e['val_accuracy']:.1%}, {e['seconds']:.0f} s"),
-    )  # fmt: skip
+
+    def told(epoch: dict) -> None:
+        share, seconds = epoch["val_accuracy"], epoch["seconds"]
+        say(f"epoch {epoch['epoch']}/{options.epochs}: validation {share:.1%}, {seconds:.0f} s of training")
+
+    fit(model, dataset, recipe, device=device, checkpoint=file, resume=True, report=told)
     model.eval()
     logits = _logits(model, parts[1], device)
     detail = f"{options.epochs} epochs, rate {RATE:g}"

@@ -1,4 +1,4 @@
-"""The report of `python -m vitutils.photos`: one HTML page that asks no other host for anything, and the model's card."""
+"""The report of `python -m vitutils.photos`, one HTML page that asks no other host for anything, and the card."""
 
 import base64
 import html
@@ -30,9 +30,11 @@ h2{font-size:1.2rem;margin:2.2rem 0 .6rem}p{margin:.5rem 0}.soft{color:var(--sof
 .big{font-size:2.4rem;font-weight:600;line-height:1.1}.box{background:var(--box);border:1px solid var(--line);
 border-radius:8px;padding:1rem}.warn{background:var(--warn);border-left:5px solid var(--warnline);padding:.7rem 1rem;
 border-radius:4px;margin:0 0 1rem;overflow-wrap:anywhere}.wide{overflow-x:auto}table{border-collapse:collapse}
-th,td{padding:.3rem .55rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:middle}
+th,td{padding:.3rem .55rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:middle;
+white-space:nowrap}
 th:first-child,td:first-child{text-align:left}thead th{font-weight:600;color:var(--soft);font-size:.88rem}
-.class{overflow-wrap:anywhere;max-width:16rem}.track{display:block;width:9rem;height:14px}
+tbody .class{white-space:normal;min-width:6rem;max-width:16rem;overflow-wrap:anywhere}
+.track{display:block;width:9rem;min-width:9rem;height:14px}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.9rem}figure{margin:0}
 figure img{width:100%;height:auto;border-radius:4px;display:block}figcaption{font-size:.85rem;line-height:1.35;
 margin-top:.25rem;overflow-wrap:anywhere}ul{padding-left:1.2rem;margin:.4rem 0}li{overflow-wrap:anywhere}
@@ -50,7 +52,7 @@ def text(value: object) -> str:
 
 def percent(share: float) -> str:
     """A share as per cent with one decimal; none where there is no number."""
-    return "none" if math.isnan(share) else f"{100 * share:.1f} %"
+    return "none" if math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def short_name(file: object) -> str:
@@ -72,10 +74,10 @@ def thumbnail(file: object, alt: str) -> str:
 def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
     """A table that scrolls by itself on a narrow window; cells are HTML already."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row" class="class">{row[0]}</th>{"".join(f"<td{_own(c)}>{_bare(c)}</td>" for c in row[1:])}</tr>'
-        for row in rows
-    )
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td{_own(cell)}>{_bare(cell)}</td>" for cell in row[1:])
+        body += f'<tr><th scope="row" class="class">{row[0]}</th>{cells}</tr>'
     made = f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="wide" tabindex="0" role="region" aria-label="table">{made}</div>'
 
@@ -94,7 +96,8 @@ def _track(low: float, share: float, high: float) -> str:
     return (
         f'<svg class="track" viewBox="0 0 100 14" preserveAspectRatio="none" role="img" aria-label="{told}">'
         f'<rect x="0" y="5" width="100" height="4" fill="var(--line)"/>'
-        f'<rect x="{100 * low:.1f}" y="3" width="{max(1, 100 * (high - low)):.1f}" height="8" fill="var(--bar)" opacity=".45"/>'
+        f'<rect x="{100 * low:.1f}" y="3" width="{max(1, 100 * (high - low)):.1f}" height="8" fill="var(--bar)" '
+        f'opacity=".45"/>'
         f'<rect x="{min(98, max(0, 100 * share - 1)):.1f}" y="0" width="2.5" height="14" fill="var(--bar)"/></svg>'
     )
 
@@ -139,12 +142,10 @@ def _confusion(counts: Tensor, classes: tuple[str, ...]) -> str:
 def _diagram(bins: list[pm.Bin]) -> str:
     """How sure the answers were, and how often they were right: a point for each bin."""
     largest = max(b.count for b in bins)
-    points = "".join(
-        f'<circle cx="{40 + 250 * b.sure:.1f}" cy="{265 - 250 * b.right:.1f}" r="{4 + 8 * math.sqrt(b.count / largest):.1f}" '
-        f'fill="var(--bar)" opacity=".75"><title>{b.count} photos: {percent(b.sure)} sure, {percent(b.right)} right</title>'
-        f"</circle>"
-        for b in bins
-    )
+    points = ""
+    for b in bins:
+        x, y, r = 40 + 250 * b.sure, 265 - 250 * b.right, 4 + 8 * math.sqrt(b.count / largest)
+        points += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="var(--bar)" opacity=".75"/>'
     told = "; ".join(f"{b.count} photos {percent(b.sure)} sure, {percent(b.right)} right" for b in bins)
     words = (
         '<text x="165" y="300" text-anchor="middle">how sure, %</text>'
@@ -157,7 +158,8 @@ def _diagram(bins: list[pm.Bin]) -> str:
     )
     return (
         f'<svg viewBox="0 0 310 310" style="max-width:24rem;width:100%" role="img" aria-label="{text(told)}" '
-        f'fill="var(--ink)" font-size="13"><rect x="40" y="15" width="250" height="250" fill="none" stroke="var(--line)"/>'
+        f'fill="var(--ink)" font-size="13"><rect x="40" y="15" width="250" height="250" fill="none" '
+        f'stroke="var(--line)"/>'
         f'<path d="M40 265L290 15" stroke="var(--soft)" stroke-dasharray="5 5"/>{points}{words}{ticks}</svg>'
     )
 
@@ -197,8 +199,8 @@ def _copies(photos) -> str:
         images = "".join(thumbnail(photos.files[i], f"One of two copies: {classes[int(labels[i])]}") for i in pair)
         odd = "<b>different labels:</b> " if labels[pair[0]] != labels[pair[1]] else ""
         figures.append(
-            f'<figure><div class="pair">{images}</div><figcaption>{odd}{text(names[0])}<br>{text(names[1])}</figcaption>'
-            f"</figure>"
+            f'<figure><div class="pair">{images}</div>'
+            f"<figcaption>{odd}{text(names[0])}<br>{text(names[1])}</figcaption></figure>"
         )
     more = f"{len(shown)} of {len(photos.pairs)} pairs" if len(shown) < len(photos.pairs) else f"{len(shown)} pairs"
     return f'<p>{more} of photos that show the same.</p><div class="sheet">{"".join(figures)}</div>'
@@ -259,32 +261,44 @@ def report(facts) -> str:
     warning = (
         f'<div class="warn" role="note"><b>Read this first.</b> {text(facts.warning)}</div>' if facts.warning else ""
     )
+    results = pm.by_class(facts.y, answers, photos.classes)
+    counts = pm.confusion(facts.y, answers, len(photos.classes))
+    H, W = backbone.input_size[1:]
     parts = [
         f"{warning}<h1>{text(facts.title)}: {len(photos.classes)} classes, {len(photos.files):,} photos</h1>",
         f'<div class="box"><div class="big">{told["share"]}</div><p>{told["told"]}. The mean over classes is '
-        f"{told['balanced']}. {told['usual']}</p><p>Chosen on the validation part: {text(facts.best.name)} "
-        f"({text(facts.best.detail)}) on <code>{text(backbone.name)}</code>. The test part was looked at once.</p></div>",
-        f"<h2>Each class</h2><p>The worst first. An interval that is wide says that there are few test photos.</p>"
-        f"{_classes(pm.by_class(facts.y, answers, photos.classes))}",
-        f"<h2>What was taken for what</h2>{_confusion(pm.confusion(facts.y, answers, len(photos.classes)), photos.classes)}",
-        f"<h2>The worst mistakes</h2>{_mistakes(facts)}",
-        f"<h2>How sure, how right</h2><p>Probabilities were divided out by a temperature of {model.temperature:.2f}, found "
-        f"on the validation part. The expected calibration error on the test part is {percent(error)} (before: "
-        f"{percent(before)}). Points on the dashed line are as often right as they say; with {len(facts.y)} photos some lie "
-        f"off it by chance.</p>{_diagram(bins)}",
-        f"<h2>What was tried</h2>{_made(facts)}",
-        f"<h2>The folder</h2>{_folder(facts)}",
-        f"<h2>Copies</h2>{_copies(photos)}",
-        f"<h2>The network</h2><ul><li>Backbone: <code>{text(backbone.name)}</code>, {text(backbone.pretraining)}</li>"
-        f"<li>Licence of its weights: {text(backbone.licence_note)}</li><li>Images of {backbone.input_size[1]} x "
-        f"{backbone.input_size[2]} pixels</li><li>Seed of the split: {facts.options.seed}</li></ul>",
-        f"<h2>Use it</h2><pre><code>{text(use(facts.options.out))}</code></pre><p>It knows these classes alone, and gives "
-        f"one of them to a photo of anything else too.</p>",
+        f"{told['balanced']}. {told['usual']}</p>",
+        f"<p>Chosen on the validation part: {text(facts.best.name)} ({text(facts.best.detail)}) on "
+        f"<code>{text(backbone.name)}</code>. The test part was looked at once.</p></div>",
+        "<h2>Each class</h2><p>The worst first. A wide interval means few test photos.</p>",
+        _classes(results),
+        "<h2>What was taken for what</h2>",
+        _confusion(counts, photos.classes),
+        "<h2>The worst mistakes</h2>",
+        _mistakes(facts),
+        "<h2>How sure, how right</h2>",
+        f"<p>The logits were divided by {model.temperature:.2f}, a temperature found on the validation part. The "
+        f"expected calibration error on the test part is {percent(error)} (without: {percent(before)}). On the "
+        f"dashed line answers are right as often as they say; with {len(facts.y)} photos some points lie off it by "
+        f"chance. Larger points stand for more photos.</p>",
+        _diagram(bins),
+        "<h2>What was tried</h2>",
+        _made(facts),
+        "<h2>The folder</h2>",
+        _folder(facts),
+        "<h2>Copies</h2>",
+        _copies(photos),
+        f"<h2>The network</h2><ul><li>Backbone: <code>{text(backbone.name)}</code>, {text(backbone.pretraining)}</li>",
+        f"<li>Licence of its weights: {text(backbone.licence_note)}</li><li>Images of {H} x {W} pixels</li>",
+        f"<li>Seed of the split: {facts.options.seed}</li></ul>",
+        f"<h2>Use it</h2><pre><code>{text(use(facts.options.out))}</code></pre><p>It knows these classes alone, and "
+        f"gives one of them to a photo of anything else too.</p>",
     ]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width,initial-scale=1"><link rel="icon" href="data:,"><title>{text(facts.title)}: report'
-        f"</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+        f'content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{text(facts.title)}: report</title><style>{STYLE}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
 
 
@@ -307,10 +321,10 @@ def card(facts) -> str:
         "",
         f"- **Test.** {told['told']}; mean over classes {told['balanced']}. {told['usual']}",
         f"- **Calibration.** Expected error {percent(error)}, temperature {model.temperature:.2f}.",
-        f"- **Made by** {facts.best.name} ({facts.best.detail}) on `{backbone.name}` ({backbone.pretraining}), images of "
-        f"{backbone.input_size[1]} pixels, with timm {timm.__version__} and torch {torch.__version__}.",
-        f"- **Photos.** {len(photos.at(0)):,} to train on, {len(photos.at(1)):,} to choose by, {len(photos.at(2)):,} to "
-        f"test on; seed {facts.options.seed}. Which is which stands in split.csv.",
+        f"- **Made by** {facts.best.name} ({facts.best.detail}) on `{backbone.name}` ({backbone.pretraining}), images "
+        f"of {backbone.input_size[1]} pixels, with timm {timm.__version__} and torch {torch.__version__}.",
+        f"- **Photos.** {len(photos.at(0)):,} to train on, {len(photos.at(1)):,} to choose by, {len(photos.at(2)):,} "
+        f"to test on; seed {facts.options.seed}. Which is which stands in split.csv.",
         f"- **Licence of the backbone's weights.** {backbone.licence_note}. That of your photos is yours to know.",
         "- **Limits.** Other cameras, places and seasons than those of the photos were not tested. A photo of anything "
         "else gets one of the classes too.",
@@ -321,4 +335,4 @@ def card(facts) -> str:
     for one in pm.by_class(facts.y, answers, photos.classes):
         lines.append(f"| {one.name} | {one.right} of {one.photos} | {percent(one.low)} to {percent(one.high)} |")
     lines += ["", "```bash", use(facts.options.out), "```", ""]
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")

@@ -100,15 +100,17 @@ def split_groups(labels: Tensor, group: Tensor, share: float, seed: int, classes
     A group whose pictures have different labels is not split off: what it would measure is the labels' own
     contradiction. Raises ValueError that names each class with fewer than two groups of its own.
     """
-    numbers, first = np.unique(group.numpy(), return_index=True)
-    mixed = {int(g) for g in numbers if len(labels[group == int(g)].unique()) > 1} if len(numbers) < len(group) else {}
-    free = torch.tensor([int(g) not in mixed for g in numbers])
-    own = labels[torch.from_numpy(first)]  # a label for each group
-    chosen, free_labels = torch.zeros(len(numbers), dtype=torch.bool), own[free]
+    _, first, place = np.unique(group.numpy(), return_index=True, return_inverse=True)
+    place = torch.from_numpy(place.reshape(-1))  # of each picture's group
+    none = torch.zeros(len(first), dtype=labels.dtype)
+    lowest = none.scatter_reduce(0, place, labels, "amin", include_self=False)
+    highest = none.scatter_reduce(0, place, labels, "amax", include_self=False)
+    free = lowest == highest
+    chosen, free_labels = torch.zeros(len(first), dtype=torch.bool), lowest[free]
     there = int((free_labels.bincount() > 0).sum())
     missing = [repr(classes[k]) for k in range(len(classes)) if not (free_labels == k).any()]
     if missing:
         raise ValueError(f"of {', '.join(missing[:8])} every picture is a copy of one of another class")
     count = min(max(there, round(share * len(free_labels))), len(free_labels) - there)
     chosen[free] = split_off(free_labels, max(1, count), seed, classes)
-    return chosen[group]
+    return chosen[place]
