@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from vitutils.analysis import backbone_table
 from vitutils.models import backbones
 from vitutils.models.backbones import Backbone, licence_note, load_backbone
 
@@ -184,3 +185,32 @@ def test_licences_that_bind_are_told():
     assert "not for commercial use" in mae and "maker's own terms" in dinov3 and "for money too" in dinov2
     assert "states no licence" in licence_note(None)
     assert "not for commercial" in licence_note("fair-noncommercial-research-license")
+
+
+def same_row(name: str, row: dict[str, str]) -> bool:
+    return {column: str(value) for column, value in backbone_table.describe(name).items()} == row
+
+
+def test_the_table_has_a_row_for_each_name_and_its_numbers_are_cited():
+    rows = backbone_table.read_table()
+    assert [row["name"] for row in rows] == list(backbone_table.NAMES) and len(rows) >= 12
+    assert all(bool(row["published_in"]) == bool(row["knn"] or row["linear"]) for row in rows)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["vit_base_patch16_224.mae"]["open"] == "False"
+    assert by_name["vit_small_patch16_dinov3.lvd1689m"]["licence"] == "dinov3-license"
+    assert same_row(TINY, by_name[TINY])
+    assert set(backbone_table.PUBLISHED) <= set(backbone_table.NAMES)
+
+
+def test_a_number_of_a_paper_is_the_one_that_the_book_has():
+    from vitutils.results import paper
+
+    dino = {row["net"]: (row["knn"], row["linear"]) for row in paper("dino") if row["method"] == "DINO"}
+    assert backbone_table.PUBLISHED["vit_small_patch16_224.dino"][:2] == dino["ViT-S/16"]
+    assert backbone_table.PUBLISHED["vit_base_patch16_224.dino"][:2] == dino["ViT-B/16"]
+
+
+@pytest.mark.slow
+def test_the_table_says_what_timm_says_now():
+    rows = {row["name"]: row for row in backbone_table.read_table()}
+    assert [name for name in backbone_table.NAMES if not same_row(name, rows[name])] == []

@@ -177,7 +177,8 @@ def _photos(options: argparse.Namespace) -> Photos:
     order = labels.argsort(stable=True)  # `from_files` goes class by class
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
-    whole = from_files(folder.name, "all", found, classes, f"the folder {folder}")
+    title = folder.stem if folder.is_file() else folder.resolve().name or "photos"
+    whole = from_files(title, "all", found, classes, f"the folder {folder}")
     photos = Photos(
         whole=whole,
         files=[kept[i] for i in order.tolist()],
@@ -190,7 +191,7 @@ def _photos(options: argparse.Namespace) -> Photos:
         notes=notes,
     )
     counts = ", ".join(f"{int((part == p).sum()):,} {name}" for p, name in enumerate(PARTS))
-    say(f"{folder.name}: {len(kept):,} photos, {len(classes)} classes: {counts}")
+    say(f"{title}: {len(kept):,} photos, {len(classes)} classes: {counts}")
     for note in notes:
         say(f"note: {note}")
     return photos
