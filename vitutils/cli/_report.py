@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitutils.analysis import photo_model as pm
 from vitutils.data._layout import read_picture
+from vitutils.data.survey import SMALL
 
 MISTAKES_SHOWN = 24
 COPIES_SHOWN = 6  # pairs
@@ -33,7 +34,8 @@ border-radius:4px;margin:0 0 1rem;overflow-wrap:anywhere}.wide{overflow-x:auto}t
 th,td{padding:.3rem .55rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:middle;
 white-space:nowrap}
 th:first-child,td:first-child{text-align:left}thead th{font-weight:600;color:var(--soft);font-size:.88rem}
-tbody .class{white-space:normal;min-width:6rem;max-width:16rem;overflow-wrap:anywhere}
+tbody .class{white-space:normal;min-width:5rem;max-width:16rem;overflow-wrap:break-word}
+.heat thead th{white-space:normal;max-width:7rem;overflow-wrap:break-word;text-align:center}
 .track{display:block;width:9rem;min-width:9rem;height:14px}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:.9rem}figure{margin:0}
 figure img{width:100%;height:auto;border-radius:4px;display:block}figcaption{font-size:.85rem;line-height:1.35;
@@ -55,6 +57,11 @@ def percent(share: float) -> str:
     return "none" if math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
+def counted(count: int, what: str) -> str:
+    """1 photo, 2 photos."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def short_name(file: object) -> str:
     """CLASS/FILE of a photo, in a folder or a zip."""
     path = Path(getattr(getattr(file, "info", None), "filename", str(file)))
@@ -68,7 +75,7 @@ def thumbnail(file: object, alt: str) -> str:
     raw = io.BytesIO()
     picture.save(raw, "JPEG", quality=72, optimize=True)
     coded, (W, H) = base64.b64encode(raw.getvalue()).decode(), picture.size
-    return f'<img src="data:image/jpeg;base64,{coded}" width="{W}" height="{H}" loading="lazy" alt="{text(alt)}">'
+    return f'<img src="data:image/jpeg;base64,{coded}" width="{W}" height="{H}" alt="{text(alt)}">'
 
 
 def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
@@ -108,10 +115,9 @@ def _classes(results: list[pm.ClassResult]) -> str:
         share = one.right / one.photos if one.photos else math.nan
         drawn = _track(one.low, share, one.high) if one.photos else ""
         between = f"{percent(one.low)} to {percent(one.high)}" if one.photos else ""
-        rows.append(
-            [text(one.name), f"{one.right} of {one.photos}", percent(share), between, drawn, percent(one.precision)]
-        )
-    return table(["class", "found", "share found", "95 % interval", "", "right when called so"], rows)
+        found = f"{one.right} of {one.photos}"
+        rows.append([text(one.name), drawn, percent(share), found, between, percent(one.precision)])
+    return table(["class", "0 to 100&nbsp;%", "found", "photos", "95&nbsp;% interval", "right when called so"], rows)
 
 
 def _confusion(counts: Tensor, classes: tuple[str, ...]) -> str:
@@ -202,7 +208,8 @@ def _copies(photos) -> str:
             f'<figure><div class="pair">{images}</div>'
             f"<figcaption>{odd}{text(names[0])}<br>{text(names[1])}</figcaption></figure>"
         )
-    more = f"{len(shown)} of {len(photos.pairs)} pairs" if len(shown) < len(photos.pairs) else f"{len(shown)} pairs"
+    count = counted(len(photos.pairs), "pair")
+    more = f"{len(shown)} of {count}" if len(shown) < len(photos.pairs) else count
     return f'<p>{more} of photos that show the same.</p><div class="sheet">{"".join(figures)}</div>'
 
 
@@ -216,13 +223,14 @@ def _folder(facts) -> str:
         rows.append([f"and {len(order) - 20} larger classes", "", "", ""])
     notes = list(photos.notes)
     if survey.turned:
-        notes.append(f"{len(survey.turned)} photos carry an orientation tag: they were turned upright")
+        notes.append(f"turned upright, as the camera's orientation tag says: {counted(len(survey.turned), 'photo')}")
     if survey.small:
-        notes.append(f"{len(survey.small)} photos have a side below 64 pixels")
+        notes.append(f"small, with a side below {SMALL} pixels: {counted(len(survey.small), 'photo')}")
     if survey.unreadable:
         some = [f"{short_name(photos.all_files[i])}" for i in list(survey.unreadable)[:12]]
         more = f" and {len(survey.unreadable) - 12} more" if len(survey.unreadable) > 12 else ""
-        notes.append(f"{len(survey.unreadable)} files could not be read and were passed over: {', '.join(some)}{more}")
+        count = counted(len(survey.unreadable), "file")
+        notes.append(f"passed over, since unreadable: {count}: {', '.join(some)}{more}")
     listed = "<ul>" + "".join(f"<li>{text(note)}</li>" for note in notes) + "</ul>" if notes else "<p>Nothing odd.</p>"
     head = ["class", "to train on", "validation", "test"]
     return listed + table(head, rows)
