@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Room or module -> its level; what one of them imports stands on its own level or below.
 LEVELS = {"_numbers": 0, "arguments": 0, "check": 0, "distributed": 0, "files": 0, "results": 0, "uncertainty": 0}
 LEVELS |= {"": 1, "plot": 1, "data": 1, "runtime": 2, "models": 2, "timing": 2, "vit": 3, "training": 3}
-LEVELS |= {"train": 4, "analysis": 4, "cli": 5, "points": 5}
+LEVELS |= {"train": 4, "analysis": 4, "cli": 5, "points": 5, "photos": 5, "predict": 5}
 
 
 def imports(path: Path, root: Path) -> set[str]:

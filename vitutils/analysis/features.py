@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -125,6 +126,7 @@ def extract_features(
     batch_size: int = 64,
     workers: int = 0,
     cache: bool = True,
+    bar: tqdm | None = None,
 ) -> Features:
     """Run a net that gives features (B,D) over pictures, batch by batch, and keep the features in a file.
 
@@ -138,6 +140,7 @@ def extract_features(
     and sets of installed libraries and of this package. Where one holds your own code (a function, a class, a hook) or
     draws random numbers, or the file cannot be written, they are computed anew each time, and a line says so, once for
     each reason. A damaged file is named in a warning and written anew.
+    bar: a progress bar of your own, over many parts, which is moved on in place of one that is made here.
     Raises DataError for a picture that cannot be read; ValueError for features or images of a wrong shape or type.
     """
     if not isinstance(net, nn.Module):
@@ -159,7 +162,7 @@ def extract_features(
         if found := _read(file, pictures, about):
             return found
     started, drawn = time.perf_counter(), _fingerprint.draws()
-    x = _run(net, pictures, transform, device, batch_size, workers)
+    x = _run(net, pictures, transform, device, batch_size, workers, bar)
     found = Features(x, pictures.labels.clone(), time.perf_counter() - started, False, file)
     if not about:
         return found
@@ -180,7 +183,7 @@ def _say_once(text: str) -> None:
 
 
 @torch.no_grad()  # not inference_mode: a table that a module keeps from here could not be trained with
-def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
+def _run(net, pictures, transform, device, batch_size, workers, bar) -> Tensor:
     loader = _batches(pictures, transform, batch_size, workers)
     home = next((p.device for p in net.parameters()), device)
     number = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
@@ -188,7 +191,8 @@ def _run(net, pictures, transform, device, batch_size, workers) -> Tensor:
     name, hidden = f"{pictures.name}, {pictures.part}", not show_progress()
     try:
         net.to(device)
-        with eval_mode(net), tqdm(total=len(pictures), desc=name, unit="image", disable=hidden) as bar:
+        own = tqdm(total=len(pictures), desc=name, unit="image", disable=hidden) if bar is None else nullcontext(bar)
+        with eval_mode(net), own as bar:
             for images in loader:
                 if not images.is_floating_point():
                     raise ValueError(f"the transform must give float images, normalised, got {images.dtype}")

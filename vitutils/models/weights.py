@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 from tqdm import tqdm
 
@@ -138,7 +138,7 @@ def _load(name: str) -> Pretrained:
     if name == "pocket":
         return load_pocket()
     import timm
-    from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+    from timm.data import ImageNetInfo
 
     architecture, _, tag = name.partition(".")
     if architecture not in timm.list_models() or (tag and name not in timm.list_pretrained()):
@@ -151,14 +151,27 @@ def _load(name: str) -> Pretrained:
     path = find_weights(name, repo=f"timm/{name}")
     state, _ = read_file(path)
     model = load_into(ViT(config), from_timm(state), origin=str(path))
+    checkpoint, transform = transform_of(reference)
+    K = reference.num_classes
+    classes = tuple(ImageNetInfo().label_descriptions()) if K == 1000 else tuple(map(str, range(K)))
+    return Pretrained(name, model.eval(), checkpoint["mean"], checkpoint["std"], transform, str(path), classes)
+
+
+def transform_of(reference: nn.Module, img_size: int | None = None) -> tuple[dict, Callable]:
+    """The data settings of timm's model, and its evaluation transform as `Pretrained.transform` describes it.
+
+    img_size: side of the square images that come out; None: the checkpoint's own.
+    """
+    from timm.data import create_transform, resolve_model_data_config
+
     checkpoint = resolve_model_data_config(reference)
+    if img_size is not None:
+        checkpoint["input_size"] = (checkpoint["input_size"][0], img_size, img_size)
     transform = create_transform(**checkpoint, is_training=False)
     transform.transforms.insert(0, AsSeen())
     # timm's steps pass a uint8 tensor on as it is, and Normalize, the last of them, refuses it
     transform.transforms.insert(-1, v2.ToDtype(torch.float32, scale=True))
-    K = reference.num_classes
-    classes = tuple(ImageNetInfo().label_descriptions()) if K == 1000 else tuple(map(str, range(K)))
-    return Pretrained(name, model.eval(), checkpoint["mean"], checkpoint["std"], transform, str(path), classes)
+    return checkpoint, transform
 
 
 def read_file(path: Path) -> tuple[State, dict[str, str]]:

@@ -1,0 +1,94 @@
+"""The command `python -m vitutils.photos`: a folder of your own photos, one folder a class, becomes a model."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vitutils.cli import ArgumentError, _Parser
+
+HELP = """From a folder of your own photos to a model that you can use.
+
+    python -m vitutils.photos my-photos --out runs/my-photos
+    python -m vitutils.predict runs/my-photos new.jpg another.jpg
+
+FOLDER is a folder or its zip with CLASS/ folders, two or more, or with train/CLASS/ and test/CLASS/. The photos are
+checked (unreadable ones, copies, rare classes), split without a copy on both sides, and run through a pre-trained
+network once. On its features kNN and a linear probe are fitted; with --fine-tune the network is trained too. What does
+best on the validation part is judged on the test part, once.
+
+files in --out
+  report.html             what was found in the folder, accuracy per class with intervals, confusion, mistakes
+  model.safetensors       backbone and head, for `python -m vitutils.predict`
+  card.md                 what the model is, how it was made, what it may be used for
+  split.csv               each photo's part, and what the model answers for those of the test part
+
+Ctrl-C loses nothing but the last minute: give the same command again. Features are kept under the first folder of
+$VITBOOK_DATA. Weights are looked for there, then on the Hugging Face hub; where there are none, the pocket ViT that
+comes with the book stands in, and the report says so.
+"""
+BACKBONE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+
+
+def _whole(least: int, most: int = 10**6):
+    """What reads an option that is a whole number within limits."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least:,} to {most:,}, got {text!r}")
+        return value
+
+    return read
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.05 <= value <= 0.45:
+        raise argparse.ArgumentTypeError(f"expected a share from 0.05 to 0.45, got {text!r}")
+    return value
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command. It raises ArgumentError, a ValueError, for arguments that do not fit."""
+    command = _Parser(
+        prog="python -m vitutils.photos", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="your photos, one folder a class; or a zip")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files are written")
+    command.add_argument("--backbone", default=BACKBONE, metavar="NAME", help=f"any of timm's (default: {BACKBONE})")
+    command.add_argument(
+        "--size", type=_whole(16, 2_048), metavar="PX", help="side of the images (default: backbone's)"
+    )
+    command.add_argument("--test-share", type=_share, default=0.2, metavar="S", help="of the photos (default: 0.2)")
+    command.add_argument("--seed", type=_whole(0), default=0, help="of the split (default: 0)")
+    command.add_argument("--fine-tune", action="store_true", help="train the whole network too (minutes on a CPU)")
+    command.add_argument("--epochs", type=_whole(1, 1_000), default=5, help="of --fine-tune (default: 5)")
+    command.add_argument("--batch-size", type=_whole(1, 4_096), default=32, metavar="B", help="(default: 32)")
+    command.add_argument("--device", choices=("cpu", "cuda", "mps"), help="(default: what torch finds)")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command. Bad input ends it with one line that begins with `error:`, and nothing is written.
+
+    The code is 2 for an argument that does not fit, 1 for anything else that was found wrong, 130 after Ctrl-C.
+    Arguments are read before torch is loaded.
+    """
+    try:
+        options = command_line().parse_args(arguments)
+    except ArgumentError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    try:
+        from vitutils.cli._photos import run
+
+        sys.exit(run(options))
+    except KeyboardInterrupt:
+        print("\nStopped. What was computed is kept: the same command goes on from there.", file=sys.stderr, flush=True)
+        sys.exit(130)

@@ -1,0 +1,9 @@
+"""The command `python -m vitutils.photos FOLDER --out DIR`: from a folder of your own photos to a model.
+
+What stands behind it is `vitutils.cli.photos`; `python -m vitutils.predict` uses the model.
+"""
+
+if __name__ == "__main__":
+    from vitutils.cli.photos import main
+
+    main()
