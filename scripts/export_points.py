@@ -30,7 +30,7 @@ from vitutils.models.transformer import train_batches
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "_static" / "points"
 COUNT, STEPS, LR, SEEN = 192, 300, 3e-3, 128
-KINDS = ("chair", "vehicle")  # the first test object of each
+KINDS = ("chair", "person")  # the first test object of each
 NETS = ("global", "local")
 VIRIDIS = ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"]
 NOTICE = """\
@@ -97,7 +97,7 @@ def still(clouds: list[Tensor], maps: list[Tensor], asked: list[int]) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 500" width="680" height="500" role="img" '
         'font-family="sans-serif" font-size="15" stroke="none">',
         "<title>Where one point attends, from three sides</title>",
-        "<desc>Two clouds of points, a chair and a vehicle, each from the front, the side and above. One point is "
+        "<desc>Two clouds of points, a chair and a person, each from the front, the side and above. One point is "
         "ringed; the others are larger and brighter the more it attends to them.</desc>",
         '<rect width="680" height="500" fill="#ffffff"/>', *parts, "</svg>", "",
     ])  # fmt: skip

@@ -15,7 +15,6 @@
   let kind = 0, net = 0, asked = 0; // which cloud, which net, which point
   let yaw = 0.6, pitch = 0.35;
   let drag = null; // where the pointer went down and was last seen
-  let due = 0;
 
   const percent = (share) => (100 * share).toFixed(1) + " %";
 
@@ -61,7 +60,6 @@
   const row = () => data.maps[net][kind].subarray(data.count * asked, data.count * (asked + 1));
 
   function draw() {
-    due = 0;
     const side = canvas.clientWidth, ratio = window.devicePixelRatio || 1;
     if (!data || !side) return;
     if (canvas.width !== Math.round(side * ratio)) canvas.width = canvas.height = Math.round(side * ratio);
@@ -89,14 +87,10 @@
     context.stroke();
   }
 
-  function later() {
-    if (!due) due = requestAnimationFrame(draw);
-  }
-
   // --- the words ---
 
   function tell() {
-    const weights = row(), peak = data.peaks[net][kind][asked];
+    const weights = row(), peak = data.peaks[data.nets[net]][kind][asked];
     let most = 0, some = 0;
     for (let i = 0; i < data.count; i++) {
       if (weights[i] > weights[most]) most = i;
@@ -112,7 +106,7 @@
 
   function show() {
     tell();
-    later();
+    draw();
   }
 
   // --- pointer and keys ---
@@ -131,7 +125,7 @@
   function turn(across, up) {
     yaw += across;
     pitch = Math.max(-Math.PI / 2, Math.min(Math.PI / 2, pitch + up));
-    later();
+    draw();
   }
 
   canvas.addEventListener("pointerdown", (event) => {
@@ -153,7 +147,7 @@
   const KEYS = {
     ArrowLeft: () => turn(-TURN, 0), ArrowRight: () => turn(TURN, 0),
     ArrowUp: () => turn(0, -TURN), ArrowDown: () => turn(0, TURN),
-    n: () => step(1), p: () => step(-1), Home: () => { yaw = 0; pitch = 0; later(); },
+    n: () => step(1), p: () => step(-1), Home: () => { yaw = 0; pitch = 0; draw(); },
   };
   canvas.addEventListener("keydown", (event) => {
     const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
@@ -194,7 +188,7 @@
     choices("nets", data.nets, (n) => { net = n; });
     place("next").addEventListener("click", () => step(1));
     place("previous").addEventListener("click", () => step(-1));
-    window.addEventListener("resize", later);
+    window.addEventListener("resize", draw);
     highest();
     show();
   }
