@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from export_pocket import script, write
 from torch import Tensor
 
+from export_pocket import script, write
 from vitutils.cli.points import make_net
 from vitutils.data.clouds import cloud_batches
 from vitutils.data.points import PointSet, load_points

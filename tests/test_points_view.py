@@ -15,8 +15,9 @@ from vitutils import data
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "tests"))
-import export_points  # noqa: E402
 from test_browser_vit import run_js  # noqa: E402
+
+import export_points  # noqa: E402
 
 FILES = ROOT / "book" / "_static" / "points"
 PAGE = ROOT / "book" / "points-in-3d.md"
