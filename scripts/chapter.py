@@ -75,13 +75,26 @@ def with_entry(toc: str, after: str, entry: str) -> str:
     return line.sub(lambda found: f"{found[0]}{found[1]}{entry}\n", toc)
 
 
+def no_longer_planned(toc: str, title: str, previous: str, name: str) -> str:
+    """The text of `_toc.yml` in which what a planned chapter promised is the promise of the chapter that is there."""
+    planned = re.search(rf"""^    ["']?{re.escape(title)}["']?: (.*\n)""", toc, flags=re.M)
+    if not planned:
+        return toc
+    toc = toc.replace(planned[0], "")
+    promise = rf"\g<0>    {name}: " + planned[1].replace("\\", r"\\")
+    with_one, found = re.subn(rf"^    {re.escape(previous)}: .*\n", promise, toc, count=1, flags=re.M)
+    return with_one if found else re.sub(r"^  able:\n", promise, toc, count=1, flags=re.M)
+
+
 def lead_on(path: Path, name: str) -> str:
     """The chapter before, whose last paragraph leads to the new one."""
     chapter = rules.Chapter.read(path)
-    following = f"*Next.* [Chapter {int(name[:2])}](./{name}.ipynb) goes on from here."
+    link = f"*Next.* [Chapter {int(name[:2])}](./{name}.ipynb)"
     for cell in reversed(chapter.markdown):
         source = rules.text(cell["source"])
-        new = re.sub(r"^\*Next\.\* .*\Z", following, source, flags=re.M | re.S)
+        told = re.search(r"^\*Next\.\* .* is in preparation(: .+)\Z", source, flags=re.M | re.S)
+        following = link + (told[1] if told else " goes on from here.")
+        new = re.sub(r"^\*Next\.\* .*\Z", lambda _, line=following: line, source, flags=re.M | re.S)
         if new != source:
             cell["source"] = new.splitlines(keepends=True)
             return rules.dumps(rules.normalise(chapter.notebook))
@@ -117,7 +130,7 @@ def make(root: Path, name: str, title: str = "") -> list[str]:
     path, before, toc = root / f"notebooks/{name}.ipynb", root / f"notebooks/{previous}.ipynb", root / "_toc.yml"
     entries = with_entry(toc.read_text(encoding="utf-8"), f"notebooks/{previous}", f"notebooks/{name}")
     entries = with_entry(entries, f"book/solutions/{previous}", f"book/solutions/{name}")
-    entries = re.sub(rf"""^    ["']?{re.escape(title)}["']?: .*\n""", "", entries, flags=re.M)  # no longer planned
+    entries = no_longer_planned(entries, title, previous, name)
     new = {path: rules.dumps(fresh), root / f"book/solutions/{name}.md": filled("solutions.md")}
     new |= {before: lead_on(before, name), toc: entries}
     with all_or_none([*new, *(root / file for file in tables.TABLES)]):

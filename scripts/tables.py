@@ -56,7 +56,7 @@ def chapters(root: Path) -> list[Row]:
             able = told.get("able", {}).get(chapter.path.stem, "still being written" if "@@" in promise else promise)
             rows.append(Row(chapter.number, title, able, chapter.path.stem, chapter.draft))
     written = {row.title for row in rows}
-    planned = [pair for pair in told.get("planned", {}).items() if pair[0] not in written]
+    planned = [pair for pair in (told.get("planned") or {}).items() if pair[0] not in written]
     return rows + [Row(number, *pair) for number, pair in enumerate(planned, len(rows) + 1)]
 
 
@@ -70,7 +70,8 @@ def readme(root: Path) -> str:
     table = "\n".join(["| no. | chapter | run it |", "|---|---|---|", *lines])
     coming = [row.number for row in rows if not row.name]
     if coming:
-        several = f"Chapters {coming[0]} to {coming[-1]} are" if coming[1:] else f"Chapter {coming[0]} is"
+        joined = "to" if coming[2:] else "and"
+        several = f"Chapters {coming[0]} {joined} {coming[-1]} are" if coming[1:] else f"Chapter {coming[0]} is"
         table += f"\n\n{several} in preparation; the [preface](book/preface.md) lists them all."
     return table
 

@@ -75,7 +75,8 @@ def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     assert tables.faults(book) == []
     assert f"notebooks/{NAME}.ipynb is a draft: a published book has none" in tables.faults(book, drafts=False)
     text = (book / "book/preface.md").read_text(encoding="utf-8")
-    assert f"| {NUMBER} | [{planned.title}](../notebooks/{NAME}.ipynb) *(draft)* | still being written |" in text
+    assert f"| {NUMBER} | [{planned.title}](../notebooks/{NAME}.ipynb) *(draft)* | {planned.able} |" in text
+    assert f"*Next.* [Chapter {NUMBER}](./{NAME}.ipynb): " in (book / f"notebooks/{LAST}.ipynb").read_text("utf-8")
     assert text.count(planned.title) == 1 and planned.title not in (book / "_toc.yml").read_text(encoding="utf-8")
     assert f"/notebooks/{NAME}.ipynb)" in (book / "README.md").read_text(encoding="utf-8")
     assert f"| [{NUMBER}.3](../notebooks/{NAME}.ipynb#exer" in (book / "book/solutions.md").read_text(encoding="utf-8")
