@@ -126,7 +126,7 @@ def extract_features(
     batch_size: int = 64,
     workers: int = 0,
     cache: bool = True,
-    bar: tqdm | None = None,
+    bar: object | None = None,
 ) -> Features:
     """Run a net that gives features (B,D) over pictures, batch by batch, and keep the features in a file.
 

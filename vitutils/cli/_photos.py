@@ -25,7 +25,7 @@ from vitutils.data.folders import memory
 from vitutils.data.images import ImagePart, as_dataset, from_files
 from vitutils.data.survey import Survey, look_at
 from vitutils.files import show_progress, whole_file
-from vitutils.models.backbones import Backbone, known_name, load_backbone
+from vitutils.models.backbones import Backbone, load_backbone
 from vitutils.training.loop import fit
 from vitutils.training.recipe import Recipe
 
@@ -132,8 +132,6 @@ def _run(options: argparse.Namespace) -> None:
 
 def _backbone(name: str, size: int | None) -> tuple[Backbone, str]:
     """The backbone, or the pocket ViT and a warning where its weights cannot be had."""
-    if name != "pocket":
-        known_name(name)
     try:
         return load_backbone(name, img_size=size), ""
     except FileNotFoundError as error:
