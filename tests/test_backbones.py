@@ -56,24 +56,33 @@ def test_each_kind_gives_features_and_a_grid(name):
     assert shapes(on_meta(name)) == ((2, D), (2, side, side, D))
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """timm's networks with two blocks in place of twelve to fifty, wherever their class has a depth: a second each."""
+    make = timm.create_model
+
+    def created(name, **how):
+        try:
+            return make(name, depth=2, **how)
+        except (TypeError, AssertionError, IndexError):
+            return make(name, **how)
+
+    monkeypatch.setattr(timm, "create_model", created)
+
+
 @pytest.mark.slow
-def test_nearly_every_vit_like_name_of_timm_gives_features():
+def test_nearly_every_vit_like_name_of_timm_gives_features(shallow):
     names = [name for kind in VIT_LIKE for name in timm.list_pretrained(kind)]
-    done, refused = {}, {}
-    for name in names:
-        about = timm.get_pretrained_cfg(name)
-        key = (name.partition(".")[0], about.input_size, about.num_classes == 0)
-        if key not in done:
-            try:
-                (B, D), (_, rows, columns, width) = shapes(on_meta(name))
-                done[key] = B == 2 and width == D > 1 and rows * columns > 1
-            except ValueError as error:
-                done[key], refused[name] = False, str(error)
-    told = sum(done[name.partition(".")[0], about.input_size, about.num_classes == 0]
-               for name in names for about in [timm.get_pretrained_cfg(name)])  # fmt: skip
-    print(f"{told} of {len(names)} names give features; refused: {refused}")
-    assert len(names) > 400 and told >= len(names) - 60
-    assert all(name in reason for name, reason in refused.items())
+    assert len(names) > 400  # all of them gave features when they were last tried; here every sixth, for the time
+    refused = {}
+    for name in names[::6]:
+        try:
+            (B, D), (_, rows, columns, width) = shapes(on_meta(name))
+            assert B == 2 and width == D > 1 and rows * columns > 1, name
+        except ValueError as error:
+            refused[name] = str(error)
+    print(refused)
+    assert len(refused) <= 10 and all(name in reason for name, reason in refused.items())
 
 
 @pytest.fixture
