@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from export_pocket import script, write
-from vitutils.cli.points import make_net
+from vitutils.cli.points import point_net
 from vitutils.data.clouds import cloud_batches
 from vitutils.data.points import PointSet, load_points
 from vitutils.models.points import nearest
@@ -42,7 +42,7 @@ Written by scripts/export_points.py: do not edit."""
 def trained(net: str, found: PointSet):
     """A net of the command line, trained on the training part, in eval mode."""
     torch.manual_seed(0)
-    model = make_net(net, found.num_classes)
+    model = point_net(net, found.num_classes)
     train_batches(model, cloud_batches(found.train_points, found.train_labels, 32, SEEN, 0), STEPS, LR)
     return model.eval()
 
@@ -99,7 +99,7 @@ def still(clouds: list[Tensor], maps: list[Tensor], asked: list[int]) -> str:
         "<title>Where one point attends, from three sides</title>",
         "<desc>Two clouds of points, a chair and a person, each from the front, the side and above. One point is "
         "ringed; the others are larger and brighter the more it attends to them.</desc>",
-        '<rect width="680" height="500" fill="#ffffff"/>', *parts, "</svg>", "",
+        '<rect width="680" height="500" fill="#fff"/>', *parts, "</svg>", "",
     ])  # fmt: skip
 
 

@@ -359,7 +359,7 @@ def test_the_command_trains_judges_and_writes(tmp_path, capsys, net):
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
     right = [one["class"] == one["answer"] for one in result["objects"]]
     assert result["accuracy"] == sum(right) / 2 and result["sampling_error"] > 0
-    model = command.make_net(net, 2)
+    model = command.point_net(net, 2)
     with safe_open(out / "model.safetensors", "pt") as file:
         model.load_state_dict({key: file.get_tensor(key) for key in file.keys()})
         assert json.loads(file.metadata()["classes"]) == ["ball", "box"]

@@ -70,7 +70,7 @@ def test_attention_is_that_of_the_layers():
     torch.manual_seed(0)
     points = torch.randn(40, 3)
     for net in export_points.NETS:
-        model = export_points.make_net(net, 4).eval()
+        model = export_points.point_net(net, 4).eval()
         rows = export_points.attention(model, points)
         assert rows.shape == (40, 40) and torch.allclose(rows.sum(1), torch.ones(40), atol=1e-5)
         assert ((rows > 0).sum(1) <= 8).all() == (net == "local")

@@ -213,7 +213,7 @@ class Bin(NamedTuple):
     right: float
 
 
-def calibration(probabilities: Tensor, y: Tensor, bins: int = 10) -> tuple[float, list[Bin]]:
+def calibration_bins(probabilities: Tensor, y: Tensor, bins: int = 10) -> tuple[float, list[Bin]]:
     """The expected calibration error, 0..1, and the bins it is made of: those of equal width that hold an answer.
 
     probabilities: (N, K).  y: (N,). On few photos the error is above 0 by chance alone.

@@ -57,7 +57,7 @@ def percent(share: float) -> str:
     return "none" if math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def counted(count: int, what: str) -> str:
+def how_many(count: int, what: str) -> str:
     """1 photo, 2 photos."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
@@ -78,7 +78,7 @@ def thumbnail(file: object, alt: str) -> str:
     return f'<img src="data:image/jpeg;base64,{coded}" width="{W}" height="{H}" alt="{text(alt)}">'
 
 
-def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
+def html_table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
     """A table that scrolls by itself on a narrow window; cells are HTML already."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = ""
@@ -117,7 +117,7 @@ def _classes(results: list[pm.ClassResult]) -> str:
         between = f"{percent(one.low)} to {percent(one.high)}" if one.photos else ""
         found = f"{one.right} of {one.photos}"
         rows.append([text(one.name), drawn, percent(share), found, between, percent(one.precision)])
-    return table(["class", "0 to 100&nbsp;%", "found", "photos", "95&nbsp;% interval", "right when called so"], rows)
+    return html_table(["class", "0 to 100&nbsp;%", "found", "photos", "95&nbsp;% interval", "right when called so"], rows)
 
 
 def _confusion(counts: Tensor, classes: tuple[str, ...]) -> str:
@@ -131,7 +131,7 @@ def _confusion(counts: Tensor, classes: tuple[str, ...]) -> str:
                 for n in counts[k]
             ]
             rows.append([text(classes[k]), *cells])
-        return "<p>Rows: what a photo shows. Columns: what it was called.</p>" + table(
+        return "<p>Rows: what a photo shows. Columns: what it was called.</p>" + html_table(
             ["", *[text(c) for c in classes]], rows, "heat"
         )
     off = counts.clone().fill_diagonal_(0)
@@ -142,7 +142,7 @@ def _confusion(counts: Tensor, classes: tuple[str, ...]) -> str:
         if off.flatten()[i]
     ]
     told = f"<p>{K} classes are too many for a table: the confusions that happened most.</p>"
-    return told + (table(["shows", "was called", "photos"], rows) if rows else "<p>There were none.</p>")
+    return told + (html_table(["shows", "was called", "photos"], rows) if rows else "<p>There were none.</p>")
 
 
 def _diagram(bins: list[pm.Bin]) -> str:
@@ -208,7 +208,7 @@ def _copies(photos) -> str:
             f'<figure><div class="pair">{images}</div>'
             f"<figcaption>{odd}{text(names[0])}<br>{text(names[1])}</figcaption></figure>"
         )
-    count = counted(len(photos.pairs), "pair")
+    count = how_many(len(photos.pairs), "pair")
     more = f"{len(shown)} of {count}" if len(shown) < len(photos.pairs) else count
     return f'<p>{more} of photos that show the same.</p><div class="sheet">{"".join(figures)}</div>'
 
@@ -223,17 +223,17 @@ def _folder(facts) -> str:
         rows.append([f"and {len(order) - 20} larger classes", "", "", ""])
     notes = list(photos.notes)
     if survey.turned:
-        notes.append(f"turned upright, as the camera's orientation tag says: {counted(len(survey.turned), 'photo')}")
+        notes.append(f"turned upright, as the camera's orientation tag says: {how_many(len(survey.turned), 'photo')}")
     if survey.small:
-        notes.append(f"small, with a side below {SMALL} pixels: {counted(len(survey.small), 'photo')}")
+        notes.append(f"small, with a side below {SMALL} pixels: {how_many(len(survey.small), 'photo')}")
     if survey.unreadable:
         some = [f"{short_name(photos.all_files[i])}" for i in list(survey.unreadable)[:12]]
         more = f" and {len(survey.unreadable) - 12} more" if len(survey.unreadable) > 12 else ""
-        count = counted(len(survey.unreadable), "file")
+        count = how_many(len(survey.unreadable), "file")
         notes.append(f"passed over, since unreadable: {count}: {', '.join(some)}{more}")
     listed = "<ul>" + "".join(f"<li>{text(note)}</li>" for note in notes) + "</ul>" if notes else "<p>Nothing odd.</p>"
     head = ["class", "to train on", "validation", "test"]
-    return listed + table(head, rows)
+    return listed + html_table(head, rows)
 
 
 def _made(facts) -> str:
@@ -242,10 +242,10 @@ def _made(facts) -> str:
         [text(one.name) + (" (chosen)" if one is facts.best else ""), text(one.detail), percent(one.score)]
         for one in facts.candidates
     ]
-    return table(["way", "setting", "mean over classes, validation"], rows)
+    return html_table(["way", "setting", "mean over classes, validation"], rows)
 
 
-def numbers(facts) -> dict[str, str]:
+def facts_in_numbers(facts) -> dict[str, str]:
     """What report and card both say, in words."""
     answers, y, photos = facts.probabilities.argmax(1), facts.y, facts.photos
     right, n = int((answers == y).sum()), len(y)
@@ -263,9 +263,9 @@ def numbers(facts) -> dict[str, str]:
 def report(facts) -> str:
     """The whole page. facts: what `cli._photos` has gathered."""
     photos, model, backbone = facts.photos, facts.model, facts.model.backbone
-    told, answers = numbers(facts), facts.probabilities.argmax(1)
-    error, bins = pm.calibration(facts.probabilities, facts.y)
-    before, _ = pm.calibration(facts.plain, facts.y)
+    told, answers = facts_in_numbers(facts), facts.probabilities.argmax(1)
+    error, bins = pm.calibration_bins(facts.probabilities, facts.y)
+    before, _ = pm.calibration_bins(facts.plain, facts.y)
     warning = (
         f'<div class="warn" role="note"><b>Read this first.</b> {text(facts.warning)}</div>' if facts.warning else ""
     )
@@ -319,8 +319,8 @@ def use(out: Path) -> str:
 def card(facts) -> str:
     """The model's card, as Markdown."""
     photos, model, backbone = facts.photos, facts.model, facts.model.backbone
-    told, answers = numbers(facts), facts.probabilities.argmax(1)
-    error, _ = pm.calibration(facts.probabilities, facts.y)
+    told, answers = facts_in_numbers(facts), facts.probabilities.argmax(1)
+    error, _ = pm.calibration_bins(facts.probabilities, facts.y)
     lines = [f"# {facts.title}", ""]
     if facts.warning:
         lines += [f"**Read this first.** {facts.warning}", ""]

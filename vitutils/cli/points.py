@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
     found = load(options)
     print(found.summary(), flush=True)
     torch.manual_seed(options.seed)
-    model = make_net(options.net, found.num_classes)
+    model = point_net(options.net, found.num_classes)
     seen, batch = found.num_points // DRAWS, min(options.batch_size, len(found.train_labels))
     print(f"{options.net}: {check.count_parameters(model):,} parameters; {seen} points of {batch} objects a step")
     about = "xyz".index(options.up) if options.turned else None
@@ -157,7 +157,7 @@ def load(options: argparse.Namespace):
     return load_cloud_folder(Path(options.data).expanduser(), options.points, test_share=share, seed=options.seed)
 
 
-def make_net(net: str, num_classes: int):
+def point_net(net: str, num_classes: int):
     """A fresh net by its name, as --help lists them."""
     from vitutils.models import points as models
 
