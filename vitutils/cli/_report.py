@@ -117,7 +117,8 @@ def _classes(results: list[pm.ClassResult]) -> str:
         between = f"{percent(one.low)} to {percent(one.high)}" if one.photos else ""
         found = f"{one.right} of {one.photos}"
         rows.append([text(one.name), drawn, percent(share), found, between, percent(one.precision)])
-    return html_table(["class", "0 to 100&nbsp;%", "found", "photos", "95&nbsp;% interval", "right when called so"], rows)
+    head = ["class", "0 to 100&nbsp;%", "found", "photos", "95&nbsp;% interval", "right when called so"]
+    return html_table(head, rows)
 
 
 def _confusion(counts: Tensor, classes: tuple[str, ...]) -> str:
