@@ -259,6 +259,19 @@ def test_the_model_is_used_without_weights_or_network(done, capsys):
     assert len(lines) == 2 and all(re.search(r"(discs|stripes & more) \d+\.\d%, ", line) for line in lines)
 
 
+def test_the_answers_end_quietly_where_nobody_reads_on(done, monkeypatch, capsys):
+    def gone(*_):
+        raise BrokenPipeError
+
+    folder, out, _ = done
+    put = []
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=gone, flush=gone))
+    monkeypatch.setattr("os.dup2", lambda *places: put.append(places[1]))
+    with pytest.raises(SystemExit) as end:
+        predict.main([str(out), *[str(folder / "discs" / "000.png")] * 2])
+    assert end.value.code == 0 and put == [1]
+
+
 def test_the_features_are_computed_once(done, tmp_path, monkeypatch, capsys):
     folder, out, _ = done
     monkeypatch.setenv("VITBOOK_DATA", str(out.parent / "data"))

@@ -1,6 +1,7 @@
 """The command `python -m vitutils.predict`: classes and probabilities of photos, by a model of `vitutils.photos`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -53,5 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         best = found.topk(min(options.top, len(found)))
         answers = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        print(f"{photo}: " + ", ".join(f"{model.classes[k]} {p:.1%}" for p, k in answers), flush=True)
+        try:
+            print(f"{photo}: " + ", ".join(f"{model.classes[k]} {p:.1%}" for p, k in answers), flush=True)
+        except BrokenPipeError:  # nobody reads on, as with `| head`; Python would say so once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            break
     sys.exit(failed)
