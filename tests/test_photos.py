@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
