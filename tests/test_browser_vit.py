@@ -99,7 +99,7 @@ def run_js(engine: str, folder: Path, body: str, html: str = "") -> dict:
         script = f"<script>(async () => {{{body}\n{end}}})();</script>"
         place.write_text(f"<!doctype html><meta charset=utf-8><body>{html}{script}", encoding="utf-8")
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        command += [f"--user-data-dir={folder / 'profile'}", "--window-size=1000,1400", "--virtual-time-budget=60000"]
+        command += [f"--user-data-dir={folder / 'profile'}", "--window-size=1000,1400", "--virtual-time-budget=600000"]
         command += ["--dump-dom", place.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     said = done.stdout
