@@ -101,7 +101,7 @@ USE = """
 const el = (id) => document.getElementById("points-" + id), wait = (ms) => new Promise((r) => setTimeout(r, ms));
 const errors = [], seen = {};
 addEventListener("error", (event) => errors.push(event.message));
-for (let i = 0; i < 25000 && el("stage").hidden; i++) await wait(20);  // of virtual time, which runs ahead of a busy machine
+for (let i = 0; i < 25000 && el("stage").hidden; i++) await wait(20);  // virtual ms
 const canvas = el("canvas");
 const note = async (name) => { seen[name] = {said: el("said").textContent, picture: canvas.toDataURL(),
   answer: el("answer").textContent, label: canvas.getAttribute("aria-label")}; };
