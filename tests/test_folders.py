@@ -220,7 +220,7 @@ def test_folders_named_much_like_parts_are_refused(home, names):
 
 def test_a_part_alone_is_refused(home):
     fill(home / "images" / "loose" / "train", {"cat": 4, "dog": 4})
-    refused(home, home / "images" / "loose", "has train alone: expected train and test")
+    refused(home, home / "images" / "loose", "has only train: expected train and test")
 
 
 def test_a_part_may_lie_in_a_folder_of_its_own_name(home):

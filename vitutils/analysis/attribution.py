@@ -24,7 +24,7 @@ def check_maps(maps: Tensor, images: Tensor) -> None:
         squares = (H // side) * (W // side)
         raise ValueError(f"expected {squares} squares of {side} pixels in {H} x {W}, got maps of {rows} x {columns}")
     if maps.isnan().any():
-        raise ValueError("expected maps without nan: which squares are the highest cannot be told")
+        raise ValueError("expected maps without nan, which can't be ranked")
 
 
 def cover(fill: float | Tensor, images: Tensor) -> Tensor:

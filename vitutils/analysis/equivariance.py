@@ -116,7 +116,7 @@ def output_change(
     dx, dy = step(direction)
     still = run(model, images)
     if still.ndim != 2:
-        raise ValueError(f"expected one vector an image, (B, K), got shape {tuple(still.shape)}")
+        raise ValueError(f"expected one vector per image, (B, K), got shape {tuple(still.shape)}")
     changes = []
     for s in shifts:
         moved = run(model, shift(images, s * dx, s * dy))
