@@ -147,7 +147,7 @@ def load_first(*names: str, download: bool = True) -> Dataset:
     """
     if not names or (unknown := [name for name in names if name not in DATA_SETS]):
         got = ", ".join(map(repr, unknown)) if names else "none"
-        raise ValueError(f"expected names out of {', '.join(DATA_SETS)}; got {got}")
+        raise ValueError(f"expected names from {', '.join(DATA_SETS)}; got {got}")
     failures: list[str] = []
     for i, name in enumerate(names):
         try:
