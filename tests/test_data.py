@@ -165,7 +165,7 @@ def test_dataset_refuses_what_does_not_fit():
         ),
         (
             {"test_labels": digits.test_labels[1:]},
-            r"expected 360 labels, one an image, got \(359,\)",
+            r"expected 360 labels, one per image, got \(359,\)",
         ),
         ({"test_labels": digits.test_labels.int()}, "expected int64 labels, got torch.int32"),
         ({"test_labels": digits.test_labels + 1}, r"expected labels 0\.\.9, got 1\.\.10"),
@@ -935,7 +935,7 @@ def test_batches_refuse_what_does_not_fit(digits):
     ]:
         with pytest.raises(ValueError, match=words):  # at the call, not at the first batch
             data.batches(*arguments, seed=0)
-    with pytest.raises(ValueError, match="expected 1 or 1 values, one a channel, got 3"):
+    with pytest.raises(ValueError, match="expected 1 or 1 values, one per channel, got 3"):
         epoch(images, labels, 8, seed=0, mean=(0.1, 0.2, 0.3))
 
 

@@ -256,7 +256,7 @@ def test_two_folders_for_one_part_are_refused(home, names):
     root = home / "images" / "loose"
     for name in names:
         fill(root / name, {"cat": 4, "dog": 4})
-    refused(home, root, "two folders for one part: (train and training|dev and val)")
+    refused(home, root, "two folders for the same part: (train and training|dev and val)")
 
 
 @pytest.mark.parametrize("inside", ["", "all", "images/more"])
