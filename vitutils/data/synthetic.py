@@ -113,14 +113,14 @@ def _check(n, seed, start, size, positions, scale, background, classes) -> tuple
             f"expected n >= 1, start >= 0, seed >= 0, size >= 8, got n={n}, start={start}, seed={seed}, size={size}"
         )
     if not classes or (unknown := [name for name in classes if name not in SHAPES]):
-        raise ValueError(f"expected classes out of {', '.join(SHAPES)}; got {unknown if classes else 'none'}")
+        raise ValueError(f"expected classes from {', '.join(SHAPES)}; got {unknown if classes else 'none'}")
     if background not in ("textured", "plain"):
         raise ValueError(f"expected background 'textured' or 'plain', got {background!r}")
     if not 0 < scale[0] <= scale[1] <= 0.5:
         raise ValueError(f"expected scale (low, high), 0 < low <= high <= 0.5, got {scale}")
     if isinstance(positions, str):
         if positions not in SIDES:
-            raise ValueError(f"expected positions out of {', '.join(SIDES)} or two ranges, got {positions!r}")
+            raise ValueError(f"expected a position from {', '.join(SIDES)}, or two ranges, got {positions!r}")
         region = SIDES[positions]
         room = min(high - low for low, high in region)
         if positions != "centre" and 2 * scale[1] > room:

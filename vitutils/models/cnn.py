@@ -138,10 +138,10 @@ class ConvStack(nn.Module):
 class ConvStem(nn.Module):
     """Tokens from a few convolutions: images (B, C, H, W) -> (B, N, D).
 
-    3 x 3 convolutions of stride 2, BatchNorm, ReLU, each as wide again as the
-    one before, until a place stands for a patch; then a 1 x 1 convolution.
-    Stands in for `PatchEmbed`: `ViT(config, ConvStem)`. Source: Xiao et al.
-    2021. Raises ValueError unless patch_size is a power of two.
+    3 x 3 convolutions of stride 2 with BatchNorm and ReLU, each twice as wide
+    as the one before, until one position covers a patch; then a 1 x 1
+    convolution. Replaces `PatchEmbed`: `ViT(config, ConvStem)`. Source: Xiao
+    et al. 2021. Raises ValueError unless patch_size is a power of two.
     """
 
     vit_init = True  # the ViT initialises it with its own layers
