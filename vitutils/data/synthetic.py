@@ -255,15 +255,15 @@ def two_blobs(
     """Draw two 3 x 3 blobs in one row: of one colour (1) or of two (0).
 
     distances: steps from the last column of one blob to the first of the
-    other; they and the labels take turns, so that all are in balance.
-    Returns uint8 images (n, 3, H, W), labels (n,), each distance (n,).
-    Raises ValueError where there is no room: H is 3 or more, a distance from
-    1 to W - 5.
+    other. Distances and labels alternate, so each occurs equally often.
+    Returns uint8 images (n, 3, H, W), labels (n,) and distances (n,).
+    Raises ValueError if there is no room: H must be at least 3, and a
+    distance from 1 to W - 5.
     """
     check_room(n, distances, size)
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(upto):  # one whole number an image, from 0 to upto - 1
+    def draw(upto):  # one integer per image, from 0 to upto - 1
         return (torch.rand(n, generator=generator) * upto).long()
 
     colours = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
