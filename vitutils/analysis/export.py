@@ -33,7 +33,7 @@ KEY, INPUT, OUTPUT = "vitutils", "images", "logits"
 EXACT = 1e-4  # onnxruntime against torch, as a share of the largest logit where that is above 1
 MOST = 1.9e9  # bytes of weights: one ONNX file holds 2 GB
 WAYS = ("dynamic", "static", "weights")
-BLOCK = 128  # weights that share a scale, of the way "weights"
+BLOCK = 64  # weights that share a scale, of the way "weights"
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -118,7 +118,6 @@ def to_int8(source: Path | str, path: Path | str, images: Tensor | None = None, 
         import onnx
 
         model = onnx.load(new)  # some ways drop what was stored
-        del model.metadata_props[:]
         onnx.helper.set_model_props(model, {KEY: json.dumps(run.words | {"int8": how})})
         onnx.save(model, new)
     return Path(path)
@@ -257,9 +256,9 @@ def _quantized(source: Path, new: Path, folder: Path, how: str, images: Tensor |
             return None if batch is None else {INPUT: batch.numpy()}
 
     # products of two activations, as in attention, stay in float32; residual sums too
-    more = {"MatMulConstBOnly": True}
+    more = {"extra_options": {"MatMulConstBOnly": True}, "activation_type": q.QuantType.QUInt8}
     kinds = ["MatMul", "Gemm", "Conv"]
-    return q.quantize_static(ready, new, Reader(), op_types_to_quantize=kinds, extra_options=more, **options)
+    return q.quantize_static(ready, new, Reader(), op_types_to_quantize=kinds, **more, **options)
 
 
 # --- how a picture becomes numbers ---

@@ -23,7 +23,6 @@ from vitutils.analysis.zero_shot import DEFAULT as IMAGE_TEXT
 from vitutils.analysis.zero_shot import TEMPLATES, ImageText, load_image_text
 from vitutils.cli._onnx import exported
 from vitutils.cli._report import card, report
-from vitutils.cli.photos import BACKBONE
 from vitutils.data._layout import Packed, read_layout
 from vitutils.data.duplicates import find_duplicates, groups, split_groups
 from vitutils.data.folders import memory
@@ -173,9 +172,8 @@ def _beside(features: Tensor, photos: Photos, nearest: Candidate) -> str:
     )
 
 
-def _backbone(name: str | None, size: int | None) -> tuple[Backbone, str]:
+def _backbone(name: str, size: int | None) -> tuple[Backbone, str]:
     """The backbone, or the pocket ViT and a warning where its weights cannot be had."""
-    name = name or BACKBONE
     try:
         return load_backbone(name, img_size=size), ""
     except FileNotFoundError as error:

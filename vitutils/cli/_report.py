@@ -273,11 +273,12 @@ def report(facts) -> str:
     results = pm.by_class(facts.y, answers, photos.classes)
     counts = pm.confusion(facts.y, answers, len(photos.classes))
     H, W = backbone.input_size[1:]
+    how = "Without training" if facts.options.zero_shot else "Chosen on the validation part"
     parts = [
         f"{warning}<h1>{text(facts.title)}: {len(photos.classes)} classes, {len(photos.files):,} photos</h1>",
         f'<div class="box"><div class="big">{told["share"]}</div><p>{told["told"]}. The mean over classes is '
         f"{told['balanced']}. {told['usual']}</p>",
-        f"<p>Chosen on the validation part: {text(facts.best.name)} ({text(facts.best.detail)}) on "
+        f"<p>{how}: {text(facts.best.name)} ({text(facts.best.detail)}) on "
         f"<code>{text(backbone.name)}</code>. The test part was looked at once.</p></div>",
         "<h2>Each class</h2><p>The worst first. A wide interval means few test photos.</p>",
         _classes(results),

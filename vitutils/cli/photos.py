@@ -89,6 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         options = command_line().parse_args(arguments)
+        options.backbone = options.backbone or ("" if options.zero_shot else BACKBONE)
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
