@@ -10,6 +10,7 @@ from test_photos import alone, folder_of, ran  # noqa: F401
 
 from vitutils.analysis import zero_shot
 from vitutils.analysis.zero_shot import load_image_text
+from vitutils.cli import photos
 
 transformers = pytest.importorskip("transformers")
 WORDS = "a photo of the close-up many discs stripes wide".replace("close-up", "close - up").split()
@@ -79,9 +80,9 @@ def test_templates_are_averaged_and_underlines_are_spaces(folder):
 
 
 def test_the_command_classifies_by_the_names_of_the_folders(folder, tmp_path, capsys):
-    photos, out = folder_of(tmp_path / "f", {"discs": 10, "wide_stripes": 10}), tmp_path / "out"
+    pictures, out = folder_of(tmp_path / "f", {"discs": 10, "wide_stripes": 10}), tmp_path / "out"
     onnx = ["--onnx"] * (folder.name == "CLIP")
-    assert ran(photos, "--out", out, "--zero-shot", "--backbone", folder, *onnx) == 0
+    assert ran(pictures, "--out", out, "--zero-shot", "--backbone", folder, *onnx) == 0
     said = capsys.readouterr().out
     assert "chosen: zero-shot" in said and "validation: kNN" in said
     files = ["card.md", *["model.int8.onnx", "model.onnx"] * bool(onnx), "report.html", "split.csv"]
@@ -99,8 +100,8 @@ def test_the_command_classifies_by_the_names_of_the_folders(folder, tmp_path, ca
 
 @pytest.mark.parametrize("name", ["pocket", "vit_tiny_patch16_224", "vit_base_patch16_clip_224.openai", "resnet18"])
 def test_a_backbone_without_a_text_tower_is_refused_with_names(name, tmp_path, capsys):
-    photos = folder_of(tmp_path / "f", {"a": 4, "b": 4})
-    assert ran(photos, "--out", tmp_path / "out", "--zero-shot", "--backbone", name) == 1
+    pictures = folder_of(tmp_path / "f", {"a": 4, "b": 4})
+    assert ran(pictures, "--out", tmp_path / "out", "--zero-shot", "--backbone", name) == 1
     err = capsys.readouterr().err
     assert "no text tower" in err and zero_shot.DEFAULT in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -128,9 +129,13 @@ def test_what_cannot_be_had_is_told(fault, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("more", [["--fine-tune"], ["--size", "64"]])
 def test_what_goes_with_training_alone_is_refused(more, tmp_path, capsys):
-    photos = folder_of(tmp_path / "f", {"a": 4, "b": 4})
-    assert ran(photos, "--out", tmp_path / "out", "--zero-shot", *more) == 1
+    pictures = folder_of(tmp_path / "f", {"a": 4, "b": 4})
+    assert ran(pictures, "--out", tmp_path / "out", "--zero-shot", *more) == 1
     assert "trains nothing" in capsys.readouterr().err
+
+
+def test_the_command_and_the_module_have_one_default():
+    assert photos.IMAGE_TEXT == zero_shot.DEFAULT
 
 
 def test_a_processor_that_leaves_sizes_is_refused():

@@ -19,7 +19,6 @@ from vitutils import data, runtime
 from vitutils.analysis import export
 from vitutils.analysis import photo_model as pm
 from vitutils.analysis.features import extract_features
-from vitutils.analysis.zero_shot import DEFAULT as IMAGE_TEXT
 from vitutils.analysis.zero_shot import TEMPLATES, ImageText, load_image_text
 from vitutils.cli._onnx import exported
 from vitutils.cli._report import card, report
@@ -149,7 +148,7 @@ def _image_text(options) -> tuple[ImageText, str]:
     """The network with a text tower. What goes with training or another size is refused."""
     if options.fine_tune or options.size:
         raise ValueError("--zero-shot trains nothing and has one size: expected neither --fine-tune nor --size")
-    return load_image_text(options.backbone or IMAGE_TEXT), ""
+    return load_image_text(options.backbone), ""
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ Ctrl-C loses nothing but the last minute: give the same command again. Features 
 $VITBOOK_DATA. Weights are looked for there, then on the Hugging Face hub; where there are none, the pocket ViT that
 comes with the book stands in, and the report says so.
 """
+IMAGE_TEXT = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # of --zero-shot
 BACKBONE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
@@ -66,7 +67,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     command.add_argument("folder", type=Path, metavar="FOLDER", help="your photos, one folder a class; or a zip")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files are written")
-    command.add_argument("--backbone", metavar="NAME", help=f"any of timm's (default: {BACKBONE})")
+    command.add_argument("--backbone", metavar="NAME", help=f"any of timm's (default: {BACKBONE}; with --zero-shot {IMAGE_TEXT})")
     command.add_argument(
         "--size", type=_whole(16, 2_048), metavar="PX", help="side of the images (default: backbone's)"
     )
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         options = command_line().parse_args(arguments)
-        options.backbone = options.backbone or ("" if options.zero_shot else BACKBONE)
+        options.backbone = options.backbone or (IMAGE_TEXT if options.zero_shot else BACKBONE)
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
