@@ -67,7 +67,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     command.add_argument("folder", type=Path, metavar="FOLDER", help="your photos, one folder a class; or a zip")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files are written")
-    command.add_argument("--backbone", metavar="NAME", help=f"any of timm's (default: {BACKBONE}; with --zero-shot {IMAGE_TEXT})")
+    names = f"any of timm's (default: {BACKBONE}; with --zero-shot {IMAGE_TEXT})"
+    command.add_argument("--backbone", metavar="NAME", help=names)
     command.add_argument(
         "--size", type=_whole(16, 2_048), metavar="PX", help="side of the images (default: backbone's)"
     )
