@@ -89,6 +89,8 @@ def load_image_text(name: str = DEFAULT) -> ImageText:
     except OSError as error:
         raise FileNotFoundError(f"{name} could not be had from the Hugging Face hub or this machine: {_line(error)}; "
                                 f"known names: {', '.join(KNOWN)}") from None  # fmt: skip
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # transformers makes one without its files
+        raise FileNotFoundError(f"{name} could not be had whole: its tokenizer has no words; fetch its folder again")
     if not hasattr(net, "get_text_features") or not hasattr(net, "get_image_features"):
         raise ValueError(f"{name} is a {type(net).__name__}, which gives no features of texts; {some}")
     return ImageText(
