@@ -49,7 +49,8 @@
     }
     names = photosModel.words.classes;
     photosRuntime.code = photosRuntime.wasm = photosModel.onnx = ""; // the text is no longer needed
-    state.textContent = "Ready: " + photosAbout.name + ", " + names.length.toLocaleString("en") + " classes.";
+    button.textContent = "Loaded: " + photosAbout.name + ", " + names.length.toLocaleString("en") + " classes";
+    state.textContent = "Ready.";
     const queued = waiting;
     waiting = [];
     await answerAll(queued);
