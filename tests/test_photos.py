@@ -380,3 +380,51 @@ def test_help_needs_no_torch():
     for name in ("photos", "predict"):
         assert loaded(COMMAND.format(["--help"]).replace("vitutils.train", f"vitutils.{name}")) == set()
     assert "vitutils.photos" not in sys.modules
+
+
+# --- without torch, and without training ---
+
+
+def test_onnx_files_stand_beside_and_are_used_alone(tmp_path, monkeypatch, capsys):
+    folder, out = folder_of(tmp_path / "f", {"a, b": 10, "c <d>": 10}), tmp_path / "out"
+    assert ran(folder, "--out", out, "--backbone", "pocket", "--onnx") == 0
+    assert {"model.onnx", "model.int8.onnx", "model.safetensors"} <= {file.name for file in out.iterdir()}
+    page, card = ((out / name).read_text(encoding="utf-8") for name in ("report.html", "card.md"))
+    for text in (page, card):
+        assert "model.int8.onnx 0." in text and "In int8" in text and "95 % interval" in text.replace("&nbsp;", " ")
+        away = re.search(r"difference of logits between ONNX and torch, \d+ test photos: (\S+)\.", text)[1]
+        assert float(away) < 1e-4
+    rows = [row for row in csv.DictReader((out / "split.csv").open(encoding="utf-8")) if row["answer"]]
+    right = sum(row["answer"] == row["class"] for row in rows)
+    assert abs(int(re.search(r"In int8 (\d+) of", card)[1]) - right) <= 2
+    capsys.readouterr()
+    answers = []
+    for more in ([out], [out, "--onnx"], [out / "model.onnx", "--onnx"]):
+        with pytest.raises(SystemExit) as end:
+            predict.main([str(part) for part in [more[0], folder / "a, b" / "000.png", *more[1:]]])
+        assert end.value.code == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] == answers[2] and "%" in answers[0]
+    (out / "model.onnx").unlink()
+    with pytest.raises(SystemExit) as end:
+        predict.main([str(out), str(folder / "a, b" / "000.png"), "--onnx"])
+    assert end.value.code == 1 and "no " in capsys.readouterr().err
+
+
+def test_onnx_without_its_libraries_is_told_before_any_work(tmp_path, monkeypatch, capsys):
+    folder = folder_of(tmp_path / "f", {"a": 4, "b": 4})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vitutils.cli._photos._photos", lambda *_: pytest.fail("work begun"))
+    assert ran(folder, "--out", tmp_path / "out", "--backbone", "pocket", "--onnx") == 1
+    assert "pip install onnx" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_where_the_export_fails_nothing_is_written(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise ValueError("torch.onnx.export cannot write this network")
+
+    folder = folder_of(tmp_path / "f", {"a": 4, "b": 4})
+    monkeypatch.setattr("vitutils.cli._onnx.to_int8", fails)
+    monkeypatch.setattr("vitutils.cli._onnx.to_onnx", lambda *_: None)
+    assert ran(folder, "--out", tmp_path / "out", "--backbone", "pocket", "--onnx") == 1
+    assert "cannot write this network" in capsys.readouterr().err and not (tmp_path / "out").exists()

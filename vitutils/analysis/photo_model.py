@@ -49,7 +49,7 @@ class NearestHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         cosine, index = (F.normalize(features, dim=1) @ self.x.T).topk(min(self.k, len(self.x)), dim=1)  # (B, k)
         weights = ((cosine - cosine[:, :1]) / VOTE).exp()
-        votes = torch.zeros(len(features), self.K, device=features.device, dtype=weights.dtype)
+        votes = weights.new_zeros(features.shape[0], self.K)  # len(features) would fix it under torch.export
         votes = votes.scatter_add(1, self.y[index], weights)
         return ((votes + 0.1) / (votes + 0.1).sum(1, keepdim=True)).log()  # a class without a vote is not impossible
 

@@ -16,8 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitutils import data, runtime
+from vitutils.analysis import export
 from vitutils.analysis import photo_model as pm
 from vitutils.analysis.features import extract_features
+from vitutils.analysis.zero_shot import TEMPLATES, ImageText, load_image_text
+from vitutils.cli._onnx import exported
 from vitutils.cli._report import card, report
 from vitutils.data._layout import Packed, read_layout
 from vitutils.data.duplicates import find_duplicates, groups, split_groups
@@ -29,7 +32,7 @@ from vitutils.models.backbones import Backbone, load_backbone
 from vitutils.training.loop import fit
 from vitutils.training.recipe import Recipe
 
-MISTAKES = (ValueError, OSError, FloatingPointError, data.DataError)
+MISTAKES = (ValueError, OSError, FloatingPointError, ImportError, data.DataError)
 CHUNK = 128  # photos whose features are kept together: what Ctrl-C can lose
 TINY = 10  # photos: a class of fewer is called tiny
 LEAST = 3  # photos of a class that are no copies of each other: one to fit on, one to choose by, one to test on
@@ -109,16 +112,20 @@ def _check_out(folder: Path, out: Path) -> bool:
 def _run(options: argparse.Namespace) -> None:
     device = torch.device(options.device) if options.device else runtime.find_device()
     torch.manual_seed(options.seed)
-    backbone, warning = _backbone(options.backbone, options.size)
+    if options.onnx:
+        export.needed(*export.LIBRARIES)  # now, and not after minutes of work
+    backbone, warning = _image_text(options) if options.zero_shot else _backbone(options.backbone, options.size)
     photos = _photos(options)
     say(f"{backbone.name}: {backbone.pretraining}; {backbone.licence_note}")
     features = _features(backbone, photos.whole, device)
     candidates = _candidates(features, photos)
-    if options.fine_tune:
+    if options.zero_shot:
+        candidates = [_by_name(backbone, features, photos), next(one for one in candidates if one.name == "kNN")]
+    elif options.fine_tune:
         candidates.append(_fine_tuned(options, backbone, photos, candidates, device))
     for one in candidates:
         say(f"validation: {one.name} {one.score:.1%} ({one.detail})")
-    best = max(candidates, key=lambda one: (round(one.score, 6), -one.loss))
+    best = candidates[0] if options.zero_shot else max(candidates, key=lambda one: (round(one.score, 6), -one.loss))
     model = _final(best, backbone, features, photos)
     test = photos.at(2)
     if best.net is None:
@@ -127,7 +134,41 @@ def _run(options: argparse.Namespace) -> None:
     else:
         logits = _logits(model, photos.whole.at(test), device)
     say(_judged(photos, logits, model, best))
-    _write(options, photos, model, best, candidates, logits, warning)
+    more = [("Without training, and with", [_beside(features, photos, candidates[1])])] if options.zero_shot else []
+    files = {}
+    if options.onnx:
+        found = exported(model, photos.whole.at(test), photos.labels[test], logits)
+        files = found.files
+        more.append(("Without torch: ONNX and int8", found.told()))
+        say("ONNX: " + " ".join(found.told()))
+    _write(options, photos, model, best, candidates, logits, warning, more, files)
+
+
+def _image_text(options) -> tuple[ImageText, str]:
+    """The network with a text tower. What goes with training or another size is refused."""
+    if options.fine_tune or options.size:
+        raise ValueError("--zero-shot trains nothing and has one size: expected neither --fine-tune nor --size")
+    return load_image_text(options.backbone), ""
+
+
+@torch.no_grad()
+def _by_name(backbone: ImageText, features: Tensor, photos: Photos) -> Candidate:
+    """The classes' names as a head, judged on the validation part like the others; nothing is chosen by it."""
+    head, val = backbone.head(photos.classes), photos.at(1)
+    detail = f"{len(TEMPLATES)} texts a class, such as \"{TEMPLATES[0].format(photos.classes[0])}\""
+    return _judge("zero-shot", head, head(features[val]), photos.labels[val], detail)
+
+
+@torch.no_grad()
+def _beside(features: Tensor, photos: Photos, nearest: Candidate) -> str:
+    """What kNN has on the same test photos."""
+    test = photos.at(2)
+    right = int((nearest.head(features[test]).argmax(1) == photos.labels[test]).sum())
+    low, high = pm.interval(right, len(test))
+    return (
+        f"On the same test photos, kNN ({nearest.detail}) with the {len(photos.at(0)):,} training photos has {right} "
+        f"right, {right / len(test):.1%} (95 % interval {low:.1%} to {high:.1%})."
+    )
 
 
 def _backbone(name: str, size: int | None) -> tuple[Backbone, str]:
@@ -348,7 +389,7 @@ def _final(best: Candidate, backbone: Backbone, x: Tensor, photos: Photos) -> pm
     """The model that is kept: its temperature from the validation part, a probe fitted again on that part too."""
     temperature = pm.fit_temperature(best.logits, photos.labels[photos.at(1)])
     head = best.head
-    if best.net is None:
+    if best.net is None and best.how:
         both = torch.cat([photos.at(0), photos.at(1)])
         make = pm.fit_nearest if best.name == "kNN" else pm.fit_linear
         head = make(x[both], photos.labels[both], len(photos.classes), **best.how)
@@ -368,7 +409,7 @@ def _judged(photos: Photos, logits: Tensor, model: pm.PhotoModel, best: Candidat
 # --- what is written ---
 
 
-def _write(options, photos, model, best, candidates, logits, warning) -> None:
+def _write(options, photos, model, best, candidates, logits, warning, more, files) -> None:
     """All files, made whole before the first is put into its place; the report last."""
     test = photos.at(2)
     probabilities = (logits.double() / model.temperature).softmax(1).float()
@@ -383,11 +424,15 @@ def _write(options, photos, model, best, candidates, logits, warning) -> None:
         plain=logits.double().softmax(1).float(),
         places=test.tolist(),
         warning=warning,
+        more=more,
         options=options,
     )
     about = {"trained_on": len(photos.at(0)), "head": best.name, "detail": best.detail, "seed": options.seed}
+    # `load_photo_model` knows timm's networks; one with a text tower is transformers'
+    kept = {} if options.zero_shot else {"model.safetensors": pm.packed(model, about)}
     made = {
-        "model.safetensors": pm.packed(model, about),
+        **kept,
+        **files,
         "card.md": card(facts).encode(),
         "split.csv": _split_csv(photos, facts).encode(),
         "report.html": report(facts).encode(),

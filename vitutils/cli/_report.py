@@ -273,11 +273,12 @@ def report(facts) -> str:
     results = pm.by_class(facts.y, answers, photos.classes)
     counts = pm.confusion(facts.y, answers, len(photos.classes))
     H, W = backbone.input_size[1:]
+    how = "Without training" if facts.options.zero_shot else "Chosen on the validation part"
     parts = [
         f"{warning}<h1>{text(facts.title)}: {len(photos.classes)} classes, {len(photos.files):,} photos</h1>",
         f'<div class="box"><div class="big">{told["share"]}</div><p>{told["told"]}. The mean over classes is '
         f"{told['balanced']}. {told['usual']}</p>",
-        f"<p>Chosen on the validation part: {text(facts.best.name)} ({text(facts.best.detail)}) on "
+        f"<p>{how}: {text(facts.best.name)} ({text(facts.best.detail)}) on "
         f"<code>{text(backbone.name)}</code>. The test part was looked at once.</p></div>",
         "<h2>Each class</h2><p>The worst first. A wide interval means few test photos.</p>",
         _classes(results),
@@ -293,6 +294,7 @@ def report(facts) -> str:
         _diagram(bins),
         "<h2>What was tried</h2>",
         _made(facts),
+        *(f"<h2>{text(title)}</h2><p>{text(' '.join(lines))}</p>" for title, lines in facts.more),
         "<h2>The folder</h2>",
         _folder(facts),
         "<h2>Copies</h2>",
@@ -300,7 +302,7 @@ def report(facts) -> str:
         f"<h2>The network</h2><ul><li>Backbone: <code>{text(backbone.name)}</code>, {text(backbone.pretraining)}</li>",
         f"<li>Licence of its weights: {text(backbone.licence_note)}</li><li>Images of {H} x {W} pixels</li>",
         f"<li>Seed of the split: {facts.options.seed}</li></ul>",
-        f"<h2>Use it</h2><pre><code>{text(use(facts.options.out))}</code></pre><p>It knows these classes alone, and "
+        f"<h2>Use it</h2><pre><code>{text(use(facts.options))}</code></pre><p>It knows these classes alone, and "
         f"gives one of them to a photo of anything else too.</p>",
     ]
     return (
@@ -311,10 +313,12 @@ def report(facts) -> str:
     )
 
 
-def use(out: Path) -> str:
-    """The command that uses the model."""
-    folder = str(out) if " " not in str(out) else f'"{out}"'
-    return f"python -m vitutils.predict {folder} photo.jpg"
+def use(options) -> str:
+    """The command that uses the model, of which there is none after --zero-shot without --onnx."""
+    folder = str(options.out) if " " not in str(options.out) else f'"{options.out}"'
+    if options.zero_shot and not options.onnx:
+        return "python -m vitutils.photos FOLDER --out DIR --zero-shot --onnx"
+    return f"python -m vitutils.predict {folder} photo.jpg" + " --onnx" * options.zero_shot
 
 
 def card(facts) -> str:
@@ -335,6 +339,7 @@ def card(facts) -> str:
         f"- **Photos.** {len(photos.at(0)):,} to train on, {len(photos.at(1)):,} to choose by, {len(photos.at(2)):,} "
         f"to test on; seed {facts.options.seed}. Which is which stands in split.csv.",
         f"- **Licence of the backbone's weights.** {backbone.licence_note}. That of your photos is yours to know.",
+        *(f"- **{title}.** {' '.join(lines)}" for title, lines in facts.more),
         "- **Limits.** Other cameras, places and seasons than those of the photos were not tested. A photo of anything "
         "else gets one of the classes too.",
         "",
@@ -343,5 +348,5 @@ def card(facts) -> str:
     ]
     for one in pm.by_class(facts.y, answers, photos.classes):
         lines.append(f"| {one.name} | {one.right} of {one.photos} | {percent(one.low)} to {percent(one.high)} |")
-    lines += ["", "```bash", use(facts.options.out), "```", ""]
+    lines += ["", "```bash", use(facts.options), "```", ""]
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")

@@ -21,11 +21,17 @@ files in --out
   model.safetensors       backbone and head, for `python -m vitutils.predict`
   card.md                 what the model is, how it was made, what it may be used for
   split.csv               each photo's part, and what the model answers for those of the test part
+  model.onnx              with --onnx: the model for onnxruntime, without torch; model.int8.onnx: in 8 bits
+
+With --zero-shot nothing is fitted: the folders' names are the classes, and a network trained on images with texts says
+which of them a photo is nearest to; kNN on the same features stands beside it. --backbone is then a name on the Hugging
+Face hub, or a folder that transformers wrote. Such a model is kept only with --onnx.
 
 Ctrl-C loses nothing but the last minute: give the same command again. Features are kept under the first folder of
 $VITBOOK_DATA. Weights are looked for there, then on the Hugging Face hub; where there are none, the pocket ViT that
 comes with the book stands in, and the report says so.
 """
+IMAGE_TEXT = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # of --zero-shot
 BACKBONE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
@@ -61,7 +67,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     command.add_argument("folder", type=Path, metavar="FOLDER", help="your photos, one folder a class; or a zip")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files are written")
-    command.add_argument("--backbone", default=BACKBONE, metavar="NAME", help=f"any of timm's (default: {BACKBONE})")
+    names = f"any of timm's (default: {BACKBONE}; with --zero-shot {IMAGE_TEXT})"
+    command.add_argument("--backbone", metavar="NAME", help=names)
     command.add_argument(
         "--size", type=_whole(16, 2_048), metavar="PX", help="side of the images (default: backbone's)"
     )
@@ -70,6 +77,8 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--fine-tune", action="store_true", help="train the whole network too (minutes on a CPU)")
     command.add_argument("--epochs", type=_whole(1, 1_000), default=5, help="of --fine-tune (default: 5)")
     command.add_argument("--batch-size", type=_whole(1, 4_096), default=32, metavar="B", help="(default: 32)")
+    command.add_argument("--zero-shot", action="store_true", help="classify by the names of the classes alone")
+    command.add_argument("--onnx", action="store_true", help="write the model for onnxruntime too, also in int8")
     command.add_argument("--device", choices=("cpu", "cuda", "mps"), help="(default: what torch finds)")
     return command
 
@@ -82,6 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         options = command_line().parse_args(arguments)
+        options.backbone = options.backbone or (IMAGE_TEXT if options.zero_shot else BACKBONE)
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

@@ -12,7 +12,8 @@ HELP = """What is in these photos? A line for each: the likeliest classes and th
 
     python -m vitutils.predict runs/my-photos new.jpg another.jpg
 
-DIR is what `python -m vitutils.photos` wrote with --out. The model knows its classes alone: to a photo of anything else
+DIR is what `python -m vitutils.photos` wrote with --out. With --onnx its model.onnx is used, or the .onnx file that DIR
+names, run by onnxruntime. The model knows its classes alone: to a photo of anything else
 it gives one of them too.
 """
 
@@ -25,6 +26,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("model", type=Path, metavar="DIR", help="the folder with model.safetensors, or that file")
     command.add_argument("photos", type=Path, nargs="+", metavar="PHOTO")
     command.add_argument("--top", type=_whole(1), default=3, metavar="N", help="classes a photo (default: 3)")
+    command.add_argument("--onnx", action="store_true", help="use model.onnx, or the .onnx file that DIR names")
     return command
 
 
@@ -35,13 +37,19 @@ def main(arguments: list[str] | None = None) -> None:
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    from vitutils.analysis.export import OnnxModel
     from vitutils.analysis.photo_model import load_photo_model
     from vitutils.data.decoding import decode
     from vitutils.data.sources import DataError
 
     try:
-        model = load_photo_model(options.model)
-    except (ValueError, OSError) as error:
+        if options.onnx:
+            model = OnnxModel(options.model / "model.onnx" if options.model.is_dir() else options.model)
+            if model.transform is None or not model.classes:
+                raise ValueError(f"{model.path} holds no preprocessing or no names of classes: write it by `to_onnx`")
+        else:
+            model = load_photo_model(options.model)
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     failed = 0
