@@ -16,8 +16,8 @@ Parts, in the order they run, one set after the other:
     search  every arm at each of three rates, one draw (seed 100), judged on other training photos
     main    every arm at its best rate, seeds 0 1 2, on the test part; nothing is chosen from it
 
-`right` is an x and a hexadecimal number, whose binary digits say for each test photo whether its answer was right, so that arms
-can be compared photo by photo. One thread; other work ran beside, so `seconds` (of processor time) are rough.
+`right` is an x and a hexadecimal number, whose binary digits say for each test photo whether its answer was right: so
+arms can be compared photo by photo. One thread; other work ran beside, so `seconds` (of processor time) are rough.
 """
 
 import time
