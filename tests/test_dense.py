@@ -41,17 +41,17 @@ def test_a_grid_is_the_same_in_batches():
     images = torch.randn(5, *backbone.input_size, generator=torch.Generator().manual_seed(0))
     whole = dense.grids(backbone, images)
     assert torch.allclose(whole, dense.grids(backbone, images, batch_size=2), atol=1e-6)
-    assert whole.shape[:3] == (5, 4, 4) and not whole.requires_grad
+    assert whole.shape[:3] == (5, 7, 7) and not whole.requires_grad
 
 
 def test_like_places_have_like_colours_in_every_image():
-    kinds = torch.randint(3, (2, 6, 6), generator=torch.Generator().manual_seed(0))
-    directions = torch.eye(8)[:3] * torch.tensor([[3.0], [2.0], [1.0]])
+    kinds = torch.randint(4, (2, 6, 6), generator=torch.Generator().manual_seed(0))
+    directions = torch.eye(8)[:4] * torch.tensor([[4.0], [3.0], [2.0], [1.0]])
     found = dense.pca_colours(directions[kinds]).permute(0, 2, 3, 1)
     assert found.shape == (2, 6, 6, 3) and 0 <= found.min() and found.max() <= 1
-    means = torch.stack([found[kinds == k].mean(0) for k in range(3)])
-    assert all(found[kinds == k].std(0).max() < 1e-5 for k in range(3))
-    assert torch.cdist(means, means)[~torch.eye(3, dtype=torch.bool)].min() > 0.2
+    means = torch.stack([found[kinds == k].mean(0) for k in range(4)])
+    assert all(found[kinds == k].std(0).max() < 1e-4 for k in range(4))
+    assert torch.cdist(means, means)[~torch.eye(4, dtype=torch.bool)].min() > 0.2
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3, 8), (1, 4, 4, 2)])

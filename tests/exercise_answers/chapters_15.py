@@ -19,7 +19,7 @@ def merged(weight, A, B, alpha):
 
 def iou(pixels: str = "both, either", last: str = "sum(found) / len(found)", skip: str = "either") -> str:
     return f"""
-def mean_iou(truth, answers, K):
+def mean_overlap(truth, answers, K):
     found = []
     for k in range(K):
         one, other = truth == k, answers == k
@@ -81,7 +81,7 @@ ANSWERS = [
         "15.3",
         "right",
         "by a table of counts",
-        "def mean_iou(truth, answers, K):\n    table = (truth * K + answers).flatten().bincount(minlength=K * K)\n"
+        "def mean_overlap(truth, answers, K):\n    table = (truth * K + answers).flatten().bincount(minlength=K * K)\n"
         "    table = table.reshape(K, K).double()\n    both = table.diagonal()\n"
         "    either = table.sum(0) + table.sum(1) - both\n    return (both / either)[either > 0].mean().item()\n",
     ),
