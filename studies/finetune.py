@@ -55,6 +55,7 @@ SEEDS, SEARCH_SEED = (0, 1, 2), 100
 RECIPE = train.Recipe(epochs=5, batch_size=16, weight_decay=0.05, warmup=0.1, clip_grad=1.0)
 KEY = ("part", "set", "arm", "variant", "seed")
 FIELDS = ("lr", "steps", "images", "looked_at", "trained", "accuracy", "loss", "right", "seconds")
+partial = "its arms come in the order of the recipe, and each can be compared with the ones before"
 predicted = {
     "CIFAR-10, probe": {"expected": 0.62, "reason": "chapter 11's probe had 77 % at 128 px with ten times the photos"},
     "CIFAR-10, plain": {"expected": 0.60, "reason": "a new head and few photos: about the probe, less if spoiled"},

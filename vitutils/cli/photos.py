@@ -85,8 +85,9 @@ def command_line() -> argparse.ArgumentParser:
 def _told_apart(arguments: list[str]) -> list[str]:
     """The arguments with `all` after a bare --fine-tune, so that it does not take FOLDER for its own."""
     found = []
-    for one, after in zip(arguments, [*arguments[1:], ""], strict=True):
-        found += [one, HOW[0]] if one == "--fine-tune" and (after.startswith("-") or Path(after).exists()) else [one]
+    for one, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+        bare = one == "--fine-tune" and (after.startswith("-") or Path(after).exists() or len(Path(after).parts) > 1)
+        found += [one, HOW[0]] if bare and after not in HOW else [one]
     return found
 
 
