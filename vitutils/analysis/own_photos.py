@@ -14,11 +14,14 @@ SMALL = ("fashion_mnist", "digits")  # what the pocket ViT can read
 
 
 def first_set(*names: str) -> ImageSet:
-    """The first of these sets that can be had. Raises DataError, the last one's, where none can."""
+    """The first of these sets that can be had; a name of a folder that is not there is passed over.
+
+    Raises the last one's DataError, or ValueError, where none can.
+    """
     for name in names:
         try:
             return load_image_set(name)
-        except DataError:
+        except (DataError, ValueError):  # ValueError: no such set, as where a reader's own folder is missing
             if name == names[-1]:
                 raise
     raise ValueError("expected the name of a set or more, got none")
@@ -30,10 +33,18 @@ def backbone_and_photos() -> tuple[Backbone, ImageSet]:
     Prints what was left out. Fashion-MNIST is what the pocket ViT learned on, so its numbers there judge nothing.
     """
     try:
-        return load_backbone(), load_image_set("hymenoptera")
-    except (FileNotFoundError, DataError) as error:
-        print("left out:", str(error).split(". ")[0].splitlines()[0])
-        return load_backbone("pocket"), first_set(*SMALL)
+        backbone = load_backbone()
+    except FileNotFoundError as error:
+        return _instead(error)
+    try:
+        return backbone, first_set("hymenoptera")
+    except (DataError, ValueError) as error:
+        return _instead(error)
+
+
+def _instead(error: Exception) -> tuple[Backbone, ImageSet]:
+    print("left out:", str(error).split(". ")[0].splitlines()[0])
+    return load_backbone("pocket"), first_set(*SMALL)
 
 
 def write_folder(pictures: ImagePart, folder: Path) -> list[Path]:
