@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from vitutils.cli import ArgumentError, _Parser
@@ -85,7 +86,7 @@ def command_line() -> argparse.ArgumentParser:
 def _told_apart(arguments: list[str]) -> list[str]:
     """The arguments with `all` after a bare --fine-tune, so that it does not take FOLDER for its own."""
     found = []
-    for one, after in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for one, after in pairwise([*arguments, "-"]):
         bare = one == "--fine-tune" and (after.startswith("-") or Path(after).exists() or len(Path(after).parts) > 1)
         found += [one, HOW[0]] if bare and after not in HOW else [one]
     return found
