@@ -1,6 +1,6 @@
 """How good are a net's features? kNN, a linear probe, full fine-tuning, with few or many images a class.
 
-Chapter 9 writes all of it out in the same words.
+Chapter 9 writes out all but the last, `train_steps` and `choose_rate`, in the same words.
 """
 
 import warnings
