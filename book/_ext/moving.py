@@ -1,0 +1,84 @@
+"""Figures that the reader moves: on the book's pages only, each behind a cell of a notebook.
+
+A notebook holds no HTML, as Colab would not run it; so its own figure stays, and the page gets a second one, in plain
+JavaScript, below it. `PLACES` says behind which cell of which page. A figure NAME is book/_static/moving/NAME.js, and
+loads when it comes into view; moving.js, beside it, holds what all of them share.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import NamedTuple
+
+from docutils import nodes
+from sphinx.util import logging
+
+STILL = "Where scripts run, you can move this figure here."
+
+
+class Figure(NamedTuple):
+    """What a page says of a figure, and the scripts that it needs besides its own, from book/_static."""
+
+    title: str
+    try_it: str
+    scripts: tuple[str, ...] = ()
+
+
+FIGURES = {
+    "dictionary": Figure(
+        "Turn the query",
+        "Drag the arrow, or use the sliders. At length 0 the answer is the mean of all five values. Which length makes "
+        "the lookup sharp? And what does even a long query answer when it points between two keys?",
+    ),
+}
+PLACES = {  # page: {cell: figure}
+    "notebooks/02_attention": {"dictionary": "dictionary"},
+}
+
+
+def frame(name: str, static: str) -> str:
+    """The HTML of one figure. static: the way from the page to _static."""
+    figure = FIGURES[name]
+    scripts = " ".join(f"{static}{path}" for path in (*figure.scripts, f"moving/{name}.js"))
+    return f"""<link rel="stylesheet" href="{static}moving/moving.css">
+<figure class="moving" id="moving-{name}" data-figure="{name}" data-scripts="{scripts}">
+<figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.try_it)}</figcaption>
+<p class="moving-still">{STILL}</p>
+</figure>
+<script src="{static}moving/moving.js" defer></script>
+"""
+
+
+def is_caption(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.paragraph) and node.astext().startswith("Figure ")
+
+
+def place(app, doctree: nodes.document) -> None:
+    """Put each of this page's figures behind its cell, or behind the caption that follows the cell."""
+    page = app.env.docname
+    if not (wanted := PLACES.get(page)):
+        return
+    with open(app.env.doc2path(page), encoding="utf-8") as file:
+        ids = [cell.get("id") for cell in json.load(file)["cells"]]
+    cells = {
+        ids[node["cell_index"]]: node
+        for node in doctree.findall(nodes.container)
+        if node.get("nb_element") == "cell_code"
+    }
+    for cell, name in wanted.items():
+        if cell not in cells:
+            logging.getLogger(__name__).warning(
+                "book/_ext/moving.py puts the figure %r behind the code cell %r, which is not there", name, cell,
+                location=page,
+            )  # fmt: skip
+            continue
+        parent, at = cells[cell].parent, cells[cell].parent.index(cells[cell]) + 1
+        if at < len(parent) and is_caption(parent[at]):
+            at += 1
+        parent.insert(at, nodes.raw("", frame(name, "../" * page.count("/") + "_static/"), format="html"))
+
+
+def setup(app):
+    app.connect("doctree-read", place)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
