@@ -29,11 +29,34 @@ FIGURES = {
     "dictionary": Figure(
         "Turn the query",
         "Drag the arrow, or use the sliders. At length 0 the answer is the mean of all five values. Which length makes "
-        "the lookup sharp? And what does even a long query answer when it points between two keys?",
+        "the lookup sharp? And what does even a long query answer when it points between two keys? Without the division "
+        "the same query acts as if it were √Dh times as long.",
+    ),
+    "shift": Figure(
+        "Shift the windows",
+        "Pick a token, in either picture, by pointer or with the arrow keys; then slide the shift. Tokens that it may see "
+        "keep their colour; equal numbers are one region. Which tokens see only three others? What changes without the "
+        "mask, and what with a plain block before this one?",
+    ),
+    "walk": Figure(
+        "Walk one image through a ViT",
+        "Go step by step, and pick a patch by pointer or with the arrow keys. A second copy of the image, with that patch "
+        "inverted, goes through the same network: how many tokens has the change reached? Watch for the steps at which "
+        "that number grows.",
+        ("pocket/vit.js", "pocket/weights.js", "pocket/images.js"),
+    ),
+    "shuffle": Figure(
+        "Shuffle the patches",
+        "Drag a patch onto another to swap the two; or pick two, one after the other. Then take the positions away, and "
+        "do it again: the bars freeze.",
+        ("pocket/vit.js", "pocket/weights.js", "pocket/images.js"),
     ),
 }
 PLACES = {  # page: {cell: figure}
     "notebooks/02_attention": {"dictionary": "dictionary"},
+    "notebooks/04_patches": {"blind-look": "shuffle"},
+    "notebooks/05_vit_from_scratch": {"setup": "walk"},
+    "notebooks/12_swin": {"mask-look": "shift"},
 }
 
 

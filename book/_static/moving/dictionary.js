@@ -22,7 +22,7 @@
   const lengthAt = (stand) => (LONGEST + 1) ** (stand / 100) - 1;
   const short = (length) => (length < 10 ? length.toFixed(1) : length.toFixed(0));
 
-  function begin(stage, {COLOURS, percent, make, draw, picture, slider, tick, speaker, drag}) {
+  function begin(stage, {COLOURS, percent, make, draw, panel, picture, slider, tick, speaker, drag}) {
     let degrees = 40, stand = 39, scaled = true;
     const R = 100, MIDDLE = [160, 140], RED = COLOURS[5];
 
@@ -68,9 +68,9 @@
 
     // --- the answer all the way round: the curve of the figure above, for this length ---
     const round = picture(340, 180, "");
-    const across = (angle) => 34 + (angle / 360) * 296, up = (answer) => 142 - (answer - 1) * 31;
+    const across = (angle) => 34 + (angle / 360) * 284, up = (answer) => 142 - (answer - 1) * 31;
     for (const value of [1, 2, 3, 4, 5]) {
-      round.append(draw("line", {x1: 34, x2: 330, y1: up(value), y2: up(value), class: "moving-line"}));
+      round.append(draw("line", {x1: 34, x2: 318, y1: up(value), y2: up(value), class: "moving-line"}));
       round.append(draw("text", {x: 26, y: up(value) + 5, "text-anchor": "end"}, String(value)));
     }
     KEYS.forEach((key, i) => {
@@ -88,7 +88,7 @@
     const sum = make("p", {class: "moving-sum"});
     function show() {
       const length = lengthAt(stand), {weights, answer} = attend(degrees, length, scaled);
-      const far = (0.86 * R * Math.log(1 + length)) / Math.log(1 + LONGEST), [x, y] = point(degrees, far);
+      const far = 0.86 * R * (Math.log(1 + length) / Math.log(1 + LONGEST)) ** 0.6, [x, y] = point(degrees, far);
       for (const [name, value] of [["x2", x], ["y2", y]]) arrow.setAttribute(name, value);
       const [hx, hy] = point(degrees, far + 8);
       head.setAttribute("transform", `translate(${hx} ${hy}) rotate(${-degrees})`);
@@ -124,21 +124,21 @@
       changed: (v) => { stand = v; show(); },
     });
     const scale = tick({
-      label: "divide the scores by √Dh (here √2). Without it, the same query acts as if it were √Dh times as long",
-      checked: scaled, changed: (on) => { scaled = on; show(); },
+      label: "Divide the scores by √Dh, here √2", checked: scaled,
+      changed: (on) => { scaled = on; show(); },
     });
     drag(circle, disc, (px, py) => {
       degrees = (Math.round((Math.atan2(cy - py, px - cx) * 180) / Math.PI) + 360) % 360;
       turn.set(degrees);
       show();
     });
-    const panel = (title, ...parts) => make("div", {class: "moving-panel"}, make("p", {class: "moving-title"}, title), ...parts);
     stage.append(
       make("div", {class: "moving-controls"}, turn.row, stretch.row, scale.row),
       make("div", {class: "moving-row"},
-        panel("The query (red) among keys, each with its value", circle),
-        panel("Weights, and their mean of the values", bars),
-        panel("The answer for every direction at this length", round, sum)),
+        panel("The query (red) among five keys", circle),
+        panel("The weights, and the mean they give", bars),
+        panel("The answer in every direction", round),
+        panel("The same as a sum", sum)),
       said);
     show();
   }

@@ -10,6 +10,7 @@
   // viridis, dark to bright
   const VIRIDIS = ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"];
 
+  const panel = (title, ...parts) => make("div", {class: "moving-panel"}, make("p", {class: "moving-title"}, title), ...parts);
   const percent = (share) => (100 * share).toFixed(1) + " %";
 
   // share 0 to 1 -> a colour of viridis
@@ -105,8 +106,8 @@
   }
 
   // A grid of squares of which one is chosen: by pointer, or by arrows once the Tab key has come to it.
-  // label(i) names square i; changed(i) is called when another is chosen. The squares are buttons: style them.
-  function grid({rows, columns, name, label, chosen = 0, changed}) {
+  // changed(i) is called when square i is chosen; the caller colours and names the squares.
+  function grid({rows, columns, name, chosen = 0, changed}) {
     const row = make("div", {class: "moving-grid", role: "grid", "aria-label": name, style: `--columns: ${columns}`});
     const cells = [];
     const mark = () => cells.forEach((cell, i) => {
@@ -117,7 +118,7 @@
     for (let r = 0; r < rows; r++) {
       const line = make("div", {role: "row"});
       for (let c = 0; c < columns; c++) {
-        const i = r * columns + c, cell = make("div", {role: "gridcell", "aria-label": label(i)});
+        const i = r * columns + c, cell = make("div", {role: "gridcell"});
         cell.addEventListener("click", () => { choose(i); cell.focus(); });
         cells.push(cell);
         line.append(cell);
@@ -135,7 +136,7 @@
       cells[chosen].focus();
     });
     mark();
-    return {row, cells};
+    return {row, cells, set(i) { chosen = i; mark(); }};
   }
 
   // --- loading ---
@@ -164,7 +165,9 @@
     place.dataset.ready = "";
   }
 
-  window.moving = {figures: {}, COLOURS, percent, viridis, make, draw, picture, slider, tick, choice, button, speaker, drag, grid};
+  window.moving = {
+    figures: {}, COLOURS, percent, viridis, make, draw, panel, picture, slider, tick, choice, button, speaker, drag, grid,
+  };
 
   for (const place of document.querySelectorAll("figure.moving")) {
     if (!("IntersectionObserver" in window)) load(place);

@@ -127,7 +127,8 @@
     return [linear(mixed, w[proj + ".weight"], w[proj + ".bias"]), maps];
   }
 
-  // 28 x 28 pixels -> {logits: K numbers, attn: [layer][head] -> (T, T)}.
+  // 28 x 28 pixels -> {logits: K numbers, attn: [layer][head] -> (T, T),
+  // steps: the tokens at first, then after each attention and each MLP}.
   // Token 0 is the class token.
   function forward(model, pixels) {
     const {config, w} = model, attn = [], wanted = config.img_size ** 2;
@@ -137,17 +138,20 @@
       layerNorm(x, w[name + ".weight"], w[name + ".bias"], config.norm_eps);
     const fc = (x, name) => linear(x, w[name + ".weight"], w[name + ".bias"]);
     let tokens = embed(model, pixels);
+    const steps = [tokens];
     for (let layer = 0; layer < config.depth; layer++) {
       const block = "blocks." + layer;
       const normed = norm(tokens, block + ".norm1");
       const [update, maps] = attention(model, block + ".attn", normed);
       tokens = add(tokens, update);
       attn.push(maps);
+      steps.push(tokens);
       const hidden = fc(norm(tokens, block + ".norm2"), block + ".mlp.fc1");
       tokens = add(tokens, fc(hidden.map(gelu), block + ".mlp.fc2"));
+      steps.push(tokens);
     }
     const first = tokens.slice(0, config.embed_dim); // the class token
-    return {logits: fc(norm(first, "norm"), "head"), attn};
+    return {logits: fc(norm(first, "norm"), "head"), attn, steps};
   }
 
   root.pocketViT = {load, forward, softmax, bytes};
