@@ -2,27 +2,33 @@
 
 A notebook holds no HTML, as Colab would not run it; so its own figure stays, and the page gets a second one, in plain
 JavaScript, below it. `PLACES` says behind which cell of which page. A figure NAME is book/_static/moving/NAME.js, and
-loads when it comes into view; moving.js, beside it, holds what all of them share.
+loads when it comes into view, or, where that is more than `LARGE` bytes, when the reader asks for it; moving.js, beside
+it, holds what all of them share.
 """
 
 from __future__ import annotations
 
 import json
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 from docutils import nodes
 from sphinx.util import logging
 
 STILL = "Where scripts run, you can move this figure here."
+LARGE = 200_000
+POCKET = ("pocket/vit.js", "pocket/weights.js", "pocket/images.js")
 
 
 class Figure(NamedTuple):
-    """What a page says of a figure, and the scripts that it needs besides its own, from book/_static."""
+    """What a page says of a figure; the scripts that it needs besides its own, and a drawing (file, alt text) to stand
+    there before it starts, both from book/_static."""
 
     title: str
     try_it: str
     scripts: tuple[str, ...] = ()
+    drawing: tuple[str, str] = ()
 
 
 FIGURES = {
@@ -41,15 +47,17 @@ FIGURES = {
     "walk": Figure(
         "Walk one image through a ViT",
         "Go step by step, and pick a patch by pointer or with the arrow keys. A second copy of the image, with that patch "
-        "inverted, goes through the same network: how many tokens has the change reached? Watch for the steps at which "
-        "that number grows.",
-        ("pocket/vit.js", "pocket/weights.js", "pocket/images.js"),
+        "inverted, goes through the same network: how many tokens has the change reached? At which step does that "
+        "number grow? And what if attention is left out?",
+        POCKET,
+        ("vit-model.svg", "Diagram of a ViT from top to bottom: the image, patches, tokens with a class token in front, "
+         "positions added, a number of blocks, a norm, and a linear head that gives the logits."),
     ),
     "shuffle": Figure(
         "Shuffle the patches",
-        "Drag a patch onto another to swap the two; or pick two, one after the other. Then take the positions away, and "
-        "do it again: the bars freeze.",
-        ("pocket/vit.js", "pocket/weights.js", "pocket/images.js"),
+        "Drag a patch onto another to swap the two, or pick two, one after the other (with keys: arrows, then Enter). Then "
+        "take the positions away and do it again: the bars freeze.",
+        POCKET,
     ),
 }
 PLACES = {  # page: {cell: figure}
@@ -60,14 +68,20 @@ PLACES = {  # page: {cell: figure}
 }
 
 
-def frame(name: str, static: str) -> str:
-    """The HTML of one figure. static: the way from the page to _static."""
+def frame(name: str, static: str, folder: Path) -> str:
+    """The HTML of one figure. static: the way from the page to the site's _static, which is made from `folder`."""
     figure = FIGURES[name]
-    scripts = " ".join(f"{static}{path}" for path in (*figure.scripts, f"moving/{name}.js"))
+    scripts = [*figure.scripts, f"moving/{name}.js"]
+    size = sum((folder / script).stat().st_size for script in scripts)
+    ask = f' data-megabytes="{size / 1e6:.1f}"' if size > LARGE else ""
+    drawing = ""
+    if figure.drawing:
+        source, alt = figure.drawing
+        drawing = f'<p class="moving-drawing"><img src="{static}{source}" alt="{escape(alt)}"></p>\n'
     return f"""<link rel="stylesheet" href="{static}moving/moving.css">
-<figure class="moving" id="moving-{name}" data-figure="{name}" data-scripts="{scripts}">
+<figure class="moving" id="moving-{name}" data-figure="{name}" data-scripts="{" ".join(static + s for s in scripts)}"{ask}>
 <figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.try_it)}</figcaption>
-<p class="moving-still">{STILL}</p>
+{drawing}<p class="moving-still">{STILL}</p>
 </figure>
 <script src="{static}moving/moving.js" defer></script>
 """
@@ -99,7 +113,8 @@ def place(app, doctree: nodes.document) -> None:
         parent, at = cells[cell].parent, cells[cell].parent.index(cells[cell]) + 1
         if at < len(parent) and is_caption(parent[at]):
             at += 1
-        parent.insert(at, nodes.raw("", frame(name, "../" * page.count("/") + "_static/"), format="html"))
+        html = frame(name, "../" * page.count("/") + "_static/", Path(app.srcdir, "book", "_static"))
+        parent.insert(at, nodes.raw("", html, format="html"))
 
 
 def setup(app):

@@ -160,6 +160,7 @@
       return;
     }
     const stage = make("div", {class: "moving-stage", role: "group", "aria-label": place.querySelector("strong").textContent});
+    place.querySelector(".moving-drawing")?.classList.add("moving-paper");
     still.replaceWith(stage);
     moving.figures[place.dataset.figure](stage, moving);
     place.dataset.ready = "";
@@ -169,8 +170,19 @@
     figures: {}, COLOURS, percent, viridis, make, draw, panel, picture, slider, tick, choice, button, speaker, drag, grid,
   };
 
+  // A figure that loads much begins when it is asked to.
+  function offer(place) {
+    const start = button(`Start (loads ${place.dataset.megabytes} MB)`, async () => {
+      start.disabled = true;
+      await load(place);
+      place.querySelector(".moving-stage input, .moving-stage button")?.focus();
+    });
+    place.querySelector(".moving-still").replaceChildren(start);
+  }
+
   for (const place of document.querySelectorAll("figure.moving")) {
-    if (!("IntersectionObserver" in window)) load(place);
+    if (place.dataset.megabytes) offer(place);
+    else if (!("IntersectionObserver" in window)) load(place);
     else {
       const watch = new IntersectionObserver((seen) => {
         if (!seen.some((one) => one.isIntersecting)) return;

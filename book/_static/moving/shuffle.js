@@ -35,7 +35,7 @@
     const model = pocketViT.load(pocketWeights), {config} = model, nets = {true: model, false: blind(model)};
     const S = config.img_size, P = config.patch_size, G = S / P, N = G * G;
     const all = pocketViT.bytes(pocketImages.pixels), classes = pocketWeights.classes;
-    let image = 28, positions = true, order = shuffled(0, 0), held = null, seed = 0, pixels;
+    let image = 4, positions = true, order, held = null, seed = 0, pixels;
 
     const shares = (logits) => Array.from(pocketViT.softmax(Float64Array.from(logits)));
     const nameOf = (p) => `row ${Math.floor(p / G) + 1}, column ${(p % G) + 1}`;
@@ -131,7 +131,7 @@
       make("div", {class: "moving-row"},
         panel("The patches", board.row),
         panel("The answer; a line marks the intact image's", bars, told)),
-      make("p", {class: "moving-note"}, "The pocket ViT was trained with positions. Without them its answers are poor; what counts is that moving patches cannot change them."),
+      make("p", {class: "moving-note"}, "The pocket ViT was trained with positions. Without them its answers are often wrong; what counts here is that moving patches cannot change them."),
       said);
     board.row.classList.add("moving-apart", "moving-board");
     said.classList.add("moving-hidden"); // the same words stand above it

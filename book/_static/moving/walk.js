@@ -31,35 +31,37 @@
     });
   }
 
-  // What is said of a step: its title, its shapes, and what happens in it.
-  function words(step, {img_size: S, patch_size: P, embed_dim: D, depth, num_heads: h, num_classes: K, mlp_ratio}) {
+  // What is said of a step: its title, its shapes, and what happens in it. mix = false: attention is left out.
+  function words(step, mix, {img_size: S, patch_size: P, embed_dim: D, depth, num_heads: h, num_classes: K, mlp_ratio}) {
     const N = (S / P) ** 2, T = N + 1, tokens = `tokens (B, T, D) = (1, ${T}, ${D})`;
     return {
       image: ["The image", `images (B, C, H, W) = (1, 1, ${S}, ${S})`, "Grey values, one channel. Nothing has been computed yet."],
       patches: ["Patches", `patches (B, N, C·P·P) = (1, ${N}, ${P * P})`, `Cut into ${N} squares of ${P} x ${P} pixels. Each becomes a row of ${P * P} numbers.`],
       tokens: ["Tokens", tokens, `One linear layer makes ${D} numbers of each patch. The class token joins them as token 0, and each token gets the vector of its position added. No token knows of another.`],
-      attention: [`Block ${step.layer + 1} of ${depth}: attention`, `attn (B, h, T, T) = (1, ${h}, ${T}, ${T}); ${tokens}`, "Each token takes from all tokens, by the weights of its row of each head's map, and adds that to itself. This is the only step that mixes tokens."],
+      attention: [`Block ${step.layer + 1} of ${depth}: attention`, `attn (B, h, T, T) = (1, ${h}, ${T}, ${T}); ${tokens}`, mix
+        ? "Each token takes from all tokens, by the weights of its row of each head's map, and adds that to itself. No other kind of step mixes tokens."
+        : "Left out: the maps are computed, but nothing is taken. Each token stays as it was."],
       mlp: [`Block ${step.layer + 1} of ${depth}: MLP`, `hidden (1, ${T}, ${mlp_ratio * D}); ${tokens}`, "The same small network works on each token by itself, and its output is added. No token learns anything of another."],
-      logits: ["Logits", `logits (B, K) = (1, ${K})`, "The class token alone is normalised and goes through the last linear layer. (A ViT that reads the mean takes the mean of the patches' tokens here.) The patches count only through what attention brought to the class token."],
+      logits: ["Logits", `logits (B, K) = (1, ${K})`, "The class token alone is normalised and goes through the last linear layer. (A ViT without a class token takes the mean of its tokens here.) The patches count only through what attention brought to the class token" + (mix ? "." : ": without attention, nothing.")],
     }[step.kind];
   }
 
-  function begin(stage, {make, panel, viridis, percent, slider, button, speaker, grid}) {
+  function begin(stage, {make, panel, viridis, percent, slider, tick, button, speaker, grid}) {
     const model = pocketViT.load(pocketWeights), {config} = model, steps = stepsOf(config);
     const S = config.img_size, P = config.patch_size, G = S / P, N = G * G, D = config.embed_dim;
     const all = pocketViT.bytes(pocketImages.pixels);
-    let step = 0, patch = 24, asksClass = false, image = 0, pixels, run, other;
+    let step = 0, patch = 24, asksClass = false, mix = true, image = 0, pixels, run, other;
 
     const nameOf = (token) => (token ? `row ${Math.ceil(token / G)}, column ${((token - 1) % G) + 1}` : "the class token");
     const canvas = (width, height) => make("canvas", {width, height, role: "img"});
 
     function compute() {
       pixels = Float32Array.from(all.subarray(image * S * S, (image + 1) * S * S), (v) => v / 255);
-      run = pocketViT.forward(model, pixels);
+      run = pocketViT.forward(model, pixels, mix);
       change();
     }
     function change() {
-      other = pocketViT.forward(model, inverted(pixels, patch, config));
+      other = pocketViT.forward(model, inverted(pixels, patch, config), mix);
     }
 
     // --- pictures ---
@@ -166,9 +168,9 @@
       const count = far.filter((gap) => gap > 0).length;
       // on a scale of powers of ten: 0.01 % dark, 100 % bright
       squares(reach, far.map((gap) => (gap > 0 ? Math.max(0, Math.min(1, 1 + Math.log10(gap) / 4)) : null)), patch + 1);
-      counted.textContent = `${count} of ${N + 1} tokens ${count === 1 ? "has" : "have"} changed.`;
+      counted.textContent = `${count} of ${N + 1} tokens ${count === 1 ? "has" : "have"} changed. White: not at all; dark: by 0.01 %; yellow: by 100 %.`;
       reach.setAttribute("aria-label", `What the inverted patch has reached: ${counted.textContent}`);
-      return counted.textContent;
+      return `${count} of ${N + 1} tokens changed.`;
     }
 
     // --- controls ---
@@ -193,6 +195,8 @@
     const back = button("Back", () => go(-1)), next = button("Next", () => go(1));
     const another = button("Another image", () => { image = (image + 5) % pocketImages.labels.length; compute(); paint(); show(); });
 
+    const attends = tick({label: "Attention", checked: true, changed: (on) => { mix = on; compute(); show(); }});
+
     function paint() {
       patches.cells.forEach((cell, p) => {
         const node = make("canvas", {width: P, height: P, "aria-hidden": "true"});
@@ -203,7 +207,7 @@
     }
 
     function show() {
-      const now = steps[step], [head, sizes, about] = words(now, config);
+      const now = steps[step], [head, sizes, about] = words(now, mix, config);
       title.textContent = `${step + 1}. ${head}`;
       shape.textContent = sizes;
       what.textContent = about;
@@ -216,13 +220,15 @@
       say(`${head}. ${sizes}. ${showReach(now)}`);
     }
 
+    const choose = panel("Choose a token", patches.row, make("div", {class: "moving-buttons"}, token),
+      make("p", {class: "moving-title"}, "How far the inverted patch has come"), reach, counted);
+    choose.classList.add("moving-choose");
     stage.append(
-      make("div", {class: "moving-controls"}, walk.row, make("div", {class: "moving-buttons"}, back, next, another)),
+      make("div", {class: "moving-controls"}, walk.row, make("div", {class: "moving-buttons"}, back, next, another), attends.row),
       title, shape, what,
       make("div", {class: "moving-row"},
-        panel("Choose a token", patches.row, make("div", {class: "moving-buttons"}, token)),
-        panel("What there is at this step", figure),
-        panel("How far the inverted patch has come", reach, counted)),
+        choose,
+        panel("What there is at this step", figure)),
       said);
     said.classList.add("moving-hidden"); // the same words stand above it
     compute();

@@ -129,8 +129,8 @@
 
   // 28 x 28 pixels -> {logits: K numbers, attn: [layer][head] -> (T, T),
   // steps: the tokens at first, then after each attention and each MLP}.
-  // Token 0 is the class token.
-  function forward(model, pixels) {
+  // Token 0 is the class token. mix = false leaves attention out.
+  function forward(model, pixels, mix = true) {
     const {config, w} = model, attn = [], wanted = config.img_size ** 2;
     if (pixels.length !== wanted)
       throw new Error(`expected ${wanted} pixels, got ${pixels.length}`);
@@ -143,7 +143,7 @@
       const block = "blocks." + layer;
       const normed = norm(tokens, block + ".norm1");
       const [update, maps] = attention(model, block + ".attn", normed);
-      tokens = add(tokens, update);
+      if (mix) tokens = add(tokens, update);
       attn.push(maps);
       steps.push(tokens);
       const hidden = fc(norm(tokens, block + ".norm2"), block + ".mlp.fc1");
