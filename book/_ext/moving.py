@@ -16,6 +16,7 @@ from typing import NamedTuple
 from docutils import nodes
 from sphinx.util import logging
 
+LOG = logging.getLogger(__name__)
 STILL = "Where scripts run, you can move this figure here."
 LARGE = 200_000
 POCKET = ("pocket/vit.js", "pocket/weights.js", "pocket/images.js")
@@ -105,7 +106,7 @@ def place(app, doctree: nodes.document) -> None:
     }
     for cell, name in wanted.items():
         if cell not in cells:
-            logging.getLogger(__name__).warning(
+            LOG.warning(
                 "book/_ext/moving.py puts the figure %r behind the code cell %r, which is not there", name, cell,
                 location=page,
             )  # fmt: skip
