@@ -264,3 +264,133 @@ def test_shuffled_patches_move_the_answer_only_with_positions(tmp_path):
         model.pos_embed.copy_(kept)
     gaps = {name: np.abs(np.subtract(*got[name])).max() for name in ("with", "without")}
     assert gaps["without"] < 1e-4 < 1 < gaps["with"]
+
+
+# --- and they can be moved ---
+
+USE = """
+const wait = (ms) => new Promise((r) => setTimeout(r, ms)), errors = [], seen = {};
+addEventListener("error", (event) => errors.push(event.message));
+const at = (name) => document.getElementById("moving-" + name);
+const find = (name, selector) => [...at(name).querySelectorAll(selector)];
+const starts = ["walk", "shuffle"].map((name) => ["vit", "weights"].filter((file) => document.querySelector(`script[src*="/${file}.js"]`)).length);
+for (const name of NAMES) {
+  at(name).scrollIntoView();
+  for (let i = 0; i < 500 && !at(name).querySelector(".moving-still button, .moving-stage"); i++) await wait(20);
+  at(name).querySelector(".moving-still button")?.click();
+  for (let i = 0; i < 2000 && !("ready" in at(name).dataset); i++) await wait(20);
+}
+const note = async (name, key) => { await wait(400); seen[key] = at(name).querySelector("[role=status]").textContent; };
+const slide = (name, i, value) => { const input = find(name, "[type=range]")[i]; input.value = value; input.dispatchEvent(new Event("input")); };
+const key = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const pointer = (node, type, box, x, y) => node.dispatchEvent(new PointerEvent(type, {
+  clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true, pointerType: "touch", button: 0}));
+
+await note("dictionary", "start");
+slide("dictionary", 0, 72); slide("dictionary", 1, 100); await note("dictionary", "sharp");
+slide("dictionary", 1, 0); await note("dictionary", "none");
+const handle = find("dictionary", ".moving-handle")[0], box = handle.ownerSVGElement.getBoundingClientRect();
+pointer(handle, "pointerdown", box, 0.5, 0.1); await note("dictionary", "up");
+pointer(handle, "pointermove", box, 0.1, 0.5); await note("dictionary", "left");
+pointer(handle, "pointerup", box, 0.1, 0.5);
+pointer(handle, "pointermove", box, 0.5, 0.9); await note("dictionary", "let go");
+seen.direction = find("dictionary", "[type=range]")[0].value;
+
+await note("shift", "two");
+find("shift", "[role=gridcell]")[0].click(); await note("shift", "corner");
+key("ArrowRight"); key("ArrowDown"); key("ArrowUp"); key("ArrowUp"); await note("shift", "walked");
+slide("shift", 0, 0); await note("shift", "no shift");
+slide("shift", 0, 2); find("shift", "[type=checkbox]")[0].click(); await note("shift", "no mask");
+find("shift", "[type=radio]")[1].click(); await note("shift", "two blocks");
+find("shift", "[role=grid]")[1].querySelector("[role=gridcell]").click(); await note("shift", "in the second");
+
+await note("walk", "image");
+find("walk", ".moving-buttons button")[1].click(); find("walk", ".moving-buttons button")[1].click(); await note("walk", "tokens");
+slide("walk", 0, 3); await note("walk", "attention");
+const maps = () => find("walk", ".moving-maps canvas").map((c) => c.getAttribute("aria-label"));
+seen.maps = maps();
+find("walk", "[aria-pressed]")[0].click(); seen["class maps"] = maps();
+find("walk", "[role=gridcell]")[0].click(); key("ArrowDown"); seen["picked maps"] = maps();
+find("walk", "[type=checkbox]")[0].click(); slide("walk", 0, 15); await note("walk", "without attention");
+
+await note("shuffle", "intact");
+const cells = find("shuffle", "[role=gridcell]");
+cells[10].scrollIntoView({block: "center"});
+const middle = (i) => cells[i].getBoundingClientRect();
+for (const [i, type] of [[10, "down"], [24, "up"]]) pointer(cells[i], "pointer" + type, middle(i), 0.5, 0.5);
+await note("shuffle", "dragged");
+cells[24].focus(); key("Enter"); await note("shuffle", "picked");
+for (const k of ["ArrowUp", "ArrowUp", "Enter"]) key(k);
+await note("shuffle", "by keys");
+find("shuffle", ".moving-buttons button")[0].click(); await note("shuffle", "shuffled");
+find("shuffle", "[type=checkbox]")[0].click(); await note("shuffle", "without positions");
+find("shuffle", ".moving-buttons button")[1].click(); await note("shuffle", "put back");
+
+const named = (n) => n.getAttribute("aria-label") || (n.closest("label") || n).textContent.trim();
+const nameless = NAMES.flatMap((name) => find(name, "svg, canvas, input, button, [role=gridcell]"))
+  .filter((n) => n.getAttribute("aria-hidden") !== "true" && !named(n)).map((n) => n.outerHTML.slice(0, 80));
+const loads = [...document.querySelectorAll("[src], link[href]")].map((n) => n.src || n.href);
+const RESULT = JSON.stringify({seen, errors, nameless, loads, starts,
+  stops: find("shift", "[role=gridcell][tabindex='0']").length, wide: document.documentElement.scrollWidth - innerWidth});
+"""
+
+
+def together() -> str:
+    """The frames of all figures, their files taken from where they are."""
+    frames = "".join(moving.frame(name, STATIC.as_uri() + "/", STATIC) for name in moving.FIGURES)
+    return f"<script>const NAMES = {json.dumps(list(moving.FIGURES))};</script>{frames}"
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory) -> dict:
+    return run_js("chromium", tmp_path_factory.mktemp("moving"), USE, together())
+
+
+@pytest.mark.slow
+def test_all_load_and_name_their_parts(used):
+    assert used["errors"] == [] and used["nameless"] == [] and used["wide"] <= 0
+    assert used["starts"] == [0, 0]  # the network is loaded when it is asked for
+    assert all(url.startswith(STATIC.as_uri()) for url in used["loads"])
+    assert len(used["loads"]) == len(set(used["loads"])) + 2 * (len(moving.FIGURES) - 1)  # the shared two, a frame
+
+
+@pytest.mark.slow
+def test_the_query_is_turned_by_sliders_and_by_hand(used):
+    seen = used["seen"]
+    assert "100.0 % of the weight on the key whose value is 3; the answer is 3.00" in seen["sharp"]
+    assert "20.0 % of the weight" in seen["none"] and "the answer is 3.00" in seen["none"]
+    assert "at 90 degrees" in seen["up"] and "at 180 degrees" in seen["left"]
+    assert seen["let go"] == seen["left"] and used["seen"]["direction"] == "180"
+
+
+@pytest.mark.slow
+def test_windows_are_shifted_and_tokens_picked(used):
+    seen = used["seen"]
+    assert "row 1, column 1, shift 2" in seen["corner"] and "may see 4 of the 16" in seen["corner"]
+    assert "row 1, column 2" in seen["walked"]  # not past the edge
+    assert "may see 16 of the 16" in seen["no shift"] and "may see 16 of the 16" in seen["no mask"]
+    assert "depends on" in seen["two blocks"] and used["stops"] == 2
+    assert "row 3, column 3" in seen["in the second"]
+
+
+@pytest.mark.slow
+def test_an_image_is_walked_through_the_network(used):
+    seen = used["seen"]
+    assert "1 of 50 tokens" in seen["image"] and "1 of 50 tokens" in seen["tokens"] and "Tokens" in seen["tokens"]
+    assert "50 of 50 tokens" in seen["attention"] and "1 of 50 tokens" in seen["without attention"]
+    assert len(seen["maps"]) == POCKET_CONFIG.num_heads
+    for name, token in (("maps", "row 4, column 4"), ("class maps", "the class token"), ("picked maps", "row 2, column 1")):
+        assert all(f"from {token}, most to " in words for words in seen[name]), seen[name]
+
+
+@pytest.mark.slow
+def test_patches_are_swapped_by_hand_and_by_keys(used):
+    seen = used["seen"]
+    assert "0 of 49 patches moved" in seen["intact"]
+    assert "2 of 49 patches moved" in seen["dragged"] and "picked" in seen["picked"]
+    assert seen["by keys"] == seen["intact"]
+    assert "With positions, 4" in seen["shuffled"] and "rounding" not in seen["shuffled"]
+    assert "Without positions, 4" in seen["without positions"]
+    assert "rounding" in seen["without positions"] or "not at all" in seen["without positions"]
+    answers = [re.search(r"first answer .*? %", seen[name])[0] for name in ("without positions", "put back")]
+    assert answers[0] == answers[1]

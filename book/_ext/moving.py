@@ -41,9 +41,9 @@ FIGURES = {
     ),
     "shift": Figure(
         "Shift the windows",
-        "Pick a token, in either picture, by pointer or with the arrow keys; then slide the shift. Tokens that it may see "
-        "keep their colour; equal numbers are one region. Which tokens see only three others? What changes without the "
-        "mask, and what with a plain block before this one?",
+        "Pick a token, in either picture, by pointer or with the arrow keys; then slide the shift. The strong colour marks "
+        "the tokens that it may see; equal numbers are one region. Which tokens see only three others? What changes "
+        "without the mask, and what with a plain block before this one?",
     ),
     "walk": Figure(
         "Walk one image through a ViT",

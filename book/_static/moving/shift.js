@@ -70,7 +70,7 @@
       const paint = (cell, token) => {
         const tint = TINTS[kinds.indexOf(regions[token]) % TINTS.length];
         cell.textContent = regions[token];
-        cell.style.background = seen[token] ? tint : "none";
+        cell.style.background = seen[token] ? tint : `color-mix(in srgb, ${tint} 22%, transparent)`;
         cell.classList.toggle("moving-seen", seen[token]);
         cell.classList.toggle("moving-chosen", token === chosen);
         cell.setAttribute("aria-label", `${nameOf(token)}, region ${regions[token]}, ${seen[token] ? "seen" : "not seen"}`);
@@ -93,8 +93,8 @@
     stage.append(
       make("div", {class: "moving-controls"}, slide.row, mask.row, which.row),
       make("div", {class: "moving-row"},
-        panel("The image, and where the windows lie on it", image.row),
-        panel("Rolled and cut, as the block computes it", cut.row)),
+        panel("The image and its windows", image.row),
+        panel("Rolled, as the block cuts it", cut.row)),
       make("p", {class: "moving-note"}, "Thick lines: windows. Broken lines: seams, where the roll has joined two ends of the image."),
       said);
     show();

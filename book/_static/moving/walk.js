@@ -220,9 +220,10 @@
       say(`${head}. ${sizes}. ${showReach(now)}`);
     }
 
-    const choose = panel("Choose a token", patches.row, make("div", {class: "moving-buttons"}, token),
-      make("p", {class: "moving-title"}, "How far the inverted patch has come"), reach, counted);
-    choose.classList.add("moving-choose");
+    const part = (title, ...parts) => make("div", {}, make("p", {class: "moving-title"}, title), ...parts);
+    const choose = make("div", {class: "moving-panel"}, make("div", {class: "moving-pair"},
+      part("Choose a token", patches.row, make("div", {class: "moving-buttons"}, token)),
+      part("The change reached", reach)), counted);
     stage.append(
       make("div", {class: "moving-controls"}, walk.row, make("div", {class: "moving-buttons"}, back, next, another), attends.row),
       title, shape, what,
