@@ -21,10 +21,13 @@ from docutils.utils import new_document
 from test_browser_vit import ENGINES, run_js
 
 import export_pocket
+from vitutils import results
 from vitutils.models import ViT
 from vitutils.models.attention import attention
 from vitutils.models.swin import shifted_mask, window_partition
 from vitutils.models.weights import POCKET_CONFIG, load_pretrained
+from vitutils.training.schedule import make_schedule
+from vitutils.uncertainty import binomial_error
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
@@ -124,7 +127,8 @@ def test_the_query_gets_the_answers_of_attention_and_of_the_chapters_figure(tmp_
     body = f"""
         const [{{KEYS, VALUES, attend, lengthAt}}] = scripts, ask = {json.dumps([around, lengths])};
         const all = (scaled) => ask[1].map((length) => ask[0].map((degrees) => attend(degrees, length, scaled)));
-        const RESULT = JSON.stringify({{KEYS, VALUES, ends: [lengthAt(0), lengthAt(100)], scaled: all(true), not: all(false)}});
+        const RESULT = JSON.stringify({{KEYS, VALUES,
+          ends: [lengthAt(0), lengthAt(100)], scaled: all(true), not: all(false)}});
     """
     got = evaluate(tmp_path, ["moving/dictionary.js"], body)
     keys, values = scope["keys"].double(), scope["values"].double()
@@ -156,8 +160,10 @@ def may_look(shift: int, masked: bool, side: int, M: int) -> torch.Tensor:
 
 def test_every_token_sees_what_swins_mask_lets_it_see(tmp_path):
     body = """
-        const [{SIDE, M, sees, reaches, numbered}] = scripts, shifts = [...Array(M).keys()], tokens = [...Array(SIDE * SIDE).keys()];
-        const all = (what) => [true, false].map((masked) => shifts.map((s) => tokens.map((i) => what(i, s, masked).map(Number))));
+        const [{SIDE, M, sees, reaches, numbered}] = scripts, shifts = [...Array(M).keys()],
+          tokens = [...Array(SIDE * SIDE).keys()];
+        const all = (what) => [true, false].map((masked) =>
+          shifts.map((s) => tokens.map((i) => what(i, s, masked).map(Number))));
         const RESULT = JSON.stringify({SIDE, M, sees: all(sees), reaches: all(reaches), regions: shifts.map(numbered)});
     """
     got = evaluate(tmp_path, ["moving/shift.js"], body)
@@ -174,13 +180,52 @@ def test_every_token_sees_what_swins_mask_lets_it_see(tmp_path):
         assert regions.unique().tolist() == list(range(1, 5 if shift == 0 else 10))
 
 
+def test_rates_are_the_schedules_and_runs_are_those_of_the_studies(tmp_path):
+    runs = moving.schedule_runs()
+    body = f"""
+        const [{{RATES, SCHEDULES, EPOCHS, STEPS, WARMUP, HELD_OUT, rateAt, recorded}}] = scripts,
+          runs = {json.dumps(runs)};
+        const curves = [9, 200, STEPS].map((n) => SCHEDULES.map((s) =>
+          [...Array(n).keys()].map((step) => rateAt(step, n, s, 0.004))));
+        const RESULT = JSON.stringify({{RATES, SCHEDULES, EPOCHS, WARMUP, HELD_OUT, curves,
+          table: SCHEDULES.map((s) => RATES.map((r) => recorded(runs, r, s)))}});
+    """
+    got = evaluate(tmp_path, ["moving/rates.js"], body)
+    kinds = [("cosine", got["WARMUP"]), ("cosine", 0.0), ("constant", got["WARMUP"])]
+    for curves in got["curves"]:
+        for (kind, warmup), curve in zip(kinds, curves, strict=True):
+            optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.004)
+            schedule, expected = make_schedule(optimizer, len(curve), warmup, kind), []
+            for _ in curve:
+                expected.append(schedule.get_last_lr()[0])
+                optimizer.step()
+                schedule.step()
+            assert np.abs(np.subtract(curve, expected)).max() < 1e-8
+    ablation = [row for row in results.read("training") if row["part"] == "ablation"]
+    at = got["RATES"].index(ablation[0]["lr"])
+    for k, variant in enumerate(("base", "no warm-up", "constant rate after warm-up")):
+        rows = [row for row in ablation if row["variant"] == variant]
+        extra = [r["accuracy"] for r in results.read("recipe") if variant == "base" and r["part"] == "search"
+                 and r["arm"] == "unchanged" and r["lr"] == ablation[0]["lr"]]  # fmt: skip
+        accuracies = np.array([row["accuracy"] for row in rows] + extra)
+        found = got["table"][k][at]
+        assert found["mean"] == pytest.approx(accuracies.mean()) and found["std"] == pytest.approx(
+            accuracies.std(ddof=1)
+        )
+        assert found["images"] == pytest.approx(binomial_error(accuracies.mean(), got["HELD_OUT"]))
+        assert [len(run["byEpoch"]) for run in found["runs"]] == [got["EPOCHS"]] * len(rows) + [0] * len(extra)
+    # no run is left out for want of a place
+    assert sum(len(cell["runs"]) for line in got["table"] for cell in line) == len(runs) == 15
+
+
 POCKET = ["pocket/vit.js", "pocket/weights.js", "pocket/images.js"]
 WALK = """
 const [vit, weights, images, {stepsOf, inverted, apart, words}] = scripts, model = vit.load(weights), {config} = model;
 const all = vit.bytes(images.pixels), S = config.img_size, D = config.embed_dim;
 const pixelsOf = (i) => Float32Array.from(all.subarray(i * S * S, (i + 1) * S * S), (v) => v / 255);
 const [one, two] = [0, 21].map(pixelsOf), changed = inverted(one, 24, config);
-const runs = [[one, true], [changed, true], [one, false], [changed, false], [two, false]].map(([p, mix]) => vit.forward(model, p, mix));
+const runs = [[one, true], [changed, true], [one, false], [changed, false], [two, false]]
+  .map(([p, mix]) => vit.forward(model, p, mix));
 const counts = ([a, b]) => a.steps.map((tokens, i) => apart(tokens, b.steps[i], D).filter((gap) => gap > 0).length);
 const RESULT = JSON.stringify({
   one: [...one], changed: [...changed], steps: runs[0].steps.map((tokens) => [...tokens]),
@@ -244,9 +289,12 @@ def test_shuffled_patches_move_the_answer_only_with_positions(tmp_path):
     body = """
         const [vit, weights, images, {blind, arranged, shuffled}] = scripts, model = vit.load(weights), S = 28, N = 49;
         const all = vit.bytes(images.pixels), one = Float32Array.from(all.subarray(0, S * S), (v) => v / 255);
-        const order = shuffled(N, 1), moved = arranged(one, order, model.config), logits = (net, p) => [...vit.forward(net, p).logits];
-        const RESULT = JSON.stringify({order, again: shuffled(N, 1), other: shuffled(N, 2), one: [...one], moved: [...moved],
-          with: [logits(model, one), logits(model, moved)], without: [logits(blind(model), one), logits(blind(model), moved)]});
+        const order = shuffled(N, 1), moved = arranged(one, order, model.config),
+          logits = (net, p) => [...vit.forward(net, p).logits];
+        const RESULT = JSON.stringify({order, again: shuffled(N, 1), other: shuffled(N, 2),
+          one: [...one], moved: [...moved],
+          with: [logits(model, one), logits(model, moved)],
+            without: [logits(blind(model), one), logits(blind(model), moved)]});
     """
     got = evaluate(tmp_path, [*POCKET, "moving/shuffle.js"], body)
     order = got["order"]
@@ -273,7 +321,8 @@ const wait = (ms) => new Promise((r) => setTimeout(r, ms)), errors = [], seen = 
 addEventListener("error", (event) => errors.push(event.message));
 const at = (name) => document.getElementById("moving-" + name);
 const find = (name, selector) => [...at(name).querySelectorAll(selector)];
-const starts = ["walk", "shuffle"].map((name) => ["vit", "weights"].filter((file) => document.querySelector(`script[src*="/${file}.js"]`)).length);
+const starts = ["walk", "shuffle"].map((name) => ["vit", "weights"].filter((file) =>
+  document.querySelector(`script[src*="/${file}.js"]`)).length);
 for (const name of NAMES) {
   at(name).scrollIntoView();
   for (let i = 0; i < 500 && !at(name).querySelector(".moving-still button, .moving-stage"); i++) await wait(20);
@@ -281,10 +330,13 @@ for (const name of NAMES) {
   for (let i = 0; i < 2000 && !("ready" in at(name).dataset); i++) await wait(20);
 }
 const note = async (name, key) => { await wait(400); seen[key] = at(name).querySelector("[role=status]").textContent; };
-const slide = (name, i, value) => { const input = find(name, "[type=range]")[i]; input.value = value; input.dispatchEvent(new Event("input")); };
-const key = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const slide = (name, i, value) => { const input = find(name, "[type=range]")[i];
+  input.value = value; input.dispatchEvent(new Event("input")); };
+const key = (key) => document.activeElement.dispatchEvent(
+  new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
 const pointer = (node, type, box, x, y) => node.dispatchEvent(new PointerEvent(type, {
-  clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true, pointerType: "touch", button: 0}));
+  clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true,
+    pointerType: "touch", button: 0}));
 
 await note("dictionary", "start");
 slide("dictionary", 0, 72); slide("dictionary", 1, 100); await note("dictionary", "sharp");
@@ -304,8 +356,13 @@ slide("shift", 0, 2); find("shift", "[type=checkbox]")[0].click(); await note("s
 find("shift", "[type=radio]")[1].click(); await note("shift", "two blocks");
 find("shift", "[role=grid]")[1].querySelector("[role=gridcell]").click(); await note("shift", "in the second");
 
+await note("rates", "first");
+find("rates", "[type=radio]")[2].click(); slide("rates", 0, 3); await note("rates", "constant");
+find("rates", "[type=radio]")[1].click(); slide("rates", 0, 0); await note("rates", "nobody");
+
 await note("walk", "image");
-find("walk", ".moving-buttons button")[1].click(); find("walk", ".moving-buttons button")[1].click(); await note("walk", "tokens");
+find("walk", ".moving-buttons button")[1].click(); find("walk", ".moving-buttons button")[1].click();
+  await note("walk", "tokens");
 slide("walk", 0, 3); await note("walk", "attention");
 const maps = () => find("walk", ".moving-maps canvas").map((c) => c.getAttribute("aria-label"));
 seen.maps = maps();
@@ -331,7 +388,8 @@ const nameless = NAMES.flatMap((name) => find(name, "svg, canvas, input, button,
   .filter((n) => n.getAttribute("aria-hidden") !== "true" && !named(n)).map((n) => n.outerHTML.slice(0, 80));
 const loads = [...document.querySelectorAll("[src], link[href]")].map((n) => n.src || n.href);
 const RESULT = JSON.stringify({seen, errors, nameless, loads, starts,
-  stops: find("shift", "[role=gridcell][tabindex='0']").length, wide: document.documentElement.scrollWidth - innerWidth});
+  stops: find("shift", "[role=gridcell][tabindex='0']").length,
+    wide: document.documentElement.scrollWidth - innerWidth});
 """
 
 
@@ -374,12 +432,24 @@ def test_windows_are_shifted_and_tokens_picked(used):
 
 
 @pytest.mark.slow
+def test_rates_and_schedules_are_chosen(used):
+    seen = used["seen"]
+    assert "warm-up, then cosine, peak rate 0.002: 84.0 % in a single run" in seen["first"]
+    assert re.search(r"constant, peak rate 0.004: [\d.]+ ± [\d.]+ % over 3 seeds", seen["constant"])
+    assert "cosine alone, peak rate 0.0005: no run was recorded" in seen["nobody"]
+
+
+@pytest.mark.slow
 def test_an_image_is_walked_through_the_network(used):
     seen = used["seen"]
     assert "1 of 50 tokens" in seen["image"] and "1 of 50 tokens" in seen["tokens"] and "Tokens" in seen["tokens"]
     assert "50 of 50 tokens" in seen["attention"] and "1 of 50 tokens" in seen["without attention"]
     assert len(seen["maps"]) == POCKET_CONFIG.num_heads
-    for name, token in (("maps", "row 4, column 4"), ("class maps", "the class token"), ("picked maps", "row 2, column 1")):
+    for name, token in (
+        ("maps", "row 4, column 4"),
+        ("class maps", "the class token"),
+        ("picked maps", "row 2, column 1"),
+    ):
         assert all(f"from {token}, most to " in words for words in seen[name]), seen[name]
 
 

@@ -9,6 +9,7 @@ it, holds what all of them share.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -30,41 +31,75 @@ class Figure(NamedTuple):
     try_it: str
     scripts: tuple[str, ...] = ()
     drawing: tuple[str, str] = ()
+    runs: Callable[[], list[dict]] | None = None  # what the frame brings from results/
+
+
+def schedule_runs() -> list[dict]:
+    """The ViT's recorded runs on 6,000 images, by peak rate and schedule; accuracy by epoch where it was recorded."""
+    from vitutils import results
+
+    arms = {"base": 0, "no warm-up": 1, "constant rate after warm-up": 2}
+    found = [(arms[row["variant"]], row) for row in results.read("training")
+             if row["part"] == "ablation" and row["variant"] in arms]  # fmt: skip
+    arms = {"unchanged": 0, "constant rate": 2}
+    found += [(arms[row["arm"]], row) for row in results.read("recipe")
+              if row["part"] == "search" and row["arm"] in arms]  # fmt: skip
+    names = ("warm-up, then cosine", "cosine alone", "warm-up, then constant")
+    return [
+        {
+            "schedule": names[arm],
+            "lr": row["lr"],
+            "accuracy": row["accuracy"],
+            "byEpoch": [float(word) for word in str(row.get("accuracy_by_epoch", "")).split()],
+        }
+        for arm, row in found
+    ]
 
 
 FIGURES = {
     "dictionary": Figure(
         "Turn the query",
-        "Drag the arrow, or use the sliders. At length 0 the answer is the mean of all five values. Which length makes "
-        "the lookup sharp? And what does even a long query answer when it points between two keys? Without the division "
-        "the same query acts as if it were √Dh times as long.",
+        "Drag the arrow, or use the sliders. At length 0 the answer is the mean of all five values. Which length "
+        "makes the lookup sharp? And what does even a long query answer when it points between two keys? Without the "
+        "division the same query acts as if it were √Dh times as long.",
     ),
     "shift": Figure(
         "Shift the windows",
-        "Pick a token, in either picture, by pointer or with the arrow keys; then slide the shift. The strong colour marks "
-        "the tokens that it may see; equal numbers are one region. Which tokens see only three others? What changes "
-        "without the mask, and what with a plain block before this one?",
+        "Pick a token, in either picture, by pointer or with the arrow keys; then slide the shift. The strong colour "
+        "marks the tokens that it may see; equal numbers are one region. Which tokens see only three others? What "
+        "changes without the mask, and what with a plain block before this one?",
     ),
     "walk": Figure(
         "Walk one image through a ViT",
-        "Go step by step, and pick a patch by pointer or with the arrow keys. A second copy of the image, with that patch "
-        "inverted, goes through the same network: how many tokens has the change reached? At which step does that "
-        "number grow? And what if attention is left out?",
+        "Go step by step, and pick a patch by pointer or with the arrow keys. A second copy of the image, with that "
+        "patch inverted, goes through the same network: how many tokens has the change reached? At which step does "
+        "that number grow? And what if attention is left out?",
         POCKET,
-        ("vit-model.svg", "Diagram of a ViT from top to bottom: the image, patches, tokens with a class token in front, "
-         "positions added, a number of blocks, a norm, and a linear head that gives the logits."),
+        (
+            "vit-model.svg",
+            "Diagram of a ViT from top to bottom: the image, patches, tokens with a class token in front, positions "
+            "added, a number of blocks, a norm, and a linear head that gives the logits.",
+        ),
     ),
     "shuffle": Figure(
         "Shuffle the patches",
-        "Drag a patch onto another to swap the two, or pick two, one after the other (with keys: arrows, then Enter). Then "
-        "take the positions away and do it again: the bars freeze.",
+        "Drag a patch onto another to swap the two, or pick two, one after the other (with keys: arrows, then "
+        "Enter). Then take the positions away and do it again: the bars freeze.",
         POCKET,
+    ),
+    "rates": Figure(
+        "Choose a rate and a schedule",
+        "Guess before you look: which schedule bears the highest rate, and how much does a constant one lose? Set "
+        "both; each question mark is a setting that the studies of this chapter recorded, and it shows its result "
+        "once you have chosen it.",
+        runs=schedule_runs,
     ),
 }
 PLACES = {  # page: {cell: figure}
     "notebooks/02_attention": {"dictionary": "dictionary"},
     "notebooks/04_patches": {"blind-look": "shuffle"},
     "notebooks/05_vit_from_scratch": {"setup": "walk"},
+    "notebooks/06_training": {"schedule-look": "rates"},
     "notebooks/12_swin": {"mask-look": "shift"},
 }
 
@@ -75,12 +110,15 @@ def frame(name: str, static: str, folder: Path) -> str:
     scripts = [*figure.scripts, f"moving/{name}.js"]
     size = sum((folder / script).stat().st_size for script in scripts)
     ask = f' data-megabytes="{size / 1e6:.1f}"' if size > LARGE else ""
+    if figure.runs:
+        ask += f" data-runs='{escape(json.dumps(figure.runs()))}'"
     drawing = ""
     if figure.drawing:
         source, alt = figure.drawing
         drawing = f'<p class="moving-drawing"><img src="{static}{source}" alt="{escape(alt)}"></p>\n'
+    data = f'data-figure="{name}" data-scripts="{" ".join(static + script for script in scripts)}"{ask}'
     return f"""<link rel="stylesheet" href="{static}moving/moving.css">
-<figure class="moving" id="moving-{name}" data-figure="{name}" data-scripts="{" ".join(static + s for s in scripts)}"{ask}>
+<figure class="moving" id="moving-{name}" {data}>
 <figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.try_it)}</figcaption>
 {drawing}<p class="moving-still">{STILL}</p>
 </figure>

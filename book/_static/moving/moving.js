@@ -162,7 +162,7 @@
     const stage = make("div", {class: "moving-stage", role: "group", "aria-label": place.querySelector("strong").textContent});
     place.querySelector(".moving-drawing")?.classList.add("moving-paper");
     still.replaceWith(stage);
-    moving.figures[place.dataset.figure](stage, moving);
+    moving.figures[place.dataset.figure](stage, moving, place);
     place.dataset.ready = "";
   }
 
