@@ -89,9 +89,9 @@ FIGURES = {
     ),
     "rates": Figure(
         "Choose a rate and a schedule",
-        "Guess before you look: which schedule bears the highest rate, and how much does a constant one lose? Set "
-        "both; each question mark is a setting that the studies of this chapter recorded, and it shows its result "
-        "once you have chosen it.",
+        "Guess before you look: at which peak rate does a constant schedule do best, and how far behind the cosine is "
+        "it there? Then set both. Each question mark is a setting that this chapter's studies recorded; it shows its "
+        "result once you have chosen it.",
         runs=schedule_runs,
     ),
 }
