@@ -434,9 +434,9 @@ def test_windows_are_shifted_and_tokens_picked(used):
 @pytest.mark.slow
 def test_rates_and_schedules_are_chosen(used):
     seen = used["seen"]
-    assert "warm-up, then cosine, peak rate 0.002: 84.0 % in a single run" in seen["first"]
-    assert re.search(r"constant, peak rate 0.004: [\d.]+ ± [\d.]+ % over 3 seeds", seen["constant"])
-    assert "cosine alone, peak rate 0.0005: no run was recorded" in seen["nobody"]
+    assert "Peak rate 0.002, warm-up, then cosine: 84.0\u00a0% in a single run" in seen["first"]
+    assert re.search(r"0.004, warm-up, then constant: [\d.]+ ± [\d.]+\s% over 3 seeds", seen["constant"])
+    assert "0.0005, cosine alone: no run was recorded" in seen["nobody"]
 
 
 @pytest.mark.slow

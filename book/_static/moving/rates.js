@@ -59,7 +59,7 @@
 
     // Held-out accuracy against the peak rate. What was not tried yet is a question mark.
     function drawDots() {
-      const x = (i, s) => 75 + 56 * i + 14 * (s - 1), y = (a) => 200 - (a - 0.78) * 2900;
+      const x = (i, s) => 75 + 56 * i + 14 * (s - 1), y = (a) => 200 - (a - 0.78) * 2500;
       dots.replaceChildren(draw("rect", {x: 75 + 56 * rate - 26, y: 10, width: 52, height: 200, class: "moving-here"}));
       for (const a of [0.78, 0.8, 0.82, 0.84]) dots.append(rule(46, y(a), 336, y(a)), text(40, y(a) + 5, `${Math.round(100 * a)} %`, "end"));
       RATES.forEach((r, i) => {
@@ -67,7 +67,7 @@
         SCHEDULES.forEach((name, s) => {
           const found = recorded(runs, r, name).runs;
           if (tried.has(`${i} ${s}`)) dots.append(...found.map((run) => mark(s, x(i, s), y(run.accuracy))));
-          else if (found.length) dots.append(text(x(i, s), 24, "?"));
+          else if (found.length) dots.append(text(x(i, s), 30, "?"));
         });
       });
       dots.append(text(190, 250, "peak learning rate"));
@@ -96,10 +96,10 @@
       drawCurve();
       drawDots();
       drawEpochs(found);
-      const shown = (value) => (100 * value).toFixed(1), setting = `${SCHEDULES[schedule]}, peak rate ${RATES[rate]}`;
-      const what = std === null ? `${mean === null ? "" : shown(mean)} % in a single run` : `${shown(mean)} ± ${shown(std)} % over ${found.length} seeds`;
+      const shown = (value) => (100 * value).toFixed(1), setting = `Peak rate ${RATES[rate]}, ${SCHEDULES[schedule]}`;
+      const what = std === null ? `${mean === null ? "" : shown(mean)}\u00a0% in a single run` : `${shown(mean)} ± ${shown(std)}\u00a0% over ${found.length} seeds`;
       say(mean === null ? `${setting}: no run was recorded with this setting.`
-        : `${setting}: ${what}; looking at ${HELD_OUT} images adds ± ${shown(images)} points.`);
+        : `${setting}: ${what}; looking at ${HELD_OUT} images adds ±\u00a0${shown(images)} points.`);
     }
 
     const rates = slider({
@@ -107,14 +107,14 @@
       changed: (i) => { rate = i; show(); },
     });
     const kinds = choice({legend: "Schedule:", names: SCHEDULES, changed: (s) => { schedule = s; show(); }});
+    const note = make("p", {class: "moving-note"}, "Runs of this chapter's ViT on 6,000 images of Fashion-MNIST, from two of its studies. Circles: warm-up, then cosine; squares: cosine alone; triangles: warm-up, then constant.");
     stage.append(
       make("div", {class: "moving-controls"}, rates.row, kinds.row),
       make("div", {class: "moving-row"},
         panel("The schedule", curve),
         panel("Held-out accuracy of recorded runs", dots),
-        panel("Their accuracy epoch by epoch", epochs)),
-      said,
-      make("p", {class: "moving-note"}, "Recorded runs of this chapter's ViT: 6,000 images of Fashion-MNIST, 11 epochs. Circles: warm-up, then cosine; squares: cosine alone; triangles: warm-up, then constant."));
+        panel("Their accuracy epoch by epoch", epochs),
+        panel("In numbers", said, note)));
     show();
   }
 

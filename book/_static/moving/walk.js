@@ -223,7 +223,7 @@
     const part = (title, ...parts) => make("div", {}, make("p", {class: "moving-title"}, title), ...parts);
     const choose = make("div", {class: "moving-panel"}, make("div", {class: "moving-pair"},
       part("Choose a token", patches.row, make("div", {class: "moving-buttons"}, token)),
-      part("The change reached", reach)), counted);
+      part("Changed so far", reach)), counted);
     stage.append(
       make("div", {class: "moving-controls"}, walk.row, make("div", {class: "moving-buttons"}, back, next, another), attends.row),
       title, shape, what,
