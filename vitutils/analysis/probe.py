@@ -52,7 +52,7 @@ def split_shots(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """
     labels = checked_labels(labels)
     if labels.bincount().max() < 2:
-        raise ValueError("expected a class with 2 images or more, got 1 image in each")
+        raise ValueError("expected 2 images in at least one class, got 1")
     fit, choose = [], []
     for k in labels.unique():
         own = draw_shots(labels, None, seed)
