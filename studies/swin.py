@@ -60,7 +60,6 @@ POSITIONS = ("relative", "none", "absolute")
 PYRAMID = ("flat, global", "flat, window 4", "pyramid, global", "pyramid, window 4")
 KEY = ("part", "net", "variant", "seed")
 FIELDS = ("lr", "steps", "parameters", "looked_at", "accuracy", "loss", "train_accuracy", "moved", "right", "seconds")
-partial = "its parts come in the order in which they decide, and each can be read by itself"
 
 
 def windows(side: int, *positions: str) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def test_dataset_refuses_what_does_not_fit():
         ),
         (
             {"test_labels": digits.test_labels[1:]},
-            r"expected 360 labels, one an image, got \(359,\)",
+            r"expected 360 labels, one per image, got \(359,\)",
         ),
         ({"test_labels": digits.test_labels.int()}, "expected int64 labels, got torch.int32"),
         ({"test_labels": digits.test_labels + 1}, r"expected labels 0\.\.9, got 1\.\.10"),
@@ -207,8 +207,8 @@ def test_unknown_names_list_the_known_ones():
 def test_load_first_says_what_could_not_be_had():
     found = data.load_first("cifar10", "mnist", "digits", download=False)
     assert found.name == "digits"
-    assert found.source.endswith("(cifar10 and mnist could not be had)")
-    with pytest.raises(data.DataError, match="(?s)'mnist' cannot be had.*'kmnist' cannot be had"):
+    assert found.source.endswith("(cifar10 and mnist not available)")
+    with pytest.raises(data.DataError, match="(?s)'mnist' is not available.*'kmnist' is not available"):
         data.load_first("mnist", "kmnist", download=False)
 
 
@@ -277,7 +277,7 @@ def test_damaged_debian_copy_is_named(installed, tmp_path, damage):
         path.write_bytes(gzip.compress(content, 1))
     with pytest.warns(UserWarning, match=f"{FILES[2]} is damaged"):
         found = data.load_first(name, "digits")
-    assert found.name == "digits" and "could not be had" in found.source
+    assert found.name == "digits" and "not available" in found.source
     assert left_over(tmp_path) == []
 
 
@@ -537,7 +537,7 @@ def test_a_reader_sees_a_bar_on_one_line_that_is_gone_at_the_end(mirror, monkeyp
 
 
 def test_a_server_that_does_not_answer_is_not_announced(tiny, capfd):
-    with pytest.raises(data.DataError, match="cannot be had"):
+    with pytest.raises(data.DataError, match="is not available"):
         data.load("tiny")
     assert capfd.readouterr().out == ""
 
@@ -627,7 +627,7 @@ def test_no_network_is_one_clear_error_at_once(tmp_path, monkeypatch):
         data.load("cifar10")
     cache = tmp_path / "cache"
     for words in [
-        "'cifar10' cannot be had",
+        "'cifar10' is not available",
         f"cache {cache / 'cifar10.safetensors'}: not there",
         f"files in {cache}: not there",
         "download https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz: <urlopen error",
@@ -935,7 +935,7 @@ def test_batches_refuse_what_does_not_fit(digits):
     ]:
         with pytest.raises(ValueError, match=words):  # at the call, not at the first batch
             data.batches(*arguments, seed=0)
-    with pytest.raises(ValueError, match="expected 1 or 1 values, one a channel, got 3"):
+    with pytest.raises(ValueError, match="expected 1 or 1 values, one per channel, got 3"):
         epoch(images, labels, 8, seed=0, mean=(0.1, 0.2, 0.3))
 
 

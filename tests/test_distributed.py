@@ -208,7 +208,7 @@ CASES = {
     "missing folder": "error: no folder {}/nowhere: expected one with train/CLASS/",
     "missing for rank 1": "error: rank 1: no folder {}/nowhere: expected one with train/CLASS/",
     "empty class": "error: class 'tulip' is empty: {}/tulip holds no files; expected images",
-    "unreadable image": "error: cannot read the image {}/rose/1.png (UnidentifiedImageError): mend it",
+    "unreadable image": "error: cannot read the image {}/rose/1.png (UnidentifiedImageError): repair it",
     "too few images": "error: too few images for 2 ranks: 1 to train on, 2 held out, 4 a batch; each rank needs",
     "unwritable output": "error: rank 0: [Errno 20] Not a directory: '{}/rose/0.png/out'",
     "wild rate": "error: the loss ",
@@ -403,10 +403,10 @@ def test_a_folder_too_large_for_memory_is_refused_before_reading(tmp_path, monke
 
 
 def test_a_folder_without_classes_is_refused(tmp_path):
-    with pytest.raises(data.DataError, match="has no folders: expected one a class"):
+    with pytest.raises(data.DataError, match="has no folders: expected one per class"):
         folders.load_folder(tmp_path, 16)
     (tmp_path / "train").mkdir()
-    with pytest.raises(data.DataError, match="has one folder, train: expected one a class, two or more"):
+    with pytest.raises(data.DataError, match="has one folder, train: expected one per class, two or more"):
         folders.load_folder(tmp_path, 16)
 
 

@@ -220,7 +220,7 @@ def test_folders_named_much_like_parts_are_refused(home, names):
 
 def test_a_part_alone_is_refused(home):
     fill(home / "images" / "loose" / "train", {"cat": 4, "dog": 4})
-    refused(home, home / "images" / "loose", "has train alone: expected train and test")
+    refused(home, home / "images" / "loose", "has only train: expected train and test")
 
 
 def test_a_part_may_lie_in_a_folder_of_its_own_name(home):
@@ -256,7 +256,7 @@ def test_two_folders_for_one_part_are_refused(home, names):
     root = home / "images" / "loose"
     for name in names:
         fill(root / name, {"cat": 4, "dog": 4})
-    refused(home, root, "two folders for one part: (train and training|dev and val)")
+    refused(home, root, "two folders for the same part: (train and training|dev and val)")
 
 
 @pytest.mark.parametrize("inside", ["", "all", "images/more"])
@@ -624,11 +624,11 @@ def test_links_are_followed_but_not_in_circles(home):
 @pytest.mark.parametrize(
     ("links", "words"),
     [
-        ({"cat/more": "dog", "dog/more": "cat"}, "cat/more/more and .*cat are one folder"),
-        ({"cat/more": "dog"}, "dog and .*cat/more are one folder"),
-        ({"cat/x": "../elsewhere", "cat/y": "../elsewhere"}, "cat/y and .*cat/x are one folder"),
-        ({"train/cat": "../elsewhere", "test/cat": "../elsewhere"}, "train/cat and .*test/cat are one folder"),
-        ({"cat/more": "../around", "../around/back": "dog"}, "dog and .*cat/more/back are one folder"),
+        ({"cat/more": "dog", "dog/more": "cat"}, "cat/more/more and .*cat are the same folder"),
+        ({"cat/more": "dog"}, "dog and .*cat/more are the same folder"),
+        ({"cat/x": "../elsewhere", "cat/y": "../elsewhere"}, "cat/y and .*cat/x are the same folder"),
+        ({"train/cat": "../elsewhere", "test/cat": "../elsewhere"}, "train/cat and .*test/cat are the same folder"),
+        ({"cat/more": "../around", "../around/back": "dog"}, "dog and .*cat/more/back are the same folder"),
     ],
 )
 def test_a_folder_that_is_reached_twice_is_refused(home, links, words):

@@ -313,7 +313,7 @@ def test_damaged_pictures_name_their_file(folder):
     make_photos(folder / "images" / "loose")
     broken = folder / "images" / "loose" / "val" / "bees" / "bees1.jpg"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=f"{broken}.*mend it"):
+    with pytest.raises(DataError, match=f"{broken}.*repair it"):
         data.load_image_set("loose").test[4]
     make_photos(folder / "made")
     zipped(folder)
@@ -328,7 +328,7 @@ def test_damaged_pictures_name_their_file(folder):
 
 def test_what_is_no_set_is_refused(folder):
     (folder / "images" / "cut.zip").write_bytes(b"PK\3\4 and no more")
-    with pytest.raises(DataError, match="cut.zip is no whole zip file"):
+    with pytest.raises(DataError, match="cut.zip is not a complete zip file"):
         data.load_image_set("cut")
     make_photos(folder / "images" / "odd")
     write(folder / "images" / "odd" / "val" / "wasps" / "w.jpg", jpeg(1))
@@ -339,7 +339,7 @@ def test_what_is_no_set_is_refused(folder):
         data.load_image_set("half")
     write(folder / "made" / "train" / "loose.jpg", jpeg(1))
     zipped(folder, name="flat")
-    with pytest.raises(DataError, match="flat.zip has one folder, train: expected one a class"):
+    with pytest.raises(DataError, match="flat.zip has one folder, train: expected one per class"):
         data.load_image_set("flat")
     with pytest.raises(ValueError, match="unknown set 'flowers'.*near it: flowers102"):
         data.load_image_set("flowers")

@@ -21,6 +21,7 @@ from pybtex.database import parse_file
 import tables
 from apidoc import convert
 from bookcite import short_name
+from markers import without_markers
 from notebook_rules import broken_links, config, headings, notebook_paths, other_words, read, said, slugify, tokens
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -358,3 +359,25 @@ def test_docstrings_become_rst():
         "",
         "Raises ValueError if H does not fit.",
     ]
+
+
+def test_a_chapter_has_its_own_number():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    numbered = [page["file"] for part in toc["parts"] if part.get("numbered") for page in part["chapters"]]
+    assert [int(Path(name).name[:2]) for name in numbered] == [*range(1, len(numbered) + 1)]
+    assert [ROOT / f"{name}.ipynb" for name in numbered] == notebook_paths(ROOT)
+
+
+@pytest.mark.parametrize(
+    "source, shown",
+    [
+        ("# NBVAL_CHECK_OUTPUT\nx = 1", "x = 1"),
+        ("import copy  # noqa: F401 - you will want it\ny", "import copy\ny"),
+        ("def f(\n    x,\n):  # fmt: skip\n    return x", "def f(\n    x,\n):\n    return x"),
+        ("# fmt: off\nx = [1,\n     2]\n# fmt: on\ny", "x = [1,\n     2]\ny"),
+        ("x = 1  # (B, T, D)\n# a word on noqa, and why", "x = 1  # (B, T, D)\n# a word on noqa, and why"),
+        ("s = '# NBVAL_CHECK_OUTPUT'", "s = '# NBVAL_CHECK_OUTPUT'"),
+    ],
+)
+def test_a_reader_sees_no_word_to_a_tool(source, shown):
+    assert without_markers(source) == shown

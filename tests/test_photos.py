@@ -310,12 +310,23 @@ def test_a_test_part_of_your_own_is_kept_and_copies_of_it_are_not_trained_on(tmp
     assert sum(row["part"] == "test" for row in rows) == 5
 
 
-def test_fine_tuning_goes_on_from_the_probe(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("how", "name"), [([], "fine-tuning"), (["all"], "fine-tuning"), (["lora"], "LoRA")], ids=["bare", "all", "lora"]
+)
+def test_fine_tuning_goes_on_from_the_probe(how, name, tmp_path, capsys):
     folder = folder_of(tmp_path / "f", {"a": 10, "b": 10})
-    code = ran(folder, "--out", tmp_path / "out", "--backbone", "pocket", "--fine-tune", "--epochs", 1)
+    where = ["--out", tmp_path / "out", "--backbone", "pocket", "--epochs", 1]
+    code = ran("--fine-tune", *how, folder, *where)
     told = capsys.readouterr().out
-    assert code == 0 and "validation: fine-tuning" in told and "epoch 1/1" in told
+    assert code == 0 and f"validation: {name}" in told and "epoch 1/1" in told
+    assert ("adapters of rank" in told) == (how == ["lora"])
     assert not (tmp_path / "out" / "fine-tune.pt").exists()
+
+
+@pytest.mark.parametrize("arguments", [["f", "--fine-tune"], ["--fine-tune", "--out", "o"], ["--fine-tune", "a/f"]])
+def test_a_bare_fine_tune_trains_all(arguments):
+    at = arguments.index("--fine-tune")
+    assert command._told_apart(arguments) == [*arguments[: at + 1], "all", *arguments[at + 1 :]]
 
 
 FAULTS = {
@@ -358,6 +369,7 @@ ARGUMENTS = {
     "share": ["f", "--out", "o", "--test-share", "0.9"],
     "size": ["f", "--out", "o", "--size", "x"],
     "device": ["f", "--out", "o", "--device", "abacus"],
+    "fine-tune": ["f", "--out", "o", "--fine-tune", "some"],
 }
 
 

@@ -133,6 +133,13 @@ def test_rows_of_global_attention_sum_to_1_and_columns_before_they_are_divided()
     check.check_close(attn, columns / columns.sum(dim=2, keepdim=True), tol=1e-6)
 
 
+def test_global_attention_hands_on_the_token_less_the_mean_of_the_values():
+    points, net = cloud(), made(OffsetAttention)
+    tokens = tokens_of(points)
+    out, attn = net(tokens, points, need_weights=True)
+    check.check_close(out, nn.functional.gelu(net.proj(tokens - attn @ net.v(tokens))), tol=1e-12)
+
+
 def test_a_mean_of_equal_values_is_that_value_whatever_the_bias():
     """So positions as a bias alone tell nothing: all tokens stay equal."""
     points, net = cloud(), OffsetAttention(D, bias=True).double()
@@ -246,6 +253,30 @@ def test_heads_of_a_cloud_transform_have_places_of_their_own():
     at = net.places(tokens_of(points), points)
     check.check_shape(at, (B, net.num_heads, N, 2))
     assert at.abs().max() < 1 and (at[:, 0] - at[:, 1]).abs().max() > 1e-2
+
+
+def test_every_head_of_a_cloud_transform_has_its_own_grid_and_filters():
+    points, net, G = cloud(), made(CloudTransform), 8
+    tokens, Dh, found = tokens_of(points), D // net.num_heads, []
+    at, values = net.places(tokens, points), net.value(tokens)
+    for h in range(net.num_heads):
+        own = slice(h * Dh, (h + 1) * Dh)
+        weights = bilinear(at[:, h], G)
+        grid = splat(values[..., own], weights).transpose(1, 2).reshape(B, Dh, G, G)
+        grid = nn.functional.conv2d(grid, net.conv.weight[own], net.conv.bias[own], padding=1)
+        found.append(weights @ nn.functional.gelu(grid).flatten(2).transpose(1, 2))
+    check.check_close(net(tokens, points), net.proj(torch.cat(found, dim=2)), tol=1e-12)
+
+
+@each_layer
+def test_the_frame_adds_each_layer_to_its_tokens_and_keeps_the_largest_features(layer):
+    points, net = cloud(), made(layer, k=k)
+    near = nearest(points, k)
+    tokens = net.embed(points, near)
+    for norm, one in zip(net.norms, net.layers, strict=True):
+        tokens = tokens + one(norm(tokens), points, near)
+    features = nn.functional.gelu(net.widen(net.norm(tokens)))  # (B, N, D')
+    check.check_close(net(points), net.head(features.sort(dim=1).values[:, -1]), tol=1e-12)
 
 
 def test_points_meet_in_cells():

@@ -327,7 +327,7 @@ def test_a_folder_is_split_by_object(tmp_path):
     [
         (lambda f: [p.unlink() for p in (f / "box").iterdir()], "class 'box' is empty"),
         (lambda f: (f / "box").rename(f.parent / "box"), "expected two classes or more.* got ball"),
-        (lambda f: [p.unlink() for p in sorted((f / "box").iterdir())[1:]], "there is 1 object to split"),
+        (lambda f: [p.unlink() for p in sorted((f / "box").iterdir())[1:]], "1 object to split"),
         (lambda f: (f / "box" / "bad.ply").write_text("x"), "bad.ply: can't be read"),
         (lambda f: f.rename(f.parent / "gone"), "no folder"),
         (lambda f: [make_folder(f / "train", 1), [p.rename(f.parent / p.name) for p in (f / "ball", f / "box")]],

@@ -781,7 +781,7 @@ def test_shots_are_drawn_by_class_and_grow():
     assert set(few.tolist()) <= set(more.tolist())
     assert set(few.tolist()) != set(probe.draw_shots(labels, 2, seed=6).tolist())
     assert sorted(probe.draw_shots(labels, None, seed=5).tolist()) == list(range(23))
-    with pytest.raises(ValueError, match="1 image a class or more, got 0"):
+    with pytest.raises(ValueError, match="1 image per class or more, got 0"):
         probe.draw_shots(labels, 0, seed=0)
 
 
@@ -792,7 +792,7 @@ def test_a_split_keeps_every_class_on_both_sides():
     assert sorted(torch.cat([fit, choose]).tolist()) == list(range(12))
     fit, choose = probe.split_shots(torch.tensor([0, 0, 1]), seed=0)  # a class's only image fits
     assert sorted(fit.tolist()) in ([0, 2], [1, 2]) and len(choose) == 1
-    with pytest.raises(ValueError, match="class of 2 images or more, got 1 each"):
+    with pytest.raises(ValueError, match="class with 2 images or more, got 1 image in each"):
         probe.split_shots(torch.tensor([0, 1, 3]), seed=0)
     x, y = torch.eye(4), torch.tensor([0, 0, 1, 2])  # a single image chooses
     assert probe.linear_probe(x, y, x)[0].shape == (4,)
@@ -928,7 +928,7 @@ def test_a_set_to_train_on_is_made_or_refused():
     part, bent = made_set(4), lambda image: v2.functional.normalize(image / 255, [0.5], [0.01])
     for given, message in (
         ((part, part.at([]), transform(), (0.5,), (0.5,)), "no pictures"),
-        ((part, part, bent, (0.5,), (0.5,)), "give those that the transform normalises with"),
+        ((part, part, bent, (0.5,), (0.5,)), "give those that the transform uses"),
         ((part, part, lambda image: image, (0.5,), (0.5,)), "float images, normalised, got torch.uint8"),
         ((part, part, lambda image: (image, 1), (0.5,), (0.5,)), r"tensors \(C, H, W\)"),
         ((part, part, transform(), (0.5, 0.5), (0.5,)), "expected 1 or 1 values"),

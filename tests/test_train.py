@@ -115,7 +115,7 @@ class Pair(nn.Linear):
 
 
 def test_a_net_that_returns_a_pair_needs_an_objective_that_takes_it(digits):
-    with pytest.raises(ValueError, match=r"expected logits \(B, K\), got a tuple: pass an objective that takes it"):
+    with pytest.raises(ValueError, match=r"expected logits \(B, K\), got a tuple: pass an objective that accepts it"):
         train.fit(Pair(64, 10), digits, SHORT)
     second = train.fit(Pair(64, 10), digits, SHORT, objective=lambda pair, *rest: train.labels_alone(pair[1], *rest))
     assert second.losses[-1] < second.losses[0]
@@ -742,7 +742,7 @@ def test_a_checkpoint_is_called_damaged_only_where_it_is(digits, tmp_path, monke
     torch.save([1, 2], path)
     assert refused().endswith("another file of torch's: name another file")
     torch.save(state | {"recipe": state["recipe"] | {"lr": np.float64(2e-3)}}, path)
-    assert "it holds objects, not numbers alone" in (told := refused()) and "delete" not in told
+    assert "it holds objects, not only numbers" in (told := refused()) and "delete" not in told
     torch.save({name: part for name, part in state.items() if name != "data"}, path)
     assert "an older version of this loop" in refused()
     path.write_bytes(whole)

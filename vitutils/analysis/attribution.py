@@ -24,7 +24,7 @@ def check_maps(maps: Tensor, images: Tensor) -> None:
         squares = (H // side) * (W // side)
         raise ValueError(f"expected {squares} squares of {side} pixels in {H} x {W}, got maps of {rows} x {columns}")
     if maps.isnan().any():
-        raise ValueError("expected maps without nan: which squares are the highest cannot be told")
+        raise ValueError("expected maps without nan, which can't be ranked")
 
 
 def cover(fill: float | Tensor, images: Tensor) -> Tensor:
@@ -43,11 +43,11 @@ def cover(fill: float | Tensor, images: Tensor) -> Tensor:
 def log_probability(
     model: nn.Module, images: Tensor, classes: Tensor
 ) -> Tensor:
-    """The log of the probability of one class an image: (B,), in eval mode.
+    """The log-probability of one class per image: (B,), in eval mode.
 
-    Raises ValueError for what does not fit, as a model without logits."""
+    Raises ValueError if the inputs do not fit, or the model has no logits."""
     check_images(model, images)
-    with eval_mode(model):  # afterwards its mode is put back
+    with eval_mode(model):  # afterwards its mode is restored
         every = logits_for(model(images), classes).log_softmax(dim=-1)
     return every.gather(1, classes[:, None])[:, 0]
 
@@ -80,7 +80,7 @@ def per_square(values: Tensor, side: int) -> Tensor:
 
 
 def covers(images: Tensor, side: int) -> Tensor:
-    """One mask a square of side x side, row by row: bool (S, 1, H, W).
+    """One mask per square of side x side, row by row: bool (S, 1, H, W).
 
     Raises ValueError if the side does not divide H and W.
     """
@@ -102,8 +102,8 @@ def occlusion(
 ) -> Tensor:  # fmt: skip
     """Cover each square: how far does the log-probability of the class fall?
 
-    Returns (B, H/side, W/side). fill: what covers, in the images' own units.
-    size: images a forward pass. Source: Zeiler and Fergus 2014.
+    Returns (B, H/side, W/side). fill: the covering value, in the images' own
+    units. size: images per forward pass. Source: Zeiler and Fergus 2014.
     """
     check_images(model, images)
     at_least_1(size=size)
@@ -123,10 +123,10 @@ def deletion(
     model: nn.Module, images: Tensor, classes: Tensor, maps: Tensor,
     fill: float = 0.0, steps: int = 10,
 ) -> Tensor:  # fmt: skip
-    """Cover squares, the highest of a map first; the class's probability.
+    """The class's probability as squares are covered, a map's highest first.
 
-    maps (B, rows, columns), one number a square -> (B, steps + 1). In column
-    i, the share i / steps is covered. The mean over columns is the area.
+    maps (B, rows, columns), one number per square -> (B, steps + 1). Column i
+    has the share i / steps covered. The mean over columns is the area.
     Raises ValueError if cells are not squares. Source: Petsiuk et al. 2018.
     """
     check_images(model, images)

@@ -46,7 +46,7 @@ def classifier_names(net: nn.Module) -> list[str]:
     if not isinstance(net, nn.Module):
         raise ValueError(f"expected an nn.Module, got a {type(net).__name__}")
     if "_orig_mod" in net._modules:
-        raise ValueError("expected the net itself, got what torch.compile made of it: hand in its _orig_mod")
+        raise ValueError("expected the net itself, got torch.compile's wrapper: pass its _orig_mod")
     for name in HEADS:
         if isinstance(getattr(net, name, None), nn.Module):
             names = [name] + [f"{name}_dist"] * isinstance(getattr(net, f"{name}_dist", None), nn.Module)
@@ -54,8 +54,8 @@ def classifier_names(net: nn.Module) -> list[str]:
             return names
     children = ", ".join(name for name, _ in net.named_children())
     raise ValueError(
-        f"{type(net).__name__} has no {', '.join(HEADS)} to take off (it has: {children}); "
-        f"hand in a module that gives features (B, D)"
+        f"{type(net).__name__} has no {', '.join(HEADS)} to remove (it has: {children}); "
+        f"pass a module that returns features (B, D)"
     )
 
 
@@ -75,7 +75,7 @@ def _check_reached(net: nn.Module, names: list[str]) -> None:
         if not other and (own is None or getattr(own, "__self__", None) is net):
             return
         told = f"reaches {names[0]} as {', '.join(other)} too" if other else f"has a forward of its own: {own}"
-    raise ValueError(f"{type(net).__name__} {told}: hand in a module that gives features (B, D)")
+    raise ValueError(f"{type(net).__name__} {told}: pass a module that returns features (B, D)")
 
 
 def without_classifier(net: nn.Module) -> nn.Module:

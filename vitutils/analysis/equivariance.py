@@ -41,7 +41,7 @@ def shift(images: Tensor, dx: int, dy: int = 0) -> Tensor:
 def step(direction: str) -> tuple[int, int]:
     """The shift by one pixel, (dx, dy), for a name. Raises ValueError for a name that is not in `DIRECTIONS`."""
     if direction not in DIRECTIONS:
-        raise ValueError(f"expected a direction out of {', '.join(DIRECTIONS)}, got {direction!r}")
+        raise ValueError(f"expected a direction from {', '.join(DIRECTIONS)}, got {direction!r}")
     return DIRECTIONS[direction]
 
 
@@ -116,7 +116,7 @@ def output_change(
     dx, dy = step(direction)
     still = run(model, images)
     if still.ndim != 2:
-        raise ValueError(f"expected one vector an image, (B, K), got shape {tuple(still.shape)}")
+        raise ValueError(f"expected one vector per image, (B, K), got shape {tuple(still.shape)}")
     changes = []
     for s in shifts:
         moved = run(model, shift(images, s * dx, s * dy))

@@ -201,11 +201,11 @@ def _run(net, pictures, transform, device, batch_size, workers, bar) -> Tensor:
                 if not isinstance(part, Tensor) or part.ndim != 2 or len(part) != len(images):
                     got = tuple(part.shape) if isinstance(part, Tensor) else f"a {type(part).__name__}"
                     raise ValueError(
-                        f"expected features ({len(images)}, D), got {got}: take the head off with "
-                        f"without_classifier(net), pool the tokens, or wrap the net so that it gives one tensor"
+                        f"expected features ({len(images)}, D), got {got}: remove the head with "
+                        f"without_classifier(net), pool the tokens, or wrap the net so that it returns one tensor"
                     )
                 if part.is_complex():
-                    raise ValueError(f"expected real features, got {part.dtype}: give their real part or their size")
+                    raise ValueError(f"expected real features, got {part.dtype}: use their real part or their magnitude")
                 part = part.float().cpu()
                 if x is None:
                     x = torch.empty(len(pictures), part.shape[1])  # once: nothing else grows with the set
@@ -245,7 +245,7 @@ def _read(file: Path, pictures: ImagePart, about: dict[str, str]) -> Features | 
             raise ValueError("it holds the features of something else")
         return Features(x, y, float(told["seconds"]), True, file)
     except Exception as error:  # whatever a damaged file brings about
-        warnings.warn(f"{file} is damaged ({error}): computed anew", stacklevel=3)
+        warnings.warn(f"{file} is damaged ({error}): recomputed", stacklevel=3)
         return None
 
 

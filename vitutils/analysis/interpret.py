@@ -33,7 +33,7 @@ ATTENTION_PARTS = (("qkv", "num_heads", "proj"), ("to_qkv", "heads", "to_out"))
 def attention_parts(layer: nn.Module) -> tuple[nn.Module, int, nn.Module]:
     """Return an attention layer's qkv projection, head count and output.
 
-    Raises ValueError for a module that has not all three.
+    Raises ValueError for a module that lacks one of the three.
     """
     for names in ATTENTION_PARTS:  # ours and timm's; vit-pytorch's
         found = [getattr(layer, name, None) for name in names]
@@ -79,10 +79,10 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
 def recorded(model: nn.Module) -> Iterator[list]:
     """Keep what passes through every attention layer while the block runs.
 
-    Yields a list to which each call of a layer adds [layer, qkv, mixed]: what
-    its projection puts out (B, T, 3*h*Dh), and its heads' results side by
-    side (B, T, h*Dh). qkv is None where a layer does not call its projection
-    (BEiT). The hooks only read; after the block they are gone.
+    Yields a list. Each call of a layer adds [layer, qkv, mixed] to it: the
+    output of its projection (B, T, 3*h*Dh), and its heads' results side by
+    side (B, T, h*Dh). qkv is None if a layer does not call its projection
+    (BEiT). The hooks only read, and are removed after the block.
     """
     calls, hooks, waiting = [], [], {}
 
@@ -109,7 +109,7 @@ def split_heads(layer: nn.Module, qkv: Tensor) -> Tensor:
     """Cut (B, T, 3*h*Dh) into q, k, v: (3, B, h, T, Dh).
 
     q and k are normalised where the layer does so (timm's qk_norm).
-    Raises ValueError for another layout.
+    Raises ValueError for any other layout.
     """
     h = attention_parts(layer)[1]
     if qkv is None or qkv.ndim != 3 or qkv.shape[-1] % (3 * h):
@@ -145,9 +145,9 @@ def check_attention(maps: Tensor, grid: tuple[int, int] | None = None) -> None:
 def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
     """Every head's map in every layer: (B, depth, h, T, T), rows sum to 1.
 
-    Raises ValueError where they are not what the layer used, as with masks,
-    rotary positions, or dropout in train mode, and where layers differ in
-    shape: such a model cannot be read this way.
+    Raises ValueError if a map is not the one that the layer used (with masks,
+    rotary positions, or dropout in train mode), or if the layers' maps differ
+    in shape: such a model cannot be read this way.
     """
     check_images(model, images)
     with recorded(model) as calls:
@@ -175,8 +175,9 @@ def rollout(maps: Tensor) -> Tensor:
     """Follow attention down to the input. (B, depth, h, T, T) -> (B, T, T).
 
     Row i: the share of each input token in output token i, if every block
-    took half of its input as it is and half by the mean of its heads; values
-    and MLPs are ignored. Rows sum to 1. Source: Abnar and Zuidema 2020.
+    kept half of each token and took the other half from the mean of its
+    heads; values and MLPs are ignored. Rows sum to 1.
+    Source: Abnar and Zuidema 2020.
     """
     check_attention(maps)
     itself = torch.eye(maps.shape[-1]).to(maps)  # the residual connection
@@ -190,10 +191,10 @@ def rollout(maps: Tensor) -> Tensor:
 def relevance(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """Follow the attention that raises the class's logit: (B, T, T).
 
-    Row i: what reaches output token i from each input token. In each layer a
-    head's weight counts times the logit's gradient for it, where that is
-    above 0, mean over heads; the identity stands for the residual
-    connection, and rows do not sum to 1. Source: Chefer et al. 2021.
+    Row i: how much reaches output token i from each input token. In each
+    layer, attention weights are multiplied by the logit's gradient for them;
+    what is above 0 is averaged over heads. The identity stands for the
+    residual connection; rows do not sum to 1. Source: Chefer et al. 2021.
     """
     check_images(model, images, classes)
     with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
@@ -216,7 +217,7 @@ def attention_distance(maps: Tensor, grid: tuple, patch_size: int) -> Tensor:
     """How far a patch looks, in pixels. (B, depth, h, T, T) -> (B, depth, h).
 
     The distance between the centres of two patches, weighted by attention,
-    mean over the asking patches. grid: rows, columns. Tokens before the
+    averaged over the query patches. grid: rows, columns. Tokens before the
     patches are left out. Source: Dosovitskiy et al. 2021, figure 7.
     """
     check_attention(maps, grid)

@@ -142,7 +142,7 @@ def load_photo_model(path: Path | str) -> PhotoModel:
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{file} is no model that `python -m vitutils.photos` wrote ({reason})") from None
+        raise ValueError(f"{file} is not a model written by `python -m vitutils.photos` ({reason})") from None
     return model.eval()
 
 

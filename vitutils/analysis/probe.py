@@ -1,6 +1,6 @@
 """How good are a net's features? kNN, a linear probe, full fine-tuning, with few or many images a class.
 
-Chapter 9 writes all of it out in the same words.
+Chapter 9 writes out all but the last, `train_steps` and `choose_rate`, in the same words.
 """
 
 import warnings
@@ -37,7 +37,7 @@ def draw_shots(labels: Tensor, shots: int | None, seed: int) -> Tensor:
     """
     labels = checked_labels(labels)
     if shots is not None and shots < 1:
-        raise ValueError(f"expected 1 image a class or more, got {shots}")
+        raise ValueError(f"expected 1 image per class or more, got {shots}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     kept = [order[labels[order] == k][:shots] for k in labels.unique()]
@@ -52,7 +52,7 @@ def split_shots(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """
     labels = checked_labels(labels)
     if labels.bincount().max() < 2:
-        raise ValueError("expected a class of 2 images or more, got 1 each")
+        raise ValueError("expected a class with 2 images or more, got 1 image in each")
     fit, choose = [], []
     for k in labels.unique():
         own = draw_shots(labels, None, seed)

@@ -29,14 +29,15 @@ from vitutils.data.images import ImagePart, as_dataset, from_files
 from vitutils.data.survey import Survey, look_at
 from vitutils.files import show_progress, whole_file
 from vitutils.models.backbones import Backbone, load_backbone
-from vitutils.training.loop import fit
+from vitutils.training.finetune import add_lora, fine_tune, layer_groups, photo_augmentation
 from vitutils.training.recipe import Recipe
 
 MISTAKES = (ValueError, OSError, FloatingPointError, ImportError, data.DataError)
 CHUNK = 128  # photos whose features are kept together: what Ctrl-C can lose
 TINY = 10  # photos: a class of fewer is called tiny
 LEAST = 3  # photos of a class that are no copies of each other: one to fit on, one to choose by, one to test on
-RATE = 3e-5  # of --fine-tune
+RATES = {"all": 1e-4, "lora": 1e-3}  # of --fine-tune, as in chapter 15
+RANK = 8  # of its adapters
 PARTS = ("train", "validation", "test")
 
 
@@ -336,7 +337,7 @@ def _candidates(x: Tensor, photos: Photos) -> list[Candidate]:
 
 
 def _fine_tuned(options, backbone: Backbone, photos: Photos, candidates: list[Candidate], device) -> Candidate:
-    """The whole network, trained from the linear probe on; a checkpoint after each epoch lets it go on after a stop."""
+    """The network, or adapters in it, trained from the linear probe on; after a stop it goes on from the last epoch."""
     train, val = photos.at(0), photos.at(1)
     C, H, W = backbone.input_size
     needed = (len(train) + len(val)) * C * H * W * 2
@@ -351,25 +352,31 @@ def _fine_tuned(options, backbone: Backbone, photos: Photos, candidates: list[Ca
     net = load_backbone(backbone.name, img_size=None if backbone.name == "pocket" else H)
     head = pm.LinearHead(probe.head.linear.in_features, len(photos.classes))
     head.load_state_dict(probe.head.state_dict())
-    model = pm.PhotoModel(net, head, photos.classes).to(device)
+    model = pm.PhotoModel(net, head, photos.classes)
     recipe = Recipe(
         epochs=options.epochs,
         batch_size=options.batch_size,
-        lr=RATE,
-        augment=data.flip_shift(pad=H // 16),
+        lr=RATES[options.fine_tune],
+        augment=photo_augmentation(H),
         seed=options.seed,
     )
+    lora = options.fine_tune == "lora"
+    adapted = add_lora(net.net, RANK, torch.zeros(1, C, H, W)) if lora else None
+    groups = None if lora else layer_groups(net.net, head, recipe.lr)
     file = options.out / "fine-tune.pt"
 
     def told(epoch: dict) -> None:
         share, seconds = epoch["val_accuracy"], epoch["seconds"]
         say(f"epoch {epoch['epoch']}/{options.epochs}: validation {share:.1%}, {seconds:.0f} s of training")
 
-    fit(model, dataset, recipe, device=device, checkpoint=file, resume=True, report=told)
+    fine_tune(model, dataset, recipe, groups, device=device, checkpoint=file, report=told)
+    if adapted is not None:
+        adapted.merge_and_unload()
     model.eval()
     logits = _logits(model, parts[1], device)
-    detail = f"{options.epochs} epochs, rate {RATE:g}"
-    return _judge("fine-tuning", model.head.cpu(), logits, photos.labels[val], detail, net=net.cpu())
+    detail = f"{options.epochs} epochs, rate {recipe.lr:g}" + f", adapters of rank {RANK}" * lora
+    name = "LoRA" if lora else "fine-tuning"
+    return _judge(name, model.head.cpu(), logits, photos.labels[val], detail, net=net.cpu())
 
 
 @torch.no_grad()

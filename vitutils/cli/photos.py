@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from vitutils.cli import ArgumentError, _Parser
@@ -13,7 +14,8 @@ HELP = """From a folder of your own photos to a model that you can use.
 
 FOLDER is a folder or its zip with CLASS/ folders, two or more, or with train/CLASS/ and test/CLASS/. The photos are
 checked (unreadable ones, copies, rare classes), split without a copy on both sides, and run through a pre-trained
-network once. On its features kNN and a linear probe are fitted; with --fine-tune the network is trained too. What does
+network once. On its features kNN and a linear probe are fitted; with --fine-tune the network is trained too, from that
+probe on: all its weights with smaller steps in lower layers, or, with --fine-tune lora, adapters beside them. What does
 best on the validation part is judged on the test part, once.
 
 files in --out
@@ -33,6 +35,7 @@ comes with the book stands in, and the report says so.
 """
 IMAGE_TEXT = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # of --zero-shot
 BACKBONE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+HOW = ("all", "lora")  # what --fine-tune trains
 
 
 def _whole(least: int, most: int = 10**6):
@@ -74,13 +77,28 @@ def command_line() -> argparse.ArgumentParser:
     )
     command.add_argument("--test-share", type=_share, default=0.2, metavar="S", help="of the photos (default: 0.2)")
     command.add_argument("--seed", type=_whole(0), default=0, help="of the split (default: 0)")
-    command.add_argument("--fine-tune", action="store_true", help="train the whole network too (minutes on a CPU)")
+    command.add_argument(
+        "--fine-tune",
+        nargs="?",
+        choices=HOW,
+        const=HOW[0],
+        help="train the network too (minutes on a CPU): all weights, or adapters (lora)",
+    )
     command.add_argument("--epochs", type=_whole(1, 1_000), default=5, help="of --fine-tune (default: 5)")
     command.add_argument("--batch-size", type=_whole(1, 4_096), default=32, metavar="B", help="(default: 32)")
     command.add_argument("--zero-shot", action="store_true", help="classify by the names of the classes alone")
     command.add_argument("--onnx", action="store_true", help="write the model for onnxruntime too, also in int8")
     command.add_argument("--device", choices=("cpu", "cuda", "mps"), help="(default: what torch finds)")
     return command
+
+
+def _told_apart(arguments: list[str]) -> list[str]:
+    """The arguments with `all` after a bare --fine-tune, so that it does not take FOLDER for its own."""
+    found = []
+    for one, after in pairwise([*arguments, "-"]):
+        bare = one == "--fine-tune" and (after.startswith("-") or Path(after).exists() or len(Path(after).parts) > 1)
+        found += [one, HOW[0]] if bare and after not in HOW else [one]
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     Arguments are read before torch is loaded.
     """
     try:
-        options = command_line().parse_args(arguments)
+        options = command_line().parse_args(_told_apart(sys.argv[1:] if arguments is None else arguments))
         options.backbone = options.backbone or (IMAGE_TEXT if options.zero_shot else BACKBONE)
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

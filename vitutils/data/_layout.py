@@ -83,7 +83,7 @@ def read_picture(file: Path | Packed, side: int | None = None) -> Image.Image:
         raw = archive.read(file.info)
     except decoding.UNREADABLE as error:
         told = f"{type(error).__name__}: {error}"
-        raise DataError(f"cannot read the image {file} ({told}): fetch the zip again, or pack it anew") from None
+        raise DataError(f"cannot read the image {file} ({told}): download the zip again, or repack it") from None
     return decoding.decode(io.BytesIO(raw), str(file), side)
 
 
@@ -94,7 +94,7 @@ def content(file: Path | Packed) -> bytes:
     try:
         raw = Path(file).read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read the image {file} ({type(error).__name__}): mend it or take it away") from None
+        raise DataError(f"cannot read the image {file} ({type(error).__name__}): repair it or remove it") from None
     return f"{zlib.crc32(raw):08x} {len(raw)}".encode()
 
 
@@ -109,7 +109,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return _archive(path, os.getpid(), path.stat().st_mtime_ns)
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is no whole zip file ({error}): delete it and fetch it again") from None
+        raise DataError(f"{path} is not a complete zip file ({error}): delete it and download it again") from None
 
 
 # --- all that is there ---
@@ -151,12 +151,12 @@ def _walked(folder: Path) -> Iterator[Entry]:
     reached: dict[Path, str] = {}
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"cannot look into the folder {error.filename} ({error.strerror})")
+        raise DataError(f"cannot open the folder {error.filename} ({error.strerror})")
 
     for top, subs, files in os.walk(folder, followlinks=True, onerror=refuse):
         names, real = Path(top).relative_to(folder).parts, Path(os.path.realpath(top))
         if (other := reached.setdefault(real, top)) != top:
-            raise DataError(f"{top} and {other} are one folder, by a link: its pictures would count twice; keep one")
+            raise DataError(f"{top} and {other} are the same folder, through a link: its pictures would count twice; keep one")
         shown = [sub for sub in sorted(subs) if not _hidden(sub)]
         subs[:] = [sub for sub in shown if not real.is_relative_to(os.path.realpath(Path(top, sub)))]
         yield from (Entry((*names, sub), None) for sub in subs)
@@ -248,7 +248,7 @@ def _parts(
     named: dict[str, str] = {}
     for name in known:
         if other := named.get(part_of(name)):
-            raise DataError(f"{place} has two folders for one part: {other} and {name}; keep one of them")
+            raise DataError(f"{place} has two folders for the same part: {other} and {name}; keep one of them")
         named[part_of(name)] = name
     below = {part: _unwrapped(_below(found, name), inside_a_part=True)[0] for part, name in named.items()}
     train = _tree(below["train"], place / named["train"], deep)
@@ -290,20 +290,20 @@ def _classes(
         tops, known = ([name for name in names if name not in flat] for names in (tops, known))
     if len(tops) == 1 and known and len(folders[tops[0]]) > 1:
         raise DataError(
-            f"{place} has {tops[0]} alone: expected train and test by any of the names {KNOWN}; or class folders alone"
+            f"{place} has only {tops[0]}: expected train and test by any of the names {KNOWN}; or only class folders"
         )
     if len(tops) < 2:
         return _tree(found, place, deep)
     if len(like := {part: name for name in tops for part in _parts_in(name)}) > 1 and "train" in like:
         raise DataError(
             f"{place} has {', '.join(tops)}: if {' and '.join(sorted(like.values()))} are parts, call them "
-            f"{KNOWN}; if they are classes, call them otherwise"
+            f"{KNOWN}; if they are classes, rename them"
         )
     for name in known:
         if part_of(name) != "train" or len(folders[name]) > 1:  # pictures of trains are a class
             raise DataError(
-                f"{place} has {', '.join(tops)}: {name} is a part without another to go with it. Expected two or three "
-                f"parts by any of the names {KNOWN}; or class folders alone"
+                f"{place} has {', '.join(tops)}: {name} is a part, but there is no other. Expected two or three parts "
+                f"by any of the names {KNOWN}; or only class folders"
             )
     return _tree(found, place, deep)
 
@@ -318,12 +318,12 @@ def _tree(found: list[Entry], place: Path, deep: list[str]) -> dict[str, list[Pa
     classes = sorted({entry.names[0] for entry in found if entry.file is None})
     if len(classes) < 2:
         held = f"one folder, {classes[0]}" if classes else "no folders"
-        raise DataError(f"{place} has {held}: expected one a class, two or more, with images in them")
+        raise DataError(f"{place} has {held}: expected one per class, two or more, with images in them")
     spellings: dict[str, str] = {}
     for name in classes:
         other = spellings.setdefault(name.strip().casefold(), name)
         if other != name:
-            raise DataError(f"{place}: the classes {other} and {name} are one name but for case: join or rename them")
+            raise DataError(f"{place}: the classes {other} and {name} differ only in case: merge or rename them")
     deep += [folder for folder in _subfolders(found, spellings, place) if folder not in deep]
     read = {}
     for name in classes:
@@ -360,7 +360,7 @@ def _subfolders(found: list[Entry], classes: dict[str, str], place: Path) -> lis
             else:
                 continue
             raise DataError(
-                f"{place}: {odd}. Expected CLASS/ or PART/CLASS/, the pictures straight in the class folders and the "
+                f"{place}: {odd}. Expected CLASS/ or PART/CLASS/, the pictures directly in the class folders and the "
                 f"parts called {KNOWN}"
             )
     return sorted({f"{name}/{way[0]}" for name in ways for way in ways[name] if way})

@@ -88,7 +88,7 @@ def load_official(name: str, download: bool) -> ImageSet:
             tried.append(f"download by torchvision: {_reason(error)}")
     raise DataError(
         "\n".join(
-            [f"The set {name!r} ({official.title}, {official.megabytes} MB) cannot be had. Tried, in this order:"]
+            [f"The set {name!r} ({official.title}, {official.megabytes} MB) is not available. Tried, in this order:"]
             + [f"  - {line}" for line in tried]
             + [
                 "What to do: connect to the network and load it again, or copy torchvision's folder "
@@ -124,7 +124,7 @@ def read_official(folder: Path, files: Sequence[Path], i: int) -> Image.Image:
     try:
         return read_picture(files[i])
     except DataError as error:
-        raise DataError(f"{str(error).partition(': mend it')[0]}: delete {folder}") from None
+        raise DataError(f"{str(error).partition(': repair it')[0]}: delete {folder}") from None
 
 
 def _from_torchvision(name: str, official: Official, root: Path) -> ImageSet:

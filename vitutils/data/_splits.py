@@ -29,8 +29,8 @@ def split_off(labels: Tensor, count: int, seed: int, classes: Sequence[str]) -> 
     if single := [f"{classes[k]!r} (1)" for k in (counts == 1).nonzero().flatten().tolist()]:
         more = f" and {len(single) - 8} more" if len(single) > 8 else ""
         raise ValueError(
-            f"of {', '.join(single[:8])}{more} there is 1 image to split: expected 2 or more of every class, one for "
-            f"either side; add images or take the class away"
+            f"1 image to split in {', '.join(single[:8])}{more}: expected 2 or more in every class, one for either "
+            f"side; add images or remove the class"
         )
     K = int((counts > 0).sum())
     if not K <= count <= len(labels) - K or not count:

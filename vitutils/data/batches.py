@@ -153,7 +153,7 @@ def denormalise(
 def per_channel(value: float | Sequence[float] | Tensor, images: Tensor) -> Tensor:
     value = torch.as_tensor(value, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
     if len(value) not in (1, images.shape[-3]):
-        raise ValueError(f"expected 1 or {images.shape[-3]} values, one a channel, got {len(value)}")
+        raise ValueError(f"expected 1 or {images.shape[-3]} values, one per channel, got {len(value)}")
     return value
 
 
@@ -161,7 +161,7 @@ def check_pair(images: Tensor, labels: Tensor, what: str = "images") -> None:
     if images.ndim != 4:
         raise ValueError(f"{what}: expected shape (N, C, H, W), got {tuple(images.shape)}")
     if labels.shape != images.shape[:1]:
-        raise ValueError(f"{what}: expected {len(images)} labels, one an image, got {tuple(labels.shape)}")
+        raise ValueError(f"{what}: expected {len(images)} labels, one per image, got {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
         raise ValueError(f"{what}: expected int64 labels, got {labels.dtype}")
 

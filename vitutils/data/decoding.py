@@ -75,10 +75,10 @@ def decode(source: Path | str | io.BufferedIOBase, name: str, side: int | None =
                 image = as_seen(file)
     except Image.DecompressionBombError:
         most = 2 * Image.MAX_IMAGE_PIXELS
-        raise DataError(f"the image {name} has more than {most:,} pixels: shrink it or take it away") from None
+        raise DataError(f"the image {name} has more than {most:,} pixels: shrink it or remove it") from None
     except UNREADABLE as error:
         told = f"HEIC; {HEIC_ADVICE}" if not HEIC and _is_heic(source) else type(error).__name__
-        raise DataError(f"cannot read the image {name} ({told}): mend it or take it away") from None
+        raise DataError(f"cannot read the image {name} ({told}): repair it or remove it") from None
     if side is None:
         return image
     short, (W, H) = min(image.size), image.size

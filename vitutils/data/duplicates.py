@@ -110,7 +110,7 @@ def split_groups(labels: Tensor, group: Tensor, share: float, seed: int, classes
     there = int((free_labels.bincount() > 0).sum())
     missing = [repr(classes[k]) for k in range(len(classes)) if not (free_labels == k).any()]
     if missing:
-        raise ValueError(f"of {', '.join(missing[:8])} every picture is a copy of one of another class")
+        raise ValueError(f"every picture of {', '.join(missing[:8])} is a copy of one in another class")
     count = min(max(there, round(share * len(free_labels))), len(free_labels) - there)
     chosen[free] = split_off(free_labels, max(1, count), seed, classes)
     return chosen[place]

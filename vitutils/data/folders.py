@@ -88,7 +88,7 @@ def load_folder(
     if needed > there / 2:
         raise DataError(
             f"{folder}: {count:,} images of {size} pixels need {needed / 1e9:.1f} GB, more than half of the "
-            f"{there / 1e9:.1f} GB for this process; take a smaller size or fewer images"
+            f"{there / 1e9:.1f} GB for this process; use a smaller size or fewer images"
         )
     read = [read_classes(part, size, skip_unreadable) for part in layout.parts.values()]
     skipped = sum(len(files) for _, _, files in read)

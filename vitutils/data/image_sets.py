@@ -120,7 +120,7 @@ def numbered(name: str) -> ImagePart:
     """Photos whose file names begin with their label, `INDEX_*.jpg`, in a folder or zip: one part, "test".
 
     For samples of a checkpoint's own classes: labels are places in its list, and `classes` stays empty.
-    Raises DataError for a set that cannot be had, and for a name without a number.
+    Raises DataError for a set that is not available, and for a name without a number.
     """
     path = find_images(name)
     found = [entry for entry in entries(path) if entry.picture]
@@ -128,7 +128,7 @@ def numbered(name: str) -> ImagePart:
     numbers = [re.match(r"(\d+)_", file) for file in names]
     if not files or None in numbers:
         odd = names[numbers.index(None)] if files else "nothing"
-        raise DataError(f"{path} holds {odd}: expected photos named INDEX_*.jpg, INDEX being the label")
+        raise DataError(f"{path} holds {odd}: expected photos named INDEX_*.jpg, where INDEX is the label")
     part = from_files(name, "test", {"": files}, [""], f"the file {data_short(path)}")
     return replace(part, labels=torch.tensor([int(number[1]) for number in numbers]), classes=())
 
@@ -137,7 +137,7 @@ def imagenet_photos(*, download: bool = True) -> ImagePart:
     """Photos labelled by their place among ImageNet's 1,000 classes, to try a checkpoint on.
 
     `imagenet_sample_250` where it is under `$VITBOOK_DATA/images`, else the validation part of Imagenette, which holds
-    ten of the classes. Raises DataError where neither can be had.
+    ten of the classes. Raises DataError if neither is available.
     """
     if "imagenet_sample_250" in at_hand():
         return numbered("imagenet_sample_250")
@@ -160,7 +160,7 @@ def load_image_set(name: str, *, download: bool = True) -> ImageSet:
     validation parts are one training part here, as in the papers; EuroSAT has no official split and is cut with a seed.
     Photos of your own: NAME/train/CLASS/*.jpg with test (or val), or NAME/CLASS/*.jpg, or the same inside NAME.zip,
     which is read in place; `folders.load_folder` says how parts may be called. One that is called like an official set
-    is had as images/NAME. Raises ValueError for an unknown name, DataError for a set that cannot be had.
+    is had as images/NAME. Raises ValueError for an unknown name, DataError for a set that is not available.
     """
     there = at_hand()
     if name in IMAGE_SETS:
@@ -184,7 +184,7 @@ def load_image_set(name: str, *, download: bool = True) -> ImageSet:
 
 
 def load_image_sets(names: Sequence[str], *, download: bool = True) -> dict[str, ImageSet]:
-    """Those of the sets that can be had, {name: set}; for each other one a printed line says why not."""
+    """Those of the sets that are available, {name: set}; for each other one a printed line says why not."""
     found = {}
     for name in names:
         try:

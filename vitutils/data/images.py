@@ -194,7 +194,7 @@ def _as_uint8(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     if not -0.25 <= low <= high <= 1.25:  # resizing may overshoot a little
         raise ValueError(
             f"expected images within 0..1 once mean {mean} and std {std} are undone, got {low:.2f} to {high:.2f}: give "
-            f"those that the transform normalises with"
+            f"those that the transform uses"
         )
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
@@ -211,7 +211,7 @@ def as_dataset(
     parts = {}
     for part, pictures in (("train", train_part), ("test", test_part)):
         if not len(pictures):
-            raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to make a data set of")
+            raise ValueError(f"{pictures.name}, {pictures.part}: no pictures to make a data set from")
         images = [_as_uint8(transform(pictures[i][0]), mean, std) for i in range(len(pictures))]
         parts |= {f"{part}_images": stack(images), f"{part}_labels": pictures.labels.clone()}
     return Dataset(

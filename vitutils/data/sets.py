@@ -141,13 +141,13 @@ def load(name: str, *, download: bool = True) -> Dataset:
 
 
 def load_first(*names: str, download: bool = True) -> Dataset:
-    """The first of these sets that can be had; its `source` says which ones could not.
+    """The first of these sets that is available; its `source` says which ones are not.
 
-    Raises ValueError for an unknown name, before anything is tried; DataError if none can be had.
+    Raises ValueError for an unknown name, before anything is tried; DataError if none is available.
     """
     if not names or (unknown := [name for name in names if name not in DATA_SETS]):
         got = ", ".join(map(repr, unknown)) if names else "none"
-        raise ValueError(f"expected names out of {', '.join(DATA_SETS)}; got {got}")
+        raise ValueError(f"expected names from {', '.join(DATA_SETS)}; got {got}")
     failures: list[str] = []
     for i, name in enumerate(names):
         try:
@@ -155,7 +155,7 @@ def load_first(*names: str, download: bool = True) -> Dataset:
         except DataError as error:
             failures.append(str(error))
             continue
-        absent = f" ({' and '.join(names[:i])} could not be had)" if i else ""
+        absent = f" ({' and '.join(names[:i])} not available)" if i else ""
         return replace(found, source=found.source + absent)
     raise DataError("\n\n".join(failures))
 

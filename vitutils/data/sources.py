@@ -39,7 +39,7 @@ Found = tuple[dict[str, Tensor], tuple[str, ...], str]  # tensors, class names, 
 
 
 class DataError(RuntimeError):
-    """A data set cannot be had; the message says what was tried, and names damaged files."""
+    """A data set is not available; the message says what was tried, and names damaged files."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _advice(name: str, tried: list[str]) -> str:
     files = ", ".join(file for file, _ in source.files)
     package, _ = source.system
     return "\n".join(
-        [f"The data set {name!r} cannot be had. Tried, in this order:"]
+        [f"The data set {name!r} is not available. Tried, in this order:"]
         + [f"  - {line}" for line in tried]
         + ["What to do, any one of these:"]
         + ([f"  - on Debian: apt-get install dataset-{package}"] if package else [])

@@ -113,14 +113,14 @@ def _check(n, seed, start, size, positions, scale, background, classes) -> tuple
             f"expected n >= 1, start >= 0, seed >= 0, size >= 8, got n={n}, start={start}, seed={seed}, size={size}"
         )
     if not classes or (unknown := [name for name in classes if name not in SHAPES]):
-        raise ValueError(f"expected classes out of {', '.join(SHAPES)}; got {unknown if classes else 'none'}")
+        raise ValueError(f"expected classes from {', '.join(SHAPES)}; got {unknown if classes else 'none'}")
     if background not in ("textured", "plain"):
         raise ValueError(f"expected background 'textured' or 'plain', got {background!r}")
     if not 0 < scale[0] <= scale[1] <= 0.5:
         raise ValueError(f"expected scale (low, high), 0 < low <= high <= 0.5, got {scale}")
     if isinstance(positions, str):
         if positions not in SIDES:
-            raise ValueError(f"expected positions out of {', '.join(SIDES)} or two ranges, got {positions!r}")
+            raise ValueError(f"expected a position from {', '.join(SIDES)}, or two ranges, got {positions!r}")
         region = SIDES[positions]
         room = min(high - low for low, high in region)
         if positions != "centre" and 2 * scale[1] > room:
@@ -255,15 +255,15 @@ def two_blobs(
     """Draw two 3 x 3 blobs in one row: of one colour (1) or of two (0).
 
     distances: steps from the last column of one blob to the first of the
-    other; they and the labels take turns, so that all are in balance.
-    Returns uint8 images (n, 3, H, W), labels (n,), each distance (n,).
-    Raises ValueError where there is no room: H is 3 or more, a distance from
-    1 to W - 5.
+    other. Distances and labels alternate, so each occurs equally often.
+    Returns uint8 images (n, 3, H, W), labels (n,) and distances (n,).
+    Raises ValueError if there is no room: H must be at least 3, and a
+    distance from 1 to W - 5.
     """
     check_room(n, distances, size)
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(upto):  # one whole number an image, from 0 to upto - 1
+    def draw(upto):  # one integer per image, from 0 to upto - 1
         return (torch.rand(n, generator=generator) * upto).long()
 
     colours = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])

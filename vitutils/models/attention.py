@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the keys that the mask lets through; a row of none is 0.
+    """Softmax over the keys that the mask allows; rows without any are 0.
 
-    scores (..., Tq, Tk). mask, of a shape that broadcasts to them: boolean,
-    True = may look; or numbers to add, -inf = may not.
+    scores (..., Tq, Tk). mask has a shape that broadcasts to theirs: either
+    boolean, True = may look; or numbers to add, -inf = may not look.
     """
     if mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -29,11 +29,11 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scaled dot-product attention: for each query a weighted mean of values.
+    """Scaled dot-product attention: a weighted mean of values for each query.
 
     q (..., Tq, Dh), k (..., Tk, Dh), v (..., Tk, Dv) -> out (..., Tq, Dv) and
     attn (..., Tq, Tk), whose rows sum to 1. mask: see masked_softmax. A query
-    that may look nowhere gets weights and an output of 0, as torch's does.
+    that may look nowhere gets weights and an output of 0, as in torch.
     """
     scores = q @ k.transpose(-2, -1)  # (..., Tq, Tk)
     scores = scores / math.sqrt(q.shape[-1])
@@ -47,8 +47,8 @@ def attention(
 class AttentionLayer(nn.Module):
     """Self-attention with one head: tokens (B, T, D) -> (B, T, D).
 
-    With need_weights=True also attn (B, T, T); without, the fused kernel
-    computes the same and hands back no map.
+    With need_weights=True it also returns attn (B, T, T); without, the fused
+    kernel computes the same output and returns no map.
     """
 
     def __init__(self, embed_dim: int):

@@ -35,7 +35,7 @@ class SmallCNN(nn.Module):
 
 
 class PixelMLP(nn.Module):
-    """Linear layers over all pixels at once, a ReLU after each but the last.
+    """Linear layers over all pixels, with a ReLU after each but the last.
 
     images (B, C, H, W) -> logits (B, K); pixels is C * H * W.
     """
@@ -54,7 +54,7 @@ class PixelMLP(nn.Module):
 
 
 class LocallyConnected(nn.Module):
-    """Like a 3 x 3 convolution, with a filter of its own at every place.
+    """Like a 3 x 3 convolution, but with its own filter at every position.
 
     images (B, C, H, W) -> (B, out_chans, H, W), for one size (H, W) only.
     """
@@ -73,7 +73,7 @@ class LocallyConnected(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """Low-pass filter, then every second place: H and W are halved.
+    """Low-pass filter, then keep every second position: H and W are halved.
 
     (B, C, H, W) -> (B, C, H/2, W/2). The filter is (1, 2, 1) / 4 along
     rows and along columns, the same for every channel; nothing is learned.
@@ -87,14 +87,14 @@ class BlurPool(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         C = grid.shape[1]
-        kernels = self.kernel.expand(C, 1, 3, 3)  # one filter a channel
+        kernels = self.kernel.expand(C, 1, 3, 3)  # one filter per channel
         return F.conv2d(grid, kernels, stride=2, padding=1, groups=C)
 
 
 def blur_pooling(model: nn.Module) -> nn.Module:
-    """Replace each 2 x 2 max-pooling, in place, by one that filters.
+    """Replace each 2 x 2 max-pooling, in place, with one that filters.
 
-    The maximum is taken at every place; BlurPool then leaves places out.
+    The maximum is taken at every position; BlurPool then skips positions.
     """
     for name, child in model.named_children():
         if isinstance(child, nn.MaxPool2d):
@@ -106,10 +106,10 @@ def blur_pooling(model: nn.Module) -> nn.Module:
 
 
 class ConvStack(nn.Module):
-    """3 x 3 convolutions of stride 1, then the mean over all places.
+    """3 x 3 convolutions of stride 1, then the mean over all positions.
 
-    images (B, C, H, W) -> logits (B, K). One layer a number in dilations:
-    (1, 1, 1) stacks three plain ones. BatchNorm, ReLU after each.
+    images (B, C, H, W) -> logits (B, K). One layer per entry of dilations:
+    (1, 1, 1) stacks three plain ones. BatchNorm and ReLU follow each.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ConvStack(nn.Module):
             ]
             width_before = width
         self.layers = nn.Sequential(*layers)
-        self.norm = nn.BatchNorm1d(width)  # brings the means to size 1
+        self.norm = nn.BatchNorm1d(width)  # rescales the means to size 1
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -138,10 +138,10 @@ class ConvStack(nn.Module):
 class ConvStem(nn.Module):
     """Tokens from a few convolutions: images (B, C, H, W) -> (B, N, D).
 
-    3 x 3 convolutions of stride 2, BatchNorm, ReLU, each as wide again as the
-    one before, until a place stands for a patch; then a 1 x 1 convolution.
-    Stands in for `PatchEmbed`: `ViT(config, ConvStem)`. Source: Xiao et al.
-    2021. Raises ValueError unless patch_size is a power of two.
+    3 x 3 convolutions of stride 2 with BatchNorm and ReLU, each twice as wide
+    as the one before, until one position covers a patch; then a 1 x 1
+    convolution. Replaces `PatchEmbed`: `ViT(config, ConvStem)`. Source: Xiao
+    et al. 2021. Raises ValueError unless patch_size is a power of two.
     """
 
     vit_init = True  # the ViT initialises it with its own layers

@@ -12,9 +12,9 @@ from vitutils.models.vit import ViT, ViTConfig, resize_positions
 class DistilledViT(ViT):
     """A ViT with a distillation token beside the class token, and its head.
 
-    images (B, C, H, W) -> in train mode two logits (B, K), of the class token
-    and of the distillation token; in eval mode their mean (B, K). With
-    need_weights=True also attn (B, depth, h, T, T), T = 2 + N.
+    images (B, C, H, W) -> in train mode two sets of logits (B, K), from the
+    class token and from the distillation token; in eval mode their mean
+    (B, K). With need_weights=True also attn (B, depth, h, T, T), T = 2 + N.
     Source: DeiT, section 4. Raises ValueError without a class token.
     """
 

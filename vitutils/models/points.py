@@ -44,7 +44,7 @@ def of_neighbours(values: Tensor, near: Tensor) -> Tensor:
 class PointMLP(nn.Module):
     """PointNet's idea: every point by itself. tokens (B, N, D) -> the same.
 
-    What the points are to each other comes in only where they are pooled.
+    Points meet only where they are pooled, at the network's end.
     """
 
     def __init__(self, embed_dim: int, ratio: float = 2.0):
@@ -62,9 +62,9 @@ class OffsetAttention(nn.Module):
 
     tokens (B, N, D) -> (B, N, D); with need_weights=True also attn (B, N, N),
     whose rows sum to 1. A softmax over the queries (columns sum to 1), then
-    rows divided by their sums; the layer hands on what the mean of the values
-    takes away from the token. With bias=True a learned width makes far points
-    count less. Here without PCT's BatchNorm. Source: PCT, section 3.3.
+    rows divided by their sums; the layer hands on the token less the mean of
+    the values. With bias=True far points count less, by a learned width. Here
+    without PCT's BatchNorm. Source: PCT, section 3.3.
     """
 
     def __init__(self, embed_dim: int, bias: bool = False):
@@ -148,8 +148,8 @@ class CloudTransform(nn.Module):
     tokens (B, N, D), points (B, N, 3) -> (B, N, D). Head by head: predict a
     place in the plane for each point, splat the values there, convolve, and
     slice back at the same places. No softmax over points and no map: points
-    meet in the cells. The paper keeps a cell's maximum, here its mean; it has
-    3-D grids too. Source: Mazur and Lempitsky 2021, section 3.
+    meet in the cells. The paper takes a cell's maximum, this its mean; and it
+    has 3-D grids too. Source: Mazur and Lempitsky 2021, section 3.
     """
 
     def __init__(self, embed_dim: int, num_heads: int = 4, grid: int = 8):

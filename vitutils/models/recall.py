@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitutils.models.attention import attention
 
 NUM_KEYS, NUM_VALUES = 64, 16
-NO_VALUE = NUM_VALUES  # stands beside the key that is asked for
+NO_VALUE = NUM_VALUES  # paired with the key in the question
 
 
 def recall_batch(
@@ -20,8 +20,8 @@ def recall_batch(
 
     Returns keys (B, T), values (B, T), answers (B,) and place (B,), where T is
     pairs + 1. The last token is the question: a key of the sequence, with
-    NO_VALUE. The answer is the value that stood beside that key, at `place`.
-    The keys of a sequence differ; its values are drawn freely.
+    NO_VALUE. The answer is the value paired with that key, in token `place`.
+    The keys of a sequence all differ; its values may repeat.
     """
     keys = torch.rand(B, NUM_KEYS, generator=generator).topk(pairs).indices
     values = torch.randint(NUM_VALUES, (B, pairs), generator=generator)
@@ -34,7 +34,7 @@ def recall_batch(
 
 
 class PairEmbed(nn.Module):
-    """Key and value, one token: the sum of an embedding of each.
+    """One token for a key and its value: the sum of their embeddings.
 
     keys (B, T), values (B, T) -> tokens (B, T, D).
     """
@@ -49,7 +49,7 @@ class PairEmbed(nn.Module):
 
 
 class RecallAttention(nn.Module):
-    """One attention layer: the last token asks, all tokens are looked at.
+    """One attention layer: the last token asks and looks at all tokens.
 
     keys (B, T), values (B, T) -> logits (B, NUM_VALUES); need_weights=True
     adds attn (B, 1, T). No positions: the order of the pairs cannot matter.
@@ -98,9 +98,9 @@ def train_recall(
 ) -> tuple[list[float], list[float]]:
     """Train in place; every step draws 128 new sequences.
 
-    Returns the loss and the accuracy on each step's batch, before the step,
-    on sequences drawn afresh: with more than a few pairs hardly any is met
-    twice.
+    Returns the loss and the accuracy on each step's batch, before the step.
+    The batches are new, so with more than a few pairs hardly any sequence
+    occurs twice.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)

@@ -24,13 +24,14 @@ def pair(size: int | Pair) -> Pair:
 
 @dataclass(frozen=True)
 class SwinConfig:
-    """Sizes of a Swin; as they stand, those of Swin-T at 224 pixels.
+    """Sizes of a Swin; the defaults are Swin-T's at 224 pixels.
 
-    depths, num_heads: one number a stage; stage i has width embed_dim * 2^i.
+    depths, num_heads: one number per stage; stage i has width embed_dim * 2^i.
     window_size: one side, or (rows, columns). shift, mask: whether every
     second block shifts its windows, and whether a mask then keeps apart what
-    the shift has brought together. position: "relative" (a bias a head and
-    offset), "absolute" (a vector a patch, for images of img_size) or "none".
+    the shift has brought together. position: "relative" (a bias per head
+    and offset), "absolute" (a vector per patch, for images of img_size) or
+    "none".
     version: 1 or 2. Raises ValueError where sizes do not fit together.
     """
 
@@ -98,7 +99,7 @@ def window_reverse(windows: Tensor, window: Pair, grid: Pair) -> Tensor:
 
 
 def relative_position_index(window: Pair) -> Tensor:
-    """Which offset lies between each two tokens of a window: (M, M).
+    """Which offset lies between any two tokens of a window: (M, M).
 
     Entry (i, j) numbers the offset of token i from token j, a row offset of
     -(Mh - 1) .. Mh - 1 and a column offset likewise, row by row from 0.
@@ -128,7 +129,7 @@ def shifted_mask(grid: Pair, window: Pair, shift: Pair) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Self-attention in each window for itself, with a bias a head and offset.
+    """Self-attention within each window, with a bias per head and offset.
 
     windows (B, nW, M, D) -> (B, nW, M, D); mask (nW, M, M), True = may look.
     With need_weights=True also attn (B, nW, h, M, M). relative=False: no bias.
@@ -197,7 +198,7 @@ class WindowAttention(nn.Module):
 class SwinBlock(nn.Module):
     """Pre-norm block whose attention stays in windows: (B, H, W, D), same out.
 
-    With shift (0, 0) windows start at the grid's corner; else they start so
+    With shift (0, 0) windows start at the grid's corner; else they start that
     many rows and columns further on: the grid is rolled back by that, and
     `masked` keeps apart what the roll has brought together. A grid that the
     window does not divide is padded with zeros, which take part as keys.
@@ -228,7 +229,7 @@ class SwinBlock(nn.Module):
         self.mlp = MLP(D, round(D * config.mlp_ratio))
 
     def attend(self, tokens: Tensor) -> Tensor:
-        """Pad, roll, cut, attend, and all of it back: (B, H, W, D)."""
+        """Pad, roll, cut, attend, and undo all of it: (B, H, W, D)."""
         _, H, W, _ = tokens.shape
         Mh, Mw = window = self.window_size
         tokens = F.pad(tokens, (0, 0, 0, -W % Mw, 0, -H % Mh))
@@ -378,7 +379,7 @@ class Swin(nn.Module):
 class WindowAttentionV2(WindowAttention):
     """Swin V2's attention: by angle, and with a bias for any offset.
 
-    Scores are cosines times a learned factor of at most 100 a head; keys have
+    Scores are cosines times a learned factor, at most 100, per head; keys have
     no bias. What is added comes from a small network of the offset, which is
     given on a logarithmic scale, and lies between 0 and 16.
     """
@@ -389,7 +390,7 @@ class WindowAttentionV2(WindowAttention):
         self.logit_scale = nn.Parameter(factor)
 
     def make_bias(self) -> None:
-        """A network from offsets (rows, columns) to a number a head."""
+        """A network from offsets (rows, columns) to a number per head."""
         first, last = nn.Linear(2, 512), nn.Linear(512, self.num_heads, False)
         self.cpb_mlp = nn.Sequential(first, nn.ReLU(), last)
         sides = [

@@ -21,7 +21,7 @@ def layer_norm(
 ) -> Tensor:
     """Normalise each token over its D values. (B, T, D) -> (B, T, D).
 
-    The variance is the biased one, divided by D; eps stands in the root.
+    The variance is the biased one, divided by D; eps is inside the root.
     weight, bias: (D,), a learned scale and shift. Source: Ba et al. 2016.
     """
     mean = tokens.mean(dim=-1, keepdim=True)  # (B, T, 1)
@@ -31,17 +31,17 @@ def layer_norm(
 
 
 def sinusoidal_positions(T: int, D: int, scale: float = 1.0) -> Tensor:
-    """Sines and cosines of T places, (T, D); waves of 2 pi and longer.
+    """Sines and cosines for T positions, (T, D); wavelengths from 2 pi up.
 
-    The longest has 2 pi 10000^(1 - 2/D) places: 11,247 pi where D is 32.
-    scale multiplies the places: below 1 they stand closer. Raises ValueError
-    if D is odd. Source: Vaswani et al. 2017, section 3.5.
+    The longest is 2 pi 10000^(1 - 2/D) positions: 11,247 pi for D = 32.
+    scale multiplies the positions: below 1 they move closer together. Raises
+    ValueError if D is odd. Source: Vaswani et al. 2017, section 3.5.
     """
     if D % 2:
         raise ValueError(f"expected an even width, got D = {D}")
-    places = scale * torch.arange(T, dtype=torch.float32)[:, None]  # (T, 1)
+    steps = scale * torch.arange(T, dtype=torch.float32)[:, None]  # (T, 1)
     rates = 10_000 ** (-torch.arange(0, D, 2) / D)  # (D / 2,)
-    angles = places * rates  # (T, D / 2)
+    angles = steps * rates  # (T, D / 2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
@@ -56,12 +56,12 @@ def stretch_positions(table: Tensor, T: int) -> Tensor:
 
 
 def rotate(vectors: Tensor, scale: float = 1.0) -> Tensor:
-    """Turn each pair of numbers by an angle that grows with the place.
+    """Rotate each pair of numbers by an angle that grows with the position.
 
-    vectors (..., T, Dh), queries or keys; the same shape comes back. A scalar
-    product of two turned vectors depends on how far apart they stand, not
-    on where; scale multiplies the places. Raises ValueError if Dh is odd.
-    Source: Su et al. 2021, eq. 34.
+    vectors (..., T, Dh), queries or keys; the same shape comes back. The dot
+    product of two rotated vectors depends on how far apart they are, not on
+    where they are; scale multiplies the positions. Raises ValueError if Dh is
+    odd. Source: Su et al. 2021, eq. 34.
     """
     T, Dh = vectors.shape[-2:]
     waves = sinusoidal_positions(T, Dh, scale).to(vectors)  # (T, Dh)
@@ -72,11 +72,11 @@ def rotate(vectors: Tensor, scale: float = 1.0) -> Tensor:
 
 
 class RotaryAttention(SelfAttention):
-    """Self-attention whose queries and keys are turned by their place.
+    """Self-attention that rotates queries and keys by their position.
 
     tokens (B, T, D) -> (B, T, D); with need_weights=True also attn
-    (B, h, T, T). It has the parameters of SelfAttention, and no others.
-    scale multiplies the places, for longer sequences than in training.
+    (B, h, T, T). It has the same parameters as SelfAttention. scale multiplies
+    the positions, for longer sequences than in training.
     """
 
     scale = 1.0
@@ -96,8 +96,9 @@ class RotaryAttention(SelfAttention):
 class NormBlock(nn.Module):
     """Transformer block with its norms inside or outside the branches.
 
-    norm="pre":  x + f(norm(x)); norm="post": norm(x + f(x)), f attention,
-    then MLP. (B, T, D) -> (B, T, D). Raises ValueError for another norm.
+    norm="pre":  x + f(norm(x)); norm="post": norm(x + f(x)). f is first
+    attention, then the MLP. (B, T, D) -> (B, T, D). Raises ValueError for
+    any other norm.
     """
 
     def __init__(
@@ -126,8 +127,8 @@ class Encoder(nn.Module):
 
     embed: a module, inputs -> tokens (B, T, D). positions: "none",
     "sinusoidal", "learned" (for at most max_len tokens) or "rotary".
-    pool: "mean" over all tokens, or "first". Raises ValueError for another
-    word, and where learned positions are asked for more than max_len places.
+    pool: "mean" over all tokens, or "first". Raises ValueError for any other
+    word, and for more than max_len tokens if positions are learned.
     """
 
     def __init__(
@@ -179,9 +180,9 @@ def train_batches(
 ) -> list[float]:
     """Train with AdamW for `steps` batches; return the loss of each step.
 
-    The rate rises over the first `warmup` share of the steps, times a cosine
-    that falls from the first step: with warmup=0.2 it peaks at 0.91 lr.
-    Logits (B, ..., K) go with targets (B, ...).
+    The rate rises over the first `warmup` share of the steps, multiplied by a
+    cosine that falls from the first step on: with warmup=0.2 it peaks at
+    0.91 lr. Logits are (B, ..., K), targets (B, ...).
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)

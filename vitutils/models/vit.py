@@ -17,10 +17,10 @@ from torch import Tensor, nn
 class ViTConfig:
     """Sizes of a ViT. img_size, in pixels, is one number or (height, width).
 
-    mlp_ratio: width of the MLP / embed_dim; their product is rounded.
+    mlp_ratio: width of the MLP / embed_dim; the width is rounded.
     global_pool: "token" reads the class token; "avg" takes the mean of the
-    normalised patch tokens, and there is no class token then.
-    Raises ValueError where sizes do not fit together.
+    normalised patch tokens, and then there is no class token.
+    Raises ValueError if the sizes do not fit together.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -60,12 +60,12 @@ class ViTConfig:
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens that stand before the patches: the class token, or none."""
+        """Number of tokens before the patches: the class token, or none."""
         return int(self.global_pool == "token")
 
     @classmethod
     def named(cls, name: str, **changes) -> "ViTConfig":
-        """The papers' sizes, as "Ti/16", "B/32"; `changes` replace fields."""
+        """The papers' sizes, such as "Ti/16"; `changes` replace fields."""
         sizes = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12)}
         sizes |= {"L": (1024, 24, 16), "H": (1280, 32, 16)}
         size, _, P = name.partition("/")
@@ -80,8 +80,8 @@ class PatchEmbed(nn.Module):
     """Cut images into patches and project each to a token.
 
     images (B, C, H, W) -> tokens (B, N, D). Both steps are one convolution
-    whose kernel and stride are P. Raises ValueError if C differs, or H or W is
-    not a multiple of P.
+    whose kernel and stride are P. Raises ValueError if C is wrong, or if H or
+    W is not a multiple of P.
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
@@ -133,7 +133,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers, a GELU between. Each token by itself: (B, T, D)."""
+    """Two linear layers and a GELU, applied to each token alone: (B, T, D)."""
 
     def __init__(self, embed_dim: int, hidden_dim: int):
         super().__init__()
@@ -146,7 +146,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. (B, T, D) -> (B, T, D).
+    """Pre-norm Transformer block. (B, T, D) -> (B, T, D).
 
     tokens + attention(norm(tokens)), then the same with the MLP. With
     need_weights=True it also returns the attention map (B, h, T, T).
@@ -173,7 +173,7 @@ def resize_positions(
 ) -> Tensor:
     """Stretch learned positions (1, T, D) from one patch grid to another.
 
-    A class token's position stays as it is. Bicubic, because bilinear shrinks
+    A class token's vector stays as it is. Bicubic, because bilinear shrinks
     the vectors (DeiT, section 6). Raises ValueError if T does not fit.
     """
     rows, columns = old_grid
@@ -193,8 +193,8 @@ def init_weights(module: nn.Module) -> None:
     """Initialise one layer; biases start at zero.
 
     Linear: Xavier. Patch projection: normal, variance 1 / inputs (LeCun).
-    The paper's code does the same, but draws q, k and v apart, with standard
-    deviation D^-0.5; as one matrix (3D, D) they start with (2D)^-0.5.
+    The paper's code does the same, but draws q, k and v separately, with
+    standard deviation D^-0.5; as one matrix (3D, D) they start at (2D)^-0.5.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
@@ -210,7 +210,7 @@ class ViT(nn.Module):
 
     need_weights=True also returns every map: attn (B, depth, h, T, T). Images
     of another size are accepted: positions are stretched to their grid. With
-    num_classes 0 there is no head: features (B, D) come out, as in timm. An
+    num_classes 0 there is no head: it returns features (B, D), as in timm. An
     embed_layer of your own keeps its weights, unless its `vit_init` is true.
     """
 

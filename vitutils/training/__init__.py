@@ -10,6 +10,7 @@ _MODULES = {
     "digests": ("digest_net",),
     "distill": ("Distillation", "hard_loss", "soft_loss"),
     "evaluation": ("Evaluation", "History", "autocast", "evaluate", "make_scaler"),
+    "finetune": ("add_lora", "fine_tune", "layer_groups", "photo_augmentation"),
     "loop": ("fit",),
     "objective": ("labels_alone", "make_mixing"),
     "recipe": ("Recipe",),

@@ -83,7 +83,7 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict:
             told = f"{path} is not a checkpoint of this loop, or was cut off ({type(error).__name__})"
             raise ValueError(f"{told}: delete it, or name another file") from None
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to execute what stands in it
-            raise ValueError(f"{path} is not a checkpoint of this loop: it holds objects, not numbers alone") from None
+            raise ValueError(f"{path} is not a checkpoint of this loop: it holds objects, not only numbers") from None
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{path} is whole, but torch {torch.__version__} cannot read it ({reason})") from None
     parts = ("recipe", "history", "model")
@@ -92,7 +92,7 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict:
     if "data" not in state:
         raise ValueError(
             f"{path} was written by an older version of this loop and does not say which images it was trained on: "
-            f"delete it, or go on with that version"
+            f"delete it, or continue with that version"
         )
     if not all(isinstance(state.get(name, {}), dict) for name in ("data", "net")):
         raise ValueError(f"{path} is not a checkpoint of this loop, but another file of torch's: name another file")

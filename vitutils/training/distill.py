@@ -18,9 +18,9 @@ from vitutils.training.digests import digest_net
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """How far the student's probabilities are from the teacher's, in nats.
 
-    student, teacher: logits (B, K). KL divergence of the two softmaxes at
-    `temperature`, mean over images, times its square, so that the gradient
-    keeps its size. Source: Hinton et al. 2015, section 2.
+    student, teacher: logits (B, K). The KL divergence of the two softmaxes at
+    `temperature`, averaged over images, times the temperature squared, so
+    that the gradient keeps its size. Source: Hinton et al. 2015, section 2.
     """
     target = F.log_softmax(teacher / temperature, dim=1)
     answer = F.log_softmax(student / temperature, dim=1)
@@ -29,7 +29,7 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def hard_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy with the class that the teacher holds most likely.
+    """Cross-entropy with the class that the teacher finds most likely.
 
     student, teacher: logits (B, K). Source: DeiT, equation 3.
     """
@@ -41,9 +41,9 @@ class Distillation:
 
     kind: "soft" (uses temperature) or "hard". The teacher, any module from
     images (B, C, H, W) to logits (B, K), is frozen in place; it is in eval
-    mode at each call and sees the very images that the student saw. A student
-    that returns a pair is asked for the labels by its first logits and for
-    the teacher by its second. Raises ValueError for what does not fit.
+    mode at each call and sees exactly the images that the student saw. If the
+    student returns a pair of logits, the first is compared with the labels,
+    the second with the teacher. Raises ValueError for what does not fit.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class Distillation:
 
     @torch.no_grad()
     def ask(self, images: Tensor) -> Tensor:
-        """The teacher's logits (B, K), in eval mode whoever called train()."""
-        with eval_mode(self.teacher):  # afterwards its mode is put back
+        """The teacher's logits (B, K), in eval mode even after train()."""
+        with eval_mode(self.teacher):  # afterwards its mode is restored
             return self.teacher.to(images.device)(images)
 
     def numbers(self) -> dict:
-        """What a checkpoint keeps, so that a run resumes as it began."""
+        """What a checkpoint stores, so that a run resumes as it began."""
         digits = digest_net(self.teacher)  # settings and weights
         return {
             "kind": self.kind,

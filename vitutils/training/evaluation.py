@@ -97,7 +97,7 @@ def evaluate(
     """
     if isinstance(images, Dataset):
         if any(one is not None for one in (labels, mean, std)):
-            raise ValueError("expected a Dataset alone, which has labels, mean and std, or images with these three")
+            raise ValueError("expected only a Dataset, which has its labels, mean and std, or images with all three of these")
         images, labels, mean, std = images.test_images, images.test_labels, images.mean, images.std
     elif labels is None or mean is None or std is None:
         raise ValueError("expected a Dataset, or images with labels, mean=... and std=...")
@@ -121,5 +121,5 @@ def _labels_of(images: Tensor, labels: Tensor) -> Tensor:
     """Labels (N,) of images (N, C, H, W) as int64 on the CPU. Raises ValueError for none, and for what is no class."""
     labels = checked_labels(labels)
     if len(images) != len(labels):
-        raise ValueError(f"expected {len(images)} labels, one an image, got {len(labels)}")
+        raise ValueError(f"expected {len(images)} labels, one per image, got {len(labels)}")
     return labels

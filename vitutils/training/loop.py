@@ -63,13 +63,13 @@ def fit(
     without parameters to train. What only one rank meets is a `distributed.RankError` on all.
     """
     if resume and not checkpoint:
-        raise ValueError("resume=True goes on from a checkpoint: say which, checkpoint=PATH")
+        raise ValueError("resume=True continues from a checkpoint: name it with checkpoint=PATH")
     for part, labels in {"to train on": dataset.train_labels, "held out": dataset.test_labels}.items():
         if not len(labels):
             raise ValueError(f"{dataset.name}: expected images {part}, one or more, got none")
     parameters = [*model.parameters()]
     if not any(p.requires_grad for p in parameters):
-        got = f"{len(parameters)}, all frozen: set requires_grad of those to train" if parameters else "none"
+        got = f"{len(parameters)}, all frozen: set requires_grad on those to train" if parameters else "none"
         raise ValueError(f"expected parameters to train, got {got}")
     with modes_kept(model):
         if not model.training:

@@ -18,7 +18,7 @@ def labels_alone(outputs: Tensor, images: Tensor, labels: Tensor, label_smoothin
 def check_outputs(outputs: object, K: int | None = None) -> None:
     """Hold that they are logits (B, K). Shapes alone are looked at: values would have to come from the device."""
     if not isinstance(outputs, Tensor):
-        raise ValueError(f"expected logits (B, K), got a {type(outputs).__name__}: pass an objective that takes it")
+        raise ValueError(f"expected logits (B, K), got a {type(outputs).__name__}: pass an objective that accepts it")
     if outputs.ndim != 2 or (K is not None and outputs.shape[1] < K):
         wanted = "K" if K is None else K
         raise ValueError(f"expected logits (B, {wanted}), got {tuple(outputs.shape)}: give the net a head of {wanted}")

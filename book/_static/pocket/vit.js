@@ -127,9 +127,10 @@
     return [linear(mixed, w[proj + ".weight"], w[proj + ".bias"]), maps];
   }
 
-  // 28 x 28 pixels -> {logits: K numbers, attn: [layer][head] -> (T, T)}.
-  // Token 0 is the class token.
-  function forward(model, pixels) {
+  // 28 x 28 pixels -> {logits: K numbers, attn: [layer][head] -> (T, T),
+  // steps: the tokens at first, then after each attention and each MLP}.
+  // Token 0 is the class token. mix = false leaves attention out.
+  function forward(model, pixels, mix = true) {
     const {config, w} = model, attn = [], wanted = config.img_size ** 2;
     if (pixels.length !== wanted)
       throw new Error(`expected ${wanted} pixels, got ${pixels.length}`);
@@ -137,17 +138,20 @@
       layerNorm(x, w[name + ".weight"], w[name + ".bias"], config.norm_eps);
     const fc = (x, name) => linear(x, w[name + ".weight"], w[name + ".bias"]);
     let tokens = embed(model, pixels);
+    const steps = [tokens];
     for (let layer = 0; layer < config.depth; layer++) {
       const block = "blocks." + layer;
       const normed = norm(tokens, block + ".norm1");
       const [update, maps] = attention(model, block + ".attn", normed);
-      tokens = add(tokens, update);
+      if (mix) tokens = add(tokens, update);
       attn.push(maps);
+      steps.push(tokens);
       const hidden = fc(norm(tokens, block + ".norm2"), block + ".mlp.fc1");
       tokens = add(tokens, fc(hidden.map(gelu), block + ".mlp.fc2"));
+      steps.push(tokens);
     }
     const first = tokens.slice(0, config.embed_dim); // the class token
-    return {logits: fc(norm(first, "norm"), "head"), attn};
+    return {logits: fc(norm(first, "norm"), "head"), attn, steps};
   }
 
   root.pocketViT = {load, forward, softmax, bytes};

@@ -100,7 +100,7 @@
     const where = most === asked ? "to itself" : `to a point ${reach.toFixed(2)} away`;
     said.textContent = `Point ${asked + 1} of ${data.count} attends most ${where}, with ${percent(peak)}; ` +
       `${some} point${some === 1 ? " has" : "s have"} at least half of that.`;
-    place("answer").textContent = `${data.names[kind]}. This net's answer: ${data.answers[data.nets[net]][kind]}.`;
+    place("answer").textContent = `${data.names[kind]}. The network's answer: ${data.answers[data.nets[net]][kind]}.`;
     canvas.setAttribute("aria-label", `A ${data.kinds[kind]} as ${data.count} points. ${said.textContent}`);
   }
 

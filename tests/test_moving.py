@@ -1,0 +1,466 @@
+"""The figures that the reader moves: where they stand, that their numbers are the book's, and that they can be moved.
+
+What they compute is asked of node, or of Chromium where that is missing; the last tests use the figures in Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from docutils import nodes
+from docutils.utils import new_document
+from test_browser_vit import ENGINES, run_js
+
+import export_pocket
+from vitutils import results
+from vitutils.models import ViT
+from vitutils.models.attention import attention
+from vitutils.models.swin import shifted_mask, window_partition
+from vitutils.models.weights import POCKET_CONFIG, load_pretrained
+from vitutils.training.schedule import make_schedule
+from vitutils.uncertainty import binomial_error
+
+ROOT = Path(__file__).resolve().parents[1]
+STATIC = ROOT / "book" / "_static"
+FILES = STATIC / "moving"
+sys.path.append(str(ROOT / "book" / "_ext"))
+import moving  # noqa: E402
+
+PLACED = [(page, cell, name) for page, cells in moving.PLACES.items() for cell, name in cells.items()]
+
+
+# --- where they stand ---
+
+
+def placed(page: str, without: str = "") -> nodes.document:
+    """The page's code cells, each followed by a caption and a sentence, after the extension has been there."""
+    cells = json.loads((ROOT / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+    document = new_document("page")
+    for i, cell in enumerate(cells):
+        if cell["cell_type"] == "code" and cell["id"] != without:
+            document += nodes.container(nb_element="cell_code", cell_index=i, ids=[cell["id"]])
+            document += [nodes.paragraph(text="Figure 1.1. Look."), nodes.paragraph(text="Then go on.")]
+    env = SimpleNamespace(docname=page, doc2path=lambda name: str(ROOT / f"{name}.ipynb"))
+    moving.place(SimpleNamespace(env=env, srcdir=str(ROOT)), document)
+    return document
+
+
+@pytest.mark.parametrize(("page", "cell", "name"), PLACED)
+def test_a_figure_stands_behind_its_cell_and_the_caption(page, cell, name):
+    found = list(placed(page).children)
+    at = next(i for i, node in enumerate(found) if cell in node.get("ids", []))
+    assert isinstance(found[at + 2], nodes.raw) and f'id="moving-{name}"' in found[at + 2].astext()
+    assert found[at + 3].astext() == "Then go on."
+    assert sum(isinstance(node, nodes.raw) for node in found) == len(moving.PLACES[page])
+
+
+def test_a_cell_that_is_gone_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(moving, "LOG", SimpleNamespace(warning=lambda text, *given, **_: told.append(text % given)))
+    page, cell, name = PLACED[0]
+    assert not list(placed(page, without=cell).findall(nodes.raw))
+    assert len(told) == 1 and cell in told[0] and name in told[0]
+
+
+def test_a_page_without_figures_is_left_alone():
+    document = new_document("page")
+    moving.place(SimpleNamespace(env=SimpleNamespace(docname="book/preface")), document)
+    assert not document.children
+
+
+def test_frames_hold_what_their_scripts_need():
+    assert {name for *_, name in PLACED} == set(moving.FIGURES)
+    for name in moving.FIGURES:
+        html = moving.frame(name, "../_static/", STATIC)
+        for path in re.findall(r"\.\./_static/([\w./-]+)", html):
+            assert (STATIC / path).is_file(), path
+        assert moving.STILL in html and "<figcaption><strong>" in html
+        heavy = sum((STATIC / path).stat().st_size for path in moving.FIGURES[name].scripts) > moving.LARGE
+        assert ("data-megabytes=" in html) == heavy
+
+
+def test_plain_short_and_asking_no_other_host():
+    for path in FILES.glob("*.js"):
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert len(text.splitlines()) < 300, path.name
+        asks = r"\beval\b|\bFunction\(|\bfetch\b|XMLHttpRequest|\bimport\b|WebSocket|sendBeacon|innerHTML|https?:"
+        assert not re.search(asks, text), path.name
+    assert "url(" not in (FILES / "moving.css").read_text(encoding="utf-8")
+
+
+# --- their numbers are the book's ---
+
+
+def evaluate(folder: Path, files: list[str], body: str) -> dict:
+    """Run a body with the exports of `files` in `scripts`; it sets RESULT."""
+    if ENGINES["node"]:
+        loads = [f"require({json.dumps(str(STATIC / name))})" for name in files]
+        return run_js("node", folder, f"const scripts = [{', '.join(loads)}];\n{body}")
+    html = "<script>var scripts = [], module;</script>"
+    for name in files:
+        html += f'<script>module = {{}};</script><script src="{(STATIC / name).as_uri()}"></script>'
+        html += "<script>scripts.push(module.exports);</script>"
+    return run_js("chromium", folder, body, html)
+
+
+def cell_source(page: str, cell: str) -> str:
+    cells = json.loads((ROOT / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "".join(next(c for c in cells if c["id"] == cell)["source"])
+
+
+def test_the_query_gets_the_answers_of_attention_and_of_the_chapters_figure(tmp_path):
+    seen = {}
+    plot = SimpleNamespace(lines=lambda x, curves, **_: seen.update(x=x, curves=curves))
+    scope = {"torch": torch, "attention": attention, "plot": plot}
+    exec(cell_source("notebooks/02_attention", "dictionary"), scope)
+    around = [int(v) for v in seen["x"]]
+    lengths = [0, *(int(re.search(r"\d+", name)[0]) for name in seen["curves"])]
+    body = f"""
+        const [{{KEYS, VALUES, attend, lengthAt}}] = scripts, ask = {json.dumps([around, lengths])};
+        const all = (scaled) => ask[1].map((length) => ask[0].map((degrees) => attend(degrees, length, scaled)));
+        const RESULT = JSON.stringify({{KEYS, VALUES,
+          ends: [lengthAt(0), lengthAt(100)], scaled: all(true), not: all(false)}});
+    """
+    got = evaluate(tmp_path, ["moving/dictionary.js"], body)
+    keys, values = scope["keys"].double(), scope["values"].double()
+    assert got["VALUES"] == values[:, 0].tolist()
+    assert np.allclose([[math.cos(math.radians(k)), math.sin(math.radians(k))] for k in got["KEYS"]], keys, atol=1e-6)
+    assert got["ends"] == pytest.approx([0, 300])
+    angles = torch.tensor(around).double().deg2rad()
+    for name, more in (("scaled", 1.0), ("not", math.sqrt(2))):
+        for length, curve in zip(lengths, got[name], strict=True):
+            q = more * length * torch.stack([angles.cos(), angles.sin()], dim=-1)
+            answer, weights = attention(q, keys, values)
+            assert np.abs(np.array([one["weights"] for one in curve]) - weights.numpy()).max() < 1e-4
+            assert np.abs(np.array([one["answer"] for one in curve]) - answer[:, 0].numpy()).max() < 1e-4
+    for length, curve in zip(lengths[1:], seen["curves"].values(), strict=True):
+        drawn = np.array([one["answer"] for one in got["scaled"][lengths.index(length)]])
+        assert np.abs(drawn - curve.numpy()).max() < 5e-3  # single precision, times 300
+
+
+def may_look(shift: int, masked: bool, side: int, M: int) -> torch.Tensor:
+    """(N, N), by the block's own functions: token i of the image may look at token j."""
+    numbers = torch.arange(side**2).reshape(1, side, side, 1).roll((-shift, -shift), dims=(1, 2))
+    windows = window_partition(numbers, (M, M))[0, :, :, 0]  # (nW, M * M) tokens of the image
+    mask = shifted_mask((side, side), (M, M), (shift, shift))
+    look = torch.zeros(side**2, side**2, dtype=torch.bool)
+    for tokens, allowed in zip(windows, mask if masked else torch.ones_like(mask), strict=True):
+        look[tokens[:, None], tokens] = allowed
+    return look
+
+
+def test_every_token_sees_what_swins_mask_lets_it_see(tmp_path):
+    body = """
+        const [{SIDE, M, sees, reaches, numbered}] = scripts, shifts = [...Array(M).keys()],
+          tokens = [...Array(SIDE * SIDE).keys()];
+        const all = (what) => [true, false].map((masked) =>
+          shifts.map((s) => tokens.map((i) => what(i, s, masked).map(Number))));
+        const RESULT = JSON.stringify({SIDE, M, sees: all(sees), reaches: all(reaches), regions: shifts.map(numbered)});
+    """
+    got = evaluate(tmp_path, ["moving/shift.js"], body)
+    side, M = got["SIDE"], got["M"]
+    plain = may_look(0, True, side, M)
+    for kind, masked in enumerate((True, False)):
+        for shift in range(M):
+            look = may_look(shift, masked, side, M)
+            assert np.array_equal(got["sees"][kind][shift], look.int().numpy())
+            assert np.array_equal(got["reaches"][kind][shift], (look.int() @ plain.int() > 0).int().numpy())
+    for shift in range(M):  # the numbers that it prints are the regions
+        regions = torch.tensor(got["regions"][shift])
+        assert torch.equal(regions[:, None] == regions, may_look(shift, True, side, M))
+        assert regions.unique().tolist() == list(range(1, 5 if shift == 0 else 10))
+
+
+def test_rates_are_the_schedules_and_runs_are_those_of_the_studies(tmp_path):
+    runs = moving.schedule_runs()
+    body = f"""
+        const [{{RATES, SCHEDULES, EPOCHS, STEPS, WARMUP, HELD_OUT, rateAt, recorded}}] = scripts,
+          runs = {json.dumps(runs)};
+        const curves = [9, 200, STEPS].map((n) => SCHEDULES.map((s) =>
+          [...Array(n).keys()].map((step) => rateAt(step, n, s, 0.004))));
+        const RESULT = JSON.stringify({{RATES, SCHEDULES, EPOCHS, WARMUP, HELD_OUT, curves,
+          table: SCHEDULES.map((s) => RATES.map((r) => recorded(runs, r, s)))}});
+    """
+    got = evaluate(tmp_path, ["moving/rates.js"], body)
+    kinds = [("cosine", got["WARMUP"]), ("cosine", 0.0), ("constant", got["WARMUP"])]
+    for curves in got["curves"]:
+        for (kind, warmup), curve in zip(kinds, curves, strict=True):
+            optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.004)
+            schedule, expected = make_schedule(optimizer, len(curve), warmup, kind), []
+            for _ in curve:
+                expected.append(schedule.get_last_lr()[0])
+                optimizer.step()
+                schedule.step()
+            assert np.abs(np.subtract(curve, expected)).max() < 1e-8
+    ablation = [row for row in results.read("training") if row["part"] == "ablation"]
+    at = got["RATES"].index(ablation[0]["lr"])
+    for k, variant in enumerate(("base", "no warm-up", "constant rate after warm-up")):
+        rows = [row for row in ablation if row["variant"] == variant]
+        extra = [r["accuracy"] for r in results.read("recipe") if variant == "base" and r["part"] == "search"
+                 and r["arm"] == "unchanged" and r["lr"] == ablation[0]["lr"]]  # fmt: skip
+        accuracies = np.array([row["accuracy"] for row in rows] + extra)
+        found = got["table"][k][at]
+        assert found["mean"] == pytest.approx(accuracies.mean()) and found["std"] == pytest.approx(
+            accuracies.std(ddof=1)
+        )
+        assert found["images"] == pytest.approx(binomial_error(accuracies.mean(), got["HELD_OUT"]))
+        assert [len(run["byEpoch"]) for run in found["runs"]] == [got["EPOCHS"]] * len(rows) + [0] * len(extra)
+    # no run is left out for want of a place
+    assert sum(len(cell["runs"]) for line in got["table"] for cell in line) == len(runs) == 15
+
+
+POCKET = ["pocket/vit.js", "pocket/weights.js", "pocket/images.js"]
+WALK = """
+const [vit, weights, images, {stepsOf, inverted, apart, words}] = scripts, model = vit.load(weights), {config} = model;
+const all = vit.bytes(images.pixels), S = config.img_size, D = config.embed_dim;
+const pixelsOf = (i) => Float32Array.from(all.subarray(i * S * S, (i + 1) * S * S), (v) => v / 255);
+const [one, two] = [0, 21].map(pixelsOf), changed = inverted(one, 24, config);
+const runs = [[one, true], [changed, true], [one, false], [changed, false], [two, false]]
+  .map(([p, mix]) => vit.forward(model, p, mix));
+const counts = ([a, b]) => a.steps.map((tokens, i) => apart(tokens, b.steps[i], D).filter((gap) => gap > 0).length);
+const RESULT = JSON.stringify({
+  one: [...one], changed: [...changed], steps: runs[0].steps.map((tokens) => [...tokens]),
+  far: runs[0].steps.map((tokens, i) => apart(tokens, runs[1].steps[i], D)),
+  counts: counts(runs), without: counts(runs.slice(2)), logits: runs.slice(2).map((r) => [...r.logits]),
+  list: stepsOf(config), told: stepsOf(config).map((step) => words(step, true, config)),
+});
+"""
+
+
+@cache
+def pocket() -> tuple[ViT, float, float]:
+    """The network with the page's 16-bit weights, in double precision; mean and standard deviation of its pixels."""
+    found = load_pretrained("pocket")
+    model = ViT(POCKET_CONFIG).eval()
+    model.load_state_dict(export_pocket.to_half(found.model.state_dict()))
+    return model.double(), found.mean[0], found.std[0]
+
+
+def prepared(pixels: list[float]) -> torch.Tensor:
+    _, mean, std = pocket()
+    return ((torch.tensor(pixels).double() - mean) / std).reshape(1, 1, 28, 28)
+
+
+def by_torch(pixels: list[float]) -> list[torch.Tensor]:
+    """The tokens (T, D) at first, after each attention and after each MLP."""
+    model = pocket()[0]
+    steps = []
+    with torch.no_grad():
+        tokens = model.embed(prepared(pixels))
+        steps.append(tokens[0])
+        for block in model.blocks:
+            mixed = tokens + block.attn(block.norm1(tokens))
+            tokens = block(tokens)
+            steps += [mixed[0], tokens[0]]
+    return steps
+
+
+def test_the_walk_shows_the_tokens_of_the_network(tmp_path):
+    got = evaluate(tmp_path, [*POCKET, "moving/walk.js"], WALK)
+    T, D, depth = 50, POCKET_CONFIG.embed_dim, POCKET_CONFIG.depth
+    ours, other = by_torch(got["one"]), by_torch(got["changed"])
+    assert len(ours) == len(got["steps"]) == 2 * depth + 1
+    for tokens, theirs in zip(ours, got["steps"], strict=True):
+        assert np.abs(np.array(theirs).reshape(T, D) - tokens.numpy()).max() < 1e-3
+    for tokens, changed, far in zip(ours, other, got["far"], strict=True):
+        expected = (tokens - changed).norm(dim=1) / tokens.norm(dim=1)
+        assert np.abs(np.array(far) - expected.numpy()).max() < 1e-4
+    # one patch is inverted, and no more
+    patches = (torch.tensor(got["one"]) - torch.tensor(got["changed"])).reshape(7, 4, 7, 4).abs().sum(dim=(1, 3))
+    assert patches.nonzero().tolist() == [[3, 3]]
+    # only attention mixes tokens
+    assert got["counts"] == [1] + [T] * (2 * depth) and got["without"] == [1] * (2 * depth + 1)
+    assert got["logits"][0] == got["logits"][1] == got["logits"][2]  # without it, the image does not count
+    # every step is told, with the tokens at which it ends
+    ends = [step["at"] for step in got["list"] if "at" in step]
+    assert ends == [*range(2 * depth + 1), 2 * depth] and all(len(told) == 3 for told in got["told"])
+
+
+def test_shuffled_patches_move_the_answer_only_with_positions(tmp_path):
+    body = """
+        const [vit, weights, images, {blind, arranged, shuffled}] = scripts, model = vit.load(weights), S = 28, N = 49;
+        const all = vit.bytes(images.pixels), one = Float32Array.from(all.subarray(0, S * S), (v) => v / 255);
+        const order = shuffled(N, 1), moved = arranged(one, order, model.config),
+          logits = (net, p) => [...vit.forward(net, p).logits];
+        const RESULT = JSON.stringify({order, again: shuffled(N, 1), other: shuffled(N, 2),
+          one: [...one], moved: [...moved],
+          with: [logits(model, one), logits(model, moved)],
+            without: [logits(blind(model), one), logits(blind(model), moved)]});
+    """
+    got = evaluate(tmp_path, [*POCKET, "moving/shuffle.js"], body)
+    order = got["order"]
+    assert sorted(order) == list(range(49)) and order == got["again"] != got["other"]
+    patches = torch.tensor(got["one"]).reshape(7, 4, 7, 4).transpose(1, 2).reshape(49, 16)
+    moved = torch.tensor(got["moved"]).reshape(7, 4, 7, 4).transpose(1, 2).reshape(49, 16)
+    assert torch.equal(moved, patches[order])
+    model = pocket()[0]
+    with torch.no_grad():
+        kept = model.pos_embed.clone()
+        for name in ("with", "without"):
+            for pixels, logits in zip((got["one"], got["moved"]), got[name], strict=True):
+                assert np.abs(model(prepared(pixels))[0].numpy() - logits).max() < 1e-3
+            model.pos_embed.zero_()
+        model.pos_embed.copy_(kept)
+    gaps = {name: np.abs(np.subtract(*got[name])).max() for name in ("with", "without")}
+    assert gaps["without"] < 1e-4 < 1 < gaps["with"]
+
+
+# --- and they can be moved ---
+
+USE = """
+const wait = (ms) => new Promise((r) => setTimeout(r, ms)), errors = [], seen = {};
+addEventListener("error", (event) => errors.push(event.message));
+const at = (name) => document.getElementById("moving-" + name);
+const find = (name, selector) => [...at(name).querySelectorAll(selector)];
+const starts = ["walk", "shuffle"].map((name) => ["vit", "weights"].filter((file) =>
+  document.querySelector(`script[src*="/${file}.js"]`)).length);
+for (const name of NAMES) {
+  at(name).scrollIntoView();
+  for (let i = 0; i < 500 && !at(name).querySelector(".moving-still button, .moving-stage"); i++) await wait(20);
+  at(name).querySelector(".moving-still button")?.click();
+  for (let i = 0; i < 2000 && !("ready" in at(name).dataset); i++) await wait(20);
+}
+const note = async (name, key) => { await wait(400); seen[key] = at(name).querySelector("[role=status]").textContent; };
+const slide = (name, i, value) => { const input = find(name, "[type=range]")[i];
+  input.value = value; input.dispatchEvent(new Event("input")); };
+const key = (key) => document.activeElement.dispatchEvent(
+  new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const pointer = (node, type, box, x, y) => node.dispatchEvent(new PointerEvent(type, {
+  clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true,
+    pointerType: "touch", button: 0}));
+
+await note("dictionary", "start");
+slide("dictionary", 0, 72); slide("dictionary", 1, 100); await note("dictionary", "sharp");
+slide("dictionary", 1, 0); await note("dictionary", "none");
+const handle = find("dictionary", ".moving-handle")[0], box = handle.ownerSVGElement.getBoundingClientRect();
+pointer(handle, "pointerdown", box, 0.5, 0.1); await note("dictionary", "up");
+pointer(handle, "pointermove", box, 0.1, 0.5); await note("dictionary", "left");
+pointer(handle, "pointerup", box, 0.1, 0.5);
+pointer(handle, "pointermove", box, 0.5, 0.9); await note("dictionary", "let go");
+seen.direction = find("dictionary", "[type=range]")[0].value;
+
+await note("shift", "two");
+find("shift", "[role=gridcell]")[0].click(); await note("shift", "corner");
+key("ArrowRight"); key("ArrowDown"); key("ArrowUp"); key("ArrowUp"); await note("shift", "walked");
+slide("shift", 0, 0); await note("shift", "no shift");
+slide("shift", 0, 2); find("shift", "[type=checkbox]")[0].click(); await note("shift", "no mask");
+find("shift", "[type=radio]")[1].click(); await note("shift", "two blocks");
+find("shift", "[role=grid]")[1].querySelector("[role=gridcell]").click(); await note("shift", "in the second");
+
+await note("rates", "first");
+find("rates", "[type=radio]")[2].click(); slide("rates", 0, 3); await note("rates", "constant");
+find("rates", "[type=radio]")[1].click(); slide("rates", 0, 0); await note("rates", "nobody");
+
+await note("walk", "image");
+find("walk", ".moving-buttons button")[1].click(); find("walk", ".moving-buttons button")[1].click();
+  await note("walk", "tokens");
+slide("walk", 0, 3); await note("walk", "attention");
+const maps = () => find("walk", ".moving-maps canvas").map((c) => c.getAttribute("aria-label"));
+seen.maps = maps();
+find("walk", "[aria-pressed]")[0].click(); seen["class maps"] = maps();
+find("walk", "[role=gridcell]")[0].click(); key("ArrowDown"); seen["picked maps"] = maps();
+find("walk", "[type=checkbox]")[0].click(); slide("walk", 0, 15); await note("walk", "without attention");
+
+await note("shuffle", "intact");
+const cells = find("shuffle", "[role=gridcell]");
+cells[10].scrollIntoView({block: "center"});
+const middle = (i) => cells[i].getBoundingClientRect();
+for (const [i, type] of [[10, "down"], [24, "up"]]) pointer(cells[i], "pointer" + type, middle(i), 0.5, 0.5);
+await note("shuffle", "dragged");
+cells[24].focus(); key("Enter"); await note("shuffle", "picked");
+for (const k of ["ArrowUp", "ArrowUp", "Enter"]) key(k);
+await note("shuffle", "by keys");
+find("shuffle", ".moving-buttons button")[0].click(); await note("shuffle", "shuffled");
+find("shuffle", "[type=checkbox]")[0].click(); await note("shuffle", "without positions");
+find("shuffle", ".moving-buttons button")[1].click(); await note("shuffle", "put back");
+
+const named = (n) => n.getAttribute("aria-label") || (n.closest("label") || n).textContent.trim();
+const nameless = NAMES.flatMap((name) => find(name, "svg, canvas, input, button, [role=gridcell]"))
+  .filter((n) => n.getAttribute("aria-hidden") !== "true" && !named(n)).map((n) => n.outerHTML.slice(0, 80));
+const loads = [...document.querySelectorAll("[src], link[href]")].map((n) => n.src || n.href);
+const RESULT = JSON.stringify({seen, errors, nameless, loads, starts,
+  stops: find("shift", "[role=gridcell][tabindex='0']").length,
+    wide: document.documentElement.scrollWidth - innerWidth});
+"""
+
+
+def together() -> str:
+    """The frames of all figures, their files taken from where they are."""
+    frames = "".join(moving.frame(name, STATIC.as_uri() + "/", STATIC) for name in moving.FIGURES)
+    return f"<script>const NAMES = {json.dumps(list(moving.FIGURES))};</script>{frames}"
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory) -> dict:
+    return run_js("chromium", tmp_path_factory.mktemp("moving"), USE, together())
+
+
+@pytest.mark.slow
+def test_all_load_and_name_their_parts(used):
+    assert used["errors"] == [] and used["nameless"] == [] and used["wide"] <= 0
+    assert used["starts"] == [0, 0]  # the network is loaded when it is asked for
+    assert all(url.startswith(STATIC.as_uri()) for url in used["loads"])
+    assert len(used["loads"]) == len(set(used["loads"])) + 2 * (len(moving.FIGURES) - 1)  # the shared two, a frame
+
+
+@pytest.mark.slow
+def test_the_query_is_turned_by_sliders_and_by_hand(used):
+    seen = used["seen"]
+    assert "100.0 % of the weight on the key whose value is 3; the answer is 3.00" in seen["sharp"]
+    assert "20.0 % of the weight" in seen["none"] and "the answer is 3.00" in seen["none"]
+    assert "at 90 degrees" in seen["up"] and "at 180 degrees" in seen["left"]
+    assert seen["let go"] == seen["left"] and used["seen"]["direction"] == "180"
+
+
+@pytest.mark.slow
+def test_windows_are_shifted_and_tokens_picked(used):
+    seen = used["seen"]
+    assert "row 1, column 1, shift 2" in seen["corner"] and "may see 4 of the 16" in seen["corner"]
+    assert "row 1, column 2" in seen["walked"]  # not past the edge
+    assert "may see 16 of the 16" in seen["no shift"] and "may see 16 of the 16" in seen["no mask"]
+    assert "depends on" in seen["two blocks"] and used["stops"] == 2
+    assert "row 3, column 3" in seen["in the second"]
+
+
+@pytest.mark.slow
+def test_rates_and_schedules_are_chosen(used):
+    seen = used["seen"]
+    assert "Peak rate 0.002, warm-up, then cosine: 84.0\u00a0% in a single run" in seen["first"]
+    assert re.search(r"0.004, warm-up, then constant: [\d.]+ ± [\d.]+\s% over 3 seeds", seen["constant"])
+    assert "0.0005, cosine alone: no run was recorded" in seen["nobody"]
+
+
+@pytest.mark.slow
+def test_an_image_is_walked_through_the_network(used):
+    seen = used["seen"]
+    assert "1 of 50 tokens" in seen["image"] and "1 of 50 tokens" in seen["tokens"] and "Tokens" in seen["tokens"]
+    assert "50 of 50 tokens" in seen["attention"] and "1 of 50 tokens" in seen["without attention"]
+    assert len(seen["maps"]) == POCKET_CONFIG.num_heads
+    for name, token in (
+        ("maps", "row 4, column 4"),
+        ("class maps", "the class token"),
+        ("picked maps", "row 2, column 1"),
+    ):
+        assert all(f"from {token}, most to " in words for words in seen[name]), seen[name]
+
+
+@pytest.mark.slow
+def test_patches_are_swapped_by_hand_and_by_keys(used):
+    seen = used["seen"]
+    assert "0 of 49 patches moved" in seen["intact"]
+    assert "2 of 49 patches moved" in seen["dragged"] and "picked" in seen["picked"]
+    assert seen["by keys"] == seen["intact"]
+    assert "With positions, 4" in seen["shuffled"] and "rounding" not in seen["shuffled"]
+    assert "Without positions, 4" in seen["without positions"]
+    assert "rounding" in seen["without positions"] or "not at all" in seen["without positions"]
+    answers = [re.search(r"first answer .*? %", seen[name])[0] for name in ("without positions", "put back")]
+    assert answers[0] == answers[1]

@@ -1,0 +1,61 @@
+"""What chapter 15 runs on, with and without weights and photos; and a set written out as a folder of files."""
+
+from pathlib import Path
+
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+
+from vitutils.data.image_sets import load_image_set
+from vitutils.data.images import ImagePart, ImageSet
+from vitutils.data.sources import DataError
+from vitutils.models.backbones import Backbone, load_backbone
+
+SMALL = ("fashion_mnist", "digits")  # what the pocket ViT can read
+
+
+def first_set(*names: str) -> ImageSet:
+    """The first of these sets that can be had; a name of a folder that is not there is passed over.
+
+    Raises the last one's DataError, or ValueError, where none can.
+    """
+    for name in names:
+        try:
+            return load_image_set(name)
+        except (DataError, ValueError):  # ValueError: no such set, as where a reader's own folder is missing
+            if name == names[-1]:
+                raise
+    raise ValueError("expected the name of a set or more, got none")
+
+
+def backbone_and_photos() -> tuple[Backbone, ImageSet]:
+    """ImageNet's ViT-Tiny, and ants and bees; where one cannot be had, the pocket ViT and small grey pictures.
+
+    Prints what was left out. Fashion-MNIST is what the pocket ViT learned on, so its numbers there judge nothing.
+    """
+    try:
+        backbone = load_backbone()
+    except FileNotFoundError as error:
+        return _instead(error)
+    try:
+        return backbone, first_set("hymenoptera")
+    except (DataError, ValueError) as error:
+        return _instead(error)
+
+
+def _instead(error: Exception) -> tuple[Backbone, ImageSet]:
+    print("left out:", str(error).split(". ")[0].splitlines()[0])
+    return load_backbone("pocket"), first_set(*SMALL)
+
+
+def write_folder(pictures: ImagePart, folder: Path) -> list[Path]:
+    """Write pictures as FOLDER/CLASS/NUMBER.jpg, or .png where one is smaller than 64 pixels; the files, in order."""
+    files = []
+    for i in range(len(pictures)):
+        picture, label = pictures[i]
+        picture = picture if isinstance(picture, Image.Image) else to_pil_image(picture)
+        name = str(pictures.classes[label]).replace("/", " or ")
+        file = folder / name / f"{i:03}{'.png' if min(picture.size) < 64 else '.jpg'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file, quality=92)
+        files.append(file)
+    return files
