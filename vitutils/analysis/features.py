@@ -205,7 +205,7 @@ def _run(net, pictures, transform, device, batch_size, workers, bar) -> Tensor:
                         f"without_classifier(net), pool the tokens, or wrap the net so that it returns one tensor"
                     )
                 if part.is_complex():
-                    raise ValueError(f"expected real features, got {part.dtype}: use their real part or their magnitude")
+                    raise ValueError(f"expected real features, got {part.dtype}: use the real part or the magnitude")
                 part = part.float().cpu()
                 if x is None:
                     x = torch.empty(len(pictures), part.shape[1])  # once: nothing else grows with the set

@@ -97,7 +97,7 @@ def evaluate(
     """
     if isinstance(images, Dataset):
         if any(one is not None for one in (labels, mean, std)):
-            raise ValueError("expected only a Dataset, which has its labels, mean and std, or images with all three of these")
+            raise ValueError("expected only a Dataset, which has labels, mean and std, or images with all three")
         images, labels, mean, std = images.test_images, images.test_labels, images.mean, images.std
     elif labels is None or mean is None or std is None:
         raise ValueError("expected a Dataset, or images with labels, mean=... and std=...")
