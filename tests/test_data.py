@@ -810,7 +810,7 @@ def test_edges_are_smooth_and_areas_right(name, area):
     [
         ({"n": 0}, "n >= 1.*n=0"),
         ({"size": 4}, "size >= 8.*size=4"),
-        ({"classes": ("disc", "blob")}, "out of disc, ring.*'blob'"),
+        ({"classes": ("disc", "blob")}, "from disc, ring.*'blob'"),
         ({"classes": ()}, "got none"),
         ({"background": "white"}, "'textured' or 'plain', got 'white'"),
         ({"scale": (0.3, 0.2)}, "got .0.3, 0.2."),

@@ -156,7 +156,7 @@ def _walked(folder: Path) -> Iterator[Entry]:
     for top, subs, files in os.walk(folder, followlinks=True, onerror=refuse):
         names, real = Path(top).relative_to(folder).parts, Path(os.path.realpath(top))
         if (other := reached.setdefault(real, top)) != top:
-            raise DataError(f"{top} and {other} are the same folder (a link): its pictures would count twice; keep one")
+            raise DataError(f"{top} and {other} are the same folder (a link): pictures would count twice; keep one")
         shown = [sub for sub in sorted(subs) if not _hidden(sub)]
         subs[:] = [sub for sub in shown if not real.is_relative_to(os.path.realpath(Path(top, sub)))]
         yield from (Entry((*names, sub), None) for sub in subs)
