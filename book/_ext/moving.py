@@ -120,8 +120,8 @@ def frame(name: str, static: str, folder: Path) -> str:
     return f"""<link rel="stylesheet" href="{static}moving/moving.css">
 <figure class="moving" id="moving-{name}" {data}>
 <figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.try_it)}</figcaption>
-{drawing}<p class="moving-still">{STILL}</p>
-</figure>
+<p class="moving-still">{STILL}</p>
+{drawing}</figure>
 <script src="{static}moving/moving.js" defer></script>
 """
 

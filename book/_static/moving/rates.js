@@ -24,7 +24,8 @@
     const squares = found.reduce((sum, run) => sum + (run.accuracy - mean) ** 2, 0);
     return {
       runs: found, mean, std: n > 1 ? Math.sqrt(squares / (n - 1)) : null,
-      images: Math.sqrt((mean * (1 - mean)) / HELD_OUT),
+      // half of Wilson's interval of one standard error, as the book's binomial_error()
+      images: Math.sqrt((mean * (1 - mean)) / HELD_OUT + 1 / (4 * HELD_OUT ** 2)) / (1 + 1 / HELD_OUT),
     };
   }
 
