@@ -24,13 +24,11 @@ POCKET = ("pocket/vit.js", "pocket/weights.js", "pocket/images.js")
 
 
 class Figure(NamedTuple):
-    """What a page says of a figure; the scripts that it needs besides its own, and a drawing (file, alt text) to stand
-    there before it starts, both from book/_static."""
+    """What a page says of a figure, and the scripts that it needs besides its own, from book/_static."""
 
     title: str
     try_it: str
     scripts: tuple[str, ...] = ()
-    drawing: tuple[str, str] = ()
     runs: Callable[[], list[dict]] | None = None  # what the frame brings from results/
 
 
@@ -75,11 +73,6 @@ FIGURES = {
         "patch inverted, goes through the same network: how many tokens has the change reached? At which step does "
         "that number grow? And what if attention is left out?",
         POCKET,
-        (
-            "vit-model.svg",
-            "Diagram of a ViT from top to bottom: the image, patches, tokens with a class token in front, positions "
-            "added, a number of blocks, a norm, and a linear head that gives the logits.",
-        ),
     ),
     "shuffle": Figure(
         "Shuffle the patches",
@@ -98,7 +91,7 @@ FIGURES = {
 PLACES = {  # page: {cell: figure}
     "notebooks/02_attention": {"dictionary": "dictionary"},
     "notebooks/04_patches": {"blind-look": "shuffle"},
-    "notebooks/05_vit_from_scratch": {"setup": "walk"},
+    "notebooks/05_vit_from_scratch": {"plan-look": "walk"},
     "notebooks/06_training": {"schedule-look": "rates"},
     "notebooks/12_swin": {"mask-look": "shift"},
 }
@@ -112,16 +105,12 @@ def frame(name: str, static: str, folder: Path) -> str:
     ask = f' data-megabytes="{size / 1e6:.1f}"' if size > LARGE else ""
     if figure.runs:
         ask += f" data-runs='{escape(json.dumps(figure.runs()))}'"
-    drawing = ""
-    if figure.drawing:
-        source, alt = figure.drawing
-        drawing = f'<p class="moving-drawing"><img src="{static}{source}" alt="{escape(alt)}"></p>\n'
     data = f'data-figure="{name}" data-scripts="{" ".join(static + script for script in scripts)}"{ask}'
     return f"""<link rel="stylesheet" href="{static}moving/moving.css">
 <figure class="moving" id="moving-{name}" {data}>
 <figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.try_it)}</figcaption>
 <p class="moving-still">{STILL}</p>
-{drawing}</figure>
+</figure>
 <script src="{static}moving/moving.js" defer></script>
 """
 

@@ -160,7 +160,6 @@
       return;
     }
     const stage = make("div", {class: "moving-stage", role: "group", "aria-label": place.querySelector("strong").textContent});
-    place.querySelector(".moving-drawing")?.classList.add("moving-paper");
     still.replaceWith(stage);
     moving.figures[place.dataset.figure](stage, moving, place);
     place.dataset.ready = "";
