@@ -117,6 +117,13 @@ def is_marked(cell: dict) -> bool:
     return cell["cell_type"] == "code" and text(cell["source"]).splitlines()[:1] == [MARKER]
 
 
+def tags(cell: dict) -> list[str]:
+    """The cell's tags. What every chapter has, and no chapter is about, is folded on its page: a click opens it."""
+    given = cell["metadata"].get("tags") or []
+    folded = cell["cell_type"] == "code" and re.fullmatch(r"setup|imports|exercise-.*-check", cell.get("id") or "")
+    return given + ["hide-input"] * bool(folded and "hide-input" not in given)
+
+
 def word_id(cell: dict, taken: set[str]) -> str:
     """The cell's id; in place of one that an editor has drawn by chance, the first words of its source."""
     drawn = r"(?=.*\d)[0-9a-f]{6,}(-[0-9a-f]+)*"
@@ -140,6 +147,8 @@ def normalise(notebook: dict) -> dict:
     for cell in notebook["cells"]:
         kept = CELL_METADATA[cell["cell_type"]]
         metadata = {key: cell["metadata"][key] for key in kept if key in cell["metadata"]}
+        if tags(cell):
+            metadata["tags"] = tags(cell)
         if is_marked(cell):
             metadata = {"keep_output": True} | metadata  # nbstripout, in an editor, leaves it alone
         new = {"cell_type": cell["cell_type"], "metadata": metadata}

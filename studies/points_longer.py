@@ -32,7 +32,6 @@ OWN = {
 LONGER = 3
 FIRST, LATER = ("mlp", "global"), ("local", "splat")
 KEY = ("part", "net", "variant", "fold")
-partial = "its parts come in the order in which they decide, and each can be read by itself"
 FIELDS = ("lr", "steps", "objects", "looked_at", "parameters", "accuracy", "loss", "train_loss", "right", "seconds")
 predicted = {
     "own rate, global, none": {"expected": 0.74, "reason": "0.78 and 0.72 in the two folds whose rate was 0.003"},
