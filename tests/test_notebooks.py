@@ -89,8 +89,9 @@ def markdown(cell_id: str, source: str) -> dict:
     return {"cell_type": "markdown", "id": cell_id, "metadata": {}, "source": source.splitlines(keepends=True)}
 
 
-def code(cell_id: str, source: str, alt: str = "", prints: str = "") -> dict:
+def code(cell_id: str, source: str, alt: str = "", prints: str = "", tags: list[str] | None = None) -> dict:
     metadata = {"mystnb": {"image": {"alt": alt}}} if alt else {"keep_output": True} if prints else {}
+    metadata |= {"tags": tags} if tags else {}
     outputs = [{"name": "stdout", "output_type": "stream", "text": [prints]}] if prints else []
     count = 1 if source.startswith(rules.MARKER) else None
     cell = {"cell_type": "code", "execution_count": count, "metadata": metadata, "outputs": outputs}
@@ -109,7 +110,7 @@ def stored(path: Path, *cells: dict) -> Path:
 
 GOOD = [
     markdown("opening", OPENING),
-    code("setup", rules.SETUP.format(url=URL)),
+    code("setup", rules.SETUP.format(url=URL), tags=["hide-input"]),
     markdown("claim", "## Halving\n\nOne class is [enough](../book/glossary.md#patch-size): "
                       f"`{{x}}`, $x_{{1}} < 2$, and **half**.\n\n{FILLER}"),
     code("half-class", CLASS.rstrip()),

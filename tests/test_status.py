@@ -58,7 +58,7 @@ def test_megabytes_in_the_openings_are_those_of_the_sources():
         said = set(re.findall(r"[\d.]+ [MG]B", times.TIME.search(rules.text(chapter.cells[0]["source"]))[0]))
         assert said <= known, f"{name} says {said - known}; known are {known}"
         code = "\n".join(rules.text(cell["source"]) for cell in chapter.code)
-        loads = re.search(r"""(data|pictures)\.load\w*\(\s*["']fashion_mnist|weights\.load""", code)
+        loads = re.search(r"""(data|pictures)\.load\w*\(\s*["']fashion_mnist|weights\.load|backbone_and_photos""", code)
         assert bool(said) == bool(loads and "pocket" not in loads[0]), f"{name}: downloads said: {said or 'nothing'}"
 
 

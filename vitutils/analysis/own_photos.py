@@ -10,6 +10,7 @@ from vitutils.data.images import ImagePart, ImageSet
 from vitutils.data.sources import DataError
 from vitutils.models.backbones import Backbone, load_backbone
 
+PHOTOS = ("hymenoptera", "imagenette")  # the second is torchvision's to download
 SMALL = ("fashion_mnist", "digits")  # what the pocket ViT can read
 
 
@@ -28,16 +29,17 @@ def first_set(*names: str) -> ImageSet:
 
 
 def backbone_and_photos() -> tuple[Backbone, ImageSet]:
-    """ImageNet's ViT-Tiny, and ants and bees; where one cannot be had, the pocket ViT and small grey pictures.
+    """ImageNet's ViT-Tiny, and ants and bees, or else Imagenette; without weights or photos, what is small and grey.
 
-    Prints what was left out. Fashion-MNIST is what the pocket ViT learned on, so its numbers there judge nothing.
+    Ants and bees are read from a folder or zip of yours, Imagenette is downloaded (99 MB). The small and grey are the
+    pocket ViT and Fashion-MNIST or digits. Prints what was left out. Fashion-MNIST is what the pocket ViT learned on, so its numbers there judge nothing.
     """
     try:
         backbone = load_backbone()
     except FileNotFoundError as error:
         return _instead(error)
     try:
-        return backbone, first_set("hymenoptera")
+        return backbone, first_set(*PHOTOS)
     except (DataError, ValueError) as error:
         return _instead(error)
 
