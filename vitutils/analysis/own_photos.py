@@ -32,7 +32,8 @@ def backbone_and_photos() -> tuple[Backbone, ImageSet]:
     """ImageNet's ViT-Tiny, and ants and bees, or else Imagenette; without weights or photos, what is small and grey.
 
     Ants and bees are read from a folder or zip of yours, Imagenette is downloaded (99 MB). The small and grey are the
-    pocket ViT and Fashion-MNIST or digits. Prints what was left out. Fashion-MNIST is what the pocket ViT learned on, so its numbers there judge nothing.
+    pocket ViT and Fashion-MNIST or digits; it learned on Fashion-MNIST, so its numbers there judge nothing. Prints what
+    was left out.
     """
     try:
         backbone = load_backbone()
