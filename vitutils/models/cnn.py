@@ -1,4 +1,4 @@
-"""Convolutional nets and what they are held against.
+"""Convolutional networks, and what they are compared with.
 
 Chapter 1 writes out most of them in the same words, chapter 6 `SmallCNN`, chapter 7 `ConvStem`.
 """
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class SmallCNN(nn.Module):
     """Stages of 3 x 3 convolution, BatchNorm, ReLU, 2 x 2 max-pooling.
 
-    images (B, C, H, W) -> logits (B, K). One stage a width; H and W are
-    halved in each. The last feature map is averaged over all places.
+    images (B, C, H, W) -> logits (B, K). One stage per width; H, W are
+    halved in each. The last feature map is averaged over positions.
     """
 
     def __init__(self, in_chans: int, num_classes: int, widths: tuple):
