@@ -456,7 +456,7 @@ def test_without_its_script_a_sentence_says_what_would_be_here(tmp_path):
     body += "const told = shown(p('missing')) && p('missing').textContent;"
     body += "const RESULT = JSON.stringify({stage: shown(p('stage')), told});"
     got = run_js("chromium", tmp_path, body, html)
-    assert got["stage"] is False and "It needs JavaScript" in got["told"]
+    assert got["stage"] is False and "needs JavaScript" in got["told"]
 
 
 @pytest.mark.slow

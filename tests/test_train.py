@@ -421,7 +421,7 @@ def test_evaluate_takes_the_test_part_of_a_data_set(digits):
     parts = digits.test_images, digits.test_labels
     same = train.evaluate(model, *parts, mean=digits.mean, std=digits.std)
     assert torch.equal(train.evaluate(model, digits).logits, same.logits)
-    with pytest.raises(ValueError, match="a Dataset alone"):
+    with pytest.raises(ValueError, match="only a Dataset"):
         train.evaluate(model, digits, parts[1])
     with pytest.raises(ValueError, match="expected a Dataset, or images with labels"):
         train.evaluate(model, *parts)
