@@ -287,7 +287,7 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("diagrams_speak", "book/_static/vit-model.svg", 'fill="#fff"/>', 'fill="none"/>', "ground"),
     ("diagrams_speak", "book/_static/multi-head.svg", "font-size: 15px", "font-size: 9px", "9 px"),
     ("diagrams_are_shown", "notebooks/02_attention.ipynb", "local-global", "global-local", "no diagram global-local"),
-    ("diagrams_are_shown", "book/notation.md", "_static/vit-patches.svg", "_static/home.png", "vit-patches.svg is shown"),
+    ("diagrams_are_shown", "book/notation.md", "_static/vit-patches.svg", "_static/home.png", "vit-patches.svg"),
     ("pictures_speak", "README.md", "![A photo", "![](a.png) ![A photo", "a.png"),
     ("pictures_speak", "book/preface.md", ":alt: ", ":alt: home.png\n:x: ", "home.png"),
     ("commands_are_the_makefiles", "Makefile", "\nlint:", "\nstyle:", "make lint"),
