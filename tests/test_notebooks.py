@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -551,3 +553,44 @@ def test_a_scratch_notebook_beside_the_chapters_is_left_alone(book, capsys, monk
     assert scratch.read_bytes() == b"" and rules.notebook_paths(book.root) == [book.path]
     assert command.main(["strip"]) == 0  # all chapters
     assert "04_made_up.ipynb: nothing to strip" in capsys.readouterr().out
+
+
+COMPILE = """
+import sys
+import vitutils
+env = vitutils.setup(seed=0)
+import nbformat
+cells = {cell.id: cell.source for cell in nbformat.read(sys.argv[1], 4).cells}
+exec(cells["imports"])
+stack = [Block(ViTConfig(img_size=28, in_chans=1, patch_size=7, embed_dim=32, depth=1, num_heads=2))]
+x = torch.randn(2, 17, 32)
+median_ratio = lambda seconds, slow, fast: np.median(seconds[slow]) / np.median(seconds[fast])
+exec(cells["compiled"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compiler", "says"), [(None, "times as fast"), ("no_compiler_of_this_name", "not compiled: Invalid")]
+)
+def test_the_compiling_cell_says_nothing_on_stderr(tmp_path, compiler, says):
+    # A cache that is warm hides what the first compilation warns of: a CUDA toolkit without a GPU, for one.
+    if compiler is None and not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("no C++ compiler here")
+    (tmp_path / "toolkit").mkdir()
+    settings = (
+        os.environ
+        | {
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cold"),
+            "CUDA_HOME": str(tmp_path / "toolkit"),
+            "VITBOOK_SCALE": "cpu",
+        }
+        | ({"CXX": compiler} if compiler else {})
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILE, rules.ROOT / "notebooks" / "14_speed.ipynb"],
+        env=settings,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0 and says in ran.stdout and ran.stderr == "", ran
