@@ -322,7 +322,6 @@ def configuration() -> dict:
         "SEEDS",
         "MEAN",
         "STD",
-        "NEIGHBOURS",
         "OURS",
         "COARSE",
         "UVA",
