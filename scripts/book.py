@@ -4,6 +4,7 @@
 
 What plain `jupyter-book build` does not do, and this does:
 
+* It executes one notebook after another. Here chapters that measure no time run side by side first (`ahead.py`).
 * Its cache sees the notebooks' text only. Here an *execution key* is kept of all else that an output depends on
   (vitutils, results, the papers' numbers, drawings, requirements, scale, versions, data at hand); where it changed, the
   cache is thrown away.
@@ -31,6 +32,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import ahead
 import env
 import running
 from settings import look_at_settings
@@ -351,6 +353,7 @@ def make(root: Path) -> int:
     print(f"Building the book at scale {key['VITBOOK_SCALE']} (log: {log})", flush=True)
     write_json(key_file, {"key": key, "cache": cache_state(cache)})
     try:
+        ahead.ahead(root, key["VITBOOK_SCALE"])
         code, lines = build(root, log, key["VITBOOK_SCALE"])
     finally:
         # What a notebook fetched or wrote belongs to what it was executed with.

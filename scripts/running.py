@@ -34,6 +34,13 @@ def cell_limit(scale: str, environment: Mapping[str, str] = os.environ) -> float
     raise ValueError(f"{LIMIT} is {given!r}; expected the seconds that a cell may run, such as {LIMITS[scale]}")
 
 
+def cores() -> int:
+    """The cores this process may use: in a container fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 2
+
+
 @contextlib.contextmanager
 def kernels_environment() -> Iterator[dict[str, str]]:
     """The environment of a process that starts kernels: env.surroundings, without the user's IPython start-up files."""

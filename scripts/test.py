@@ -39,13 +39,6 @@ def lint() -> int:
     return subprocess.call(command, cwd=ROOT, env=env.surroundings(os.environ))
 
 
-def cores() -> int:
-    """The cores this process may use: in a container fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 2
-
-
 def call(command: list[str], settings: dict[str, str]) -> int:
     """Run pytest, and leave nothing of it behind when this is stopped."""
     with running.kernels_environment() as environment:
@@ -75,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 def test(every: bool, arguments: list[str]) -> int:
     """Run pytest over all. Raises ValueError where the notebooks or the package cannot be prepared."""
-    limit, workers = running.cell_limit("smoke"), max(2, min(4, cores()))
+    limit, workers = running.cell_limit("smoke"), max(2, min(4, running.cores()))
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "scripts.where_time_went"]
     command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers)]
     command += ["--dist", "loadfile", "--no-loadscope-reorder", *([] if every else ["-m", "not slow"])]

@@ -358,6 +358,53 @@ def test_how_long_a_cell_may_run():
 
 # --- what goes wrong ------------------------------------------------------------------------------
 
+# --- side by side ---------------------------------------------------------------------------------
+
+MEET = """\
+import os, time
+from pathlib import Path
+
+Path("../.here-{me}").write_text("")
+for _ in range(600):
+    if Path("../.here-{other}").exists():
+        break
+    time.sleep(0.1)
+met = Path("../.here-{other}").exists()
+print("met:", met, "threads:", os.environ.get("OMP_NUM_THREADS"))
+Path("../.gone-{me}").write_text("")"""
+ALONE = """\
+from pathlib import Path
+
+class timing:
+    race = staticmethod(lambda work: sorted(path.name for path in Path("..").glob(".gone-*")))
+
+print("gone before:", timing.race({}))"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(running.cores() < 2, reason="one core: nothing runs side by side")
+def test_chapters_run_side_by_side_but_those_that_measure_time(tmp_path):
+    small = SmallBook(tmp_path)
+    small.environment = {name: value for name, value in small.environment.items() if name != "OMP_NUM_THREADS"}
+    names = ("01_count", "02_measures", "03_meets", "04_fails")
+    small.write("_toc.yml", TOC + "".join(f"- file: notebooks/{name}\n" for name in names))
+    small.notebook(MEET.format(me="1", other="3"))
+    small.notebook(ALONE, name="02_measures")
+    small.notebook(MEET.format(me="3", other="1"), name="03_meets")
+    small.notebook('print("begun")\n1 / 0', name="04_fails")
+    said = small.build(code=1)
+    assert "04_fails.ipynb: failed; it is executed once more" in said
+    assert "notebooks/04_fails.ipynb, cell 2 (`count`): ZeroDivisionError" in said
+    small.notebook("print('mended')", name="04_fails")
+    for trace in tmp_path.glob(".here-*"):
+        trace.unlink()  # a chapter that ran again would wait for a minute, and say that it met nobody
+    said = small.build()
+    assert said.count("unchanged, outputs from the cache") >= 2
+    pages = {name: re.sub(r"<[^>]+>", "", small.page(f"notebooks/{name}.html")) for name in names}
+    assert all("met: True threads: 1" in pages[name] for name in ("01_count", "03_meets")) or running.cores() > 3
+    assert "gone before: ['.gone-1', '.gone-3']" in pages["02_measures"].replace("&#39;", "'")
+    assert "mended" in pages["04_fails"]
+
 
 @pytest.fixture(scope="module")
 def rough(tmp_path_factory) -> SmallBook:
