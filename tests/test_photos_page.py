@@ -83,7 +83,7 @@ def test_without_a_network_the_page_says_so_and_nothing_breaks(tmp_path, monkeyp
 
     monkeypatch.setattr("urllib.request.urlopen", none)
     made = photopage.scripts(tmp_path)
-    assert list(made) == ["about.js"] and "could not be had (URLError)" in made["about.js"]
+    assert list(made) == ["about.js"] and "could not be loaded (URLError)" in made["about.js"]
     assert not list(tmp_path.iterdir())
 
 

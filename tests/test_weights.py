@@ -459,7 +459,7 @@ def test_a_damaged_or_missing_pocket_vit_is_named(tmp_path, monkeypatch):
 
 
 def test_the_first_that_can_be_had(folder, checkpoint):
-    assert weights.load_pretrained(NAME, "pocket").source.endswith(f"({NAME} could not be had)")
+    assert weights.load_pretrained(NAME, "pocket").source.endswith(f"({NAME} not found)")
     shutil.copy(checkpoint, folder)
     first = weights.load_pretrained(NAME, "pocket")
     assert first.name == NAME and "could not" not in first.source

@@ -68,7 +68,7 @@ def runtime(cache: Path) -> dict[str, bytes]:
         with urllib.request.urlopen(address, timeout=15) as answer:
             raw = answer.read()
     except OSError as error:
-        raise NoRuntime(f"{address} could not be had ({type(error).__name__})") from None
+        raise NoRuntime(f"{address} could not be loaded ({type(error).__name__})") from None
     return unpacked(raw, folder)
 
 

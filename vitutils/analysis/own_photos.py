@@ -15,7 +15,7 @@ SMALL = ("fashion_mnist", "digits")  # what the pocket ViT can read
 
 
 def first_set(*names: str) -> ImageSet:
-    """The first of these sets that can be had; a name of a folder that is not there is passed over.
+    """The first of these sets that can be loaded; a name of a folder that is not there is passed over.
 
     Raises the last one's DataError, or ValueError, where none can.
     """

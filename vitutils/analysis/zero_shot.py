@@ -67,7 +67,7 @@ def load_image_text(name: str = DEFAULT) -> ImageText:
     """Load a CLIP or SigLIP by its name on the Hugging Face hub, or from a folder that transformers wrote.
 
     Raises ValueError for a network without a text tower, with names of some that have one; FileNotFoundError where it
-    cannot be had; ImportError without transformers. Only safetensors are read.
+    can't be loaded; ImportError without transformers. Only safetensors are read.
     """
     needed("transformers")
     import timm
@@ -87,10 +87,10 @@ def load_image_text(name: str = DEFAULT) -> ImageText:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **local)
         found = _preprocessing(transformers.AutoImageProcessor.from_pretrained(name, **local).to_dict())
     except OSError as error:
-        raise FileNotFoundError(f"{name} could not be had from the Hugging Face hub or this machine: {_line(error)}; "
+        raise FileNotFoundError(f"{name} not found on the Hugging Face hub or this machine: {_line(error)}; "
                                 f"known names: {', '.join(KNOWN)}") from None  # fmt: skip
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):  # transformers makes one without its files
-        raise FileNotFoundError(f"{name} could not be had whole: its tokenizer has no words; fetch its folder again")
+        raise FileNotFoundError(f"{name} is incomplete: its tokenizer has no words; fetch its folder again")
     if not hasattr(net, "get_text_features") or not hasattr(net, "get_image_features"):
         raise ValueError(f"{name} is a {type(net).__name__}, which gives no features of texts; {some}")
     return ImageText(

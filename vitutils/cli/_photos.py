@@ -173,12 +173,12 @@ def _beside(features: Tensor, photos: Photos, nearest: Candidate) -> str:
 
 
 def _backbone(name: str, size: int | None) -> tuple[Backbone, str]:
-    """The backbone, or the pocket ViT and a warning where its weights cannot be had."""
+    """The backbone, or the pocket ViT and a warning if its weights can't be found or downloaded."""
     try:
         return load_backbone(name, img_size=size), ""
     except FileNotFoundError as error:
         warning = (
-            f"The weights of {name} could not be had, so the book's pocket ViT stands in. It has seen grey pictures of "
+            f"The weights of {name} can't be found, so the book's pocket ViT is used. It has seen grey pictures of "
             f"clothes, 28 x 28 pixels, and nothing else: take these numbers as a trial of the command, not as what "
             f"your photos allow. {' '.join(str(error).split())}"
         )

@@ -337,7 +337,7 @@ def card(facts) -> str:
         f"- **Made by** {facts.best.name} ({facts.best.detail}) on `{backbone.name}` ({backbone.pretraining}), images "
         f"of {backbone.input_size[1]} pixels, with timm {timm.__version__} and torch {torch.__version__}.",
         f"- **Photos.** {len(photos.at(0)):,} to train on, {len(photos.at(1)):,} to choose by, {len(photos.at(2)):,} "
-        f"to test on; seed {facts.options.seed}. Which is which stands in split.csv.",
+        f"to test on; seed {facts.options.seed}. split.csv says which photo is in which.",
         f"- **Licence of the backbone's weights.** {backbone.licence_note}. That of your photos is yours to know.",
         *(f"- **{title}.** {' '.join(lines)}" for title, lines in facts.more),
         "- **Limits.** Other cameras, places and seasons than those of the photos were not tested. A photo of anything "

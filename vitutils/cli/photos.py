@@ -31,7 +31,7 @@ Face hub, or a folder that transformers wrote. Such a model is kept only with --
 
 Ctrl-C loses nothing but the last minute: give the same command again. Features are kept under the first folder of
 $VITBOOK_DATA. Weights are looked for there, then on the Hugging Face hub; where there are none, the pocket ViT that
-comes with the book stands in, and the report says so.
+comes with the book is used instead, and the report says so.
 """
 IMAGE_TEXT = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"  # of --zero-shot
 BACKBONE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"

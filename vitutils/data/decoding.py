@@ -137,7 +137,7 @@ def is_picture(source: Path | str | io.BufferedIOBase) -> bool:
             warnings.simplefilter("ignore")
             Image.open(source, formats=_formats()).close()
     except Image.DecompressionBombError:
-        return True  # one that cannot be had: whoever asks for it is told
+        return True  # one that can't be fetched: whoever asks for it is told
     except UNREADABLE:
         return False
     return True

@@ -153,7 +153,7 @@ def _dales() -> tuple[tuple, Tensor, tuple[str, ...], str]:
     if not (found := [path for path in places if path.is_file()]):
         tried = "\n".join(f"  - {path}: not there" for path in places)
         raise DataError(
-            f"The point set 'dales_500' cannot be had. Tried:\n{tried}\nIt isn't shipped. Put dales_500.npz (x: "
+            f"The point set 'dales_500' was not found. Tried:\n{tried}\nIt isn't shipped. Put dales_500.npz (x: "
             "float32 (N, P, 3), y: labels 0 to 4) there, or name its folder in VITBOOK_DATA; or use "
             "load_points('solids')."
         )

@@ -179,7 +179,7 @@ def load_backbone(name: str = DEFAULT, *, img_size: int | None = None, random_we
     cheaper; positions are stretched.  random_weights: load nothing; for tests, and to look at shapes on the meta
     device (`with torch.device("meta"):`). They are never taken unasked.
     Raises ValueError for a name that timm does not know, a size that does not fit, a damaged file, and a network that
-    gives no features; FileNotFoundError, naming all that was tried, where the weights cannot be had.
+    gives no features; FileNotFoundError, naming all that was tried, if the weights can't be found or downloaded.
     """
     if img_size is not None and (not isinstance(img_size, Integral) or isinstance(img_size, bool) or img_size < 1):
         raise ValueError(f"expected img_size to be a whole number of pixels, 1 or more, or None, got {img_size!r}")

@@ -111,14 +111,14 @@ def from_hub(name: str, repo: str) -> Path:
 
 
 def load_pretrained(*names: str) -> Pretrained:
-    """Load the first of these plain ViTs that can be had, by timm's names; its `source` says which could not.
+    """Load the first of these plain ViTs that can be found, by timm's names; its `source` names the others.
 
     Such as "vit_tiny_patch16_224.augreg_in21k_ft_in1k": NAME.safetensors is looked for in the `weights` folders of
     `$VITBOOK_DATA`, then the Hugging Face hub is asked. "pocket" is the book's own small ViT and comes with this
     package: grey images of 28 x 28 pixels, ten classes of Fashion-MNIST.
     A checkpoint without a head (`vit_small_patch16_224.dino`) gives features (B, D) in place of logits.
     Raises ValueError for a name timm does not know, a damaged file, or an architecture that is not a plain ViT;
-    FileNotFoundError, naming all that was tried, if none can be had.
+    FileNotFoundError, naming all that was tried, if none can.
     """
     if not names:
         raise ValueError("expected the name of a model, got none")
@@ -129,7 +129,7 @@ def load_pretrained(*names: str) -> Pretrained:
         except FileNotFoundError as error:
             failures.append((name, str(error)))
             continue
-        absent = f" ({' and '.join(other for other, _ in failures)} could not be had)" if failures else ""
+        absent = f" ({' and '.join(other for other, _ in failures)} not found)" if failures else ""
         return replace(found, source=found.source + absent)
     raise FileNotFoundError("\n".join(told for _, told in failures))
 
