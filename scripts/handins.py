@@ -52,7 +52,8 @@ def read(path: Path) -> dict[str, HandIn]:
             cells = tuple(Cell(**cell) for cell in told.get("cells", ()))
             found[name] = HandIn(points=told["points"], cells=cells)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{listed}: {name}: expected points and cells (name, why, source, fails): {error}") from None
+            form = "points and cells (name, why, source, fails)"
+            raise ValueError(f"{listed}: {name}: expected {form}: {error}") from None
     return found
 
 
