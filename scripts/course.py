@@ -20,6 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import course_guide
 import env
 import notebook_rules as rules
 
@@ -167,6 +168,7 @@ def make(root: Path, paths: list[Path]) -> Path:
         folder = Path(new, "course")
         folder.mkdir()
         generate(folder, paths, root)
+        (folder / "guide.md").write_text(course_guide.write(root, paths), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
         folder.replace(target)

@@ -48,6 +48,31 @@ def test_the_hand_ins_are_of_every_kind_and_each_test_fails_one(path):
         assert one.points == sum(points.values()) - sum(points[test] for test in lost), name
 
 
+@pytest.mark.parametrize("file, student", [
+    ("ada-1_convolution.ipynb", "ada"),
+    ("ada.lovelace@example.org-4_training_well.ipynb", "ada.lovelace@example.org"),
+    ("lovelaceada_123_4567_1_convolution-2.ipynb", "lovelaceada_123_4567"),
+    ("lovelaceada_LATE_123_4567_1_convolution.ipynb", "lovelaceada_LATE_123_4567"),
+    ("Ada Lovelace_123_assignsubmission_file/1_convolution.ipynb", "Ada Lovelace_123_assignsubmission_file"),
+    ("ada/1_convolution (1).ipynb", "ada"),
+    ("1_convolution.ipynb", None),
+    ("ada-1_convolution.txt", None),
+    ("ada-homework.ipynb", None),
+])
+def test_a_files_name_says_whose_it_is(file, student):
+    settings = (ROOT / "course" / course.SETTINGS).read_text("utf-8")
+    pattern = re.search(r'named_regexp = \(\s*r"(.*)"', settings)[1]
+    found = re.match(pattern, f"/home/t/class/downloaded/1_convolution/extracted/{file}")
+    assert (found and found["student_id"]) == student
+    assert not found or found["file_id"] in ("1_convolution", "4_training_well")
+
+
+def test_the_website_holds_nothing_of_the_course():
+    assert not [entry for entry in rules.toc_files(ROOT) if entry.startswith("course/")]
+    pages = (ROOT / ".github" / "workflows" / "pages.yml").read_text("utf-8")
+    assert re.findall(r"^\s*path: (_build\S*)", pages, re.M) == ["_build/html"]
+
+
 # ---------------------------------------------------------------- graded
 
 
