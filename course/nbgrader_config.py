@@ -8,5 +8,6 @@ c.Execute.timeout = 60
 # Whose a file is, by its name below downloaded/1_convolution/archive: ada-1_convolution.ipynb; Canvas's
 # lovelaceada_123_456_1_convolution-2.ipynb; Moodle's "Ada Lovelace_123_assignsubmission_file/1_convolution.ipynb".
 c.FileNameCollectorPlugin.named_regexp = (
-    r".*[/\\](?!(?:extracted|\d_[a-z_]+)[/\\])(?P<student_id>[^/\\]+)[-_/\\](?P<file_id>\d_[a-z_]*[a-z])(?:[- (]+\d+\)?)?\.ipynb$"
+    r".*[/\\](?!(?:extracted|\d_[a-z_]+)[/\\])(?P<student_id>[^/\\]+)[-_/\\]"
+    r"(?P<file_id>\d_[a-z_]*[a-z])(?:[- (]+\d+\)?)?\.ipynb$"
 )

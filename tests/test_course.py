@@ -60,8 +60,11 @@ def test_the_hand_ins_are_of_every_kind_and_each_test_fails_one(path):
     ("ada-homework.ipynb", None),
 ])
 def test_a_files_name_says_whose_it_is(file, student):
-    settings = (ROOT / "course" / course.SETTINGS).read_text("utf-8")
-    pattern = re.search(r'named_regexp = \(\s*r"(.*)"', settings)[1]
+    from traitlets.config import Config
+
+    settings = Config()
+    exec((ROOT / "course" / course.SETTINGS).read_text("utf-8"), {"get_config": lambda: settings})
+    pattern = settings.FileNameCollectorPlugin.named_regexp
     found = re.match(pattern, f"/home/t/class/downloaded/1_convolution/extracted/{file}")
     assert (found and found["student_id"]) == student
     assert not found or found["file_id"] in ("1_convolution", "4_training_well")
