@@ -23,6 +23,7 @@ from pathlib import Path
 import course_guide
 import env
 import notebook_rules as rules
+import running
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ SOLUTION = re.compile(r"^[ \t]*(?:### |<!-- )BEGIN SOLUTION.*?\n(.*?)^[ \t]*(?:#
 MARKS = {"grade_id", "grade", "solution", "locked", "task", "schema_version"}
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """No course can be made of this; the message says why."""
 
 
@@ -163,7 +164,7 @@ def make(root: Path, paths: list[Path]) -> Path:
     """Write _build/course and course/students; returns the first. Raises Refused, and nothing is written."""
     told = [f"{path.relative_to(root)}: {fault}" for path in paths for fault in faults(path, root)]
     if told or not paths:
-        raise Refused("\n".join(told) or "There is no assignment in course/.")
+        raise Refused("\n".join([*told, "Nothing was made."]) if told else "There is no assignment in course/.")
     target = root / "_build" / "course"
     if any((target / made).exists() for made in ("submitted", "autograded")):
         raise Refused(f"{target} holds hand-ins or grades. Move that folder elsewhere first; this one is made anew.")
@@ -189,17 +190,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tidy", nargs="+", type=Path, metavar="FILE", help="only put source notebooks into form")
     given = parser.parse_args(arguments)
     root = given.root.resolve()
-    try:
-        for path in given.tidy or ():
-            path.write_text(stored(rules.read(path)), encoding="utf-8")
-        if given.tidy:
-            return 0
-        if not importlib.util.find_spec("nbgrader"):
-            raise Refused("nbgrader isn't installed here: `make course` does it (requirements-course.txt)")
-        target = make(root, sources(root))
-    except (Refused, rules.Unreadable, OSError) as error:
-        print(f"{error}\nThe course was not made.", file=sys.stderr)
-        return 2
+    if given.tidy:
+        return running.command(root, "scripts/course.py --tidy", lambda: tidy(given.tidy))
+    return running.command(root, "make course", lambda: whole(root))
+
+
+def tidy(paths: list[Path]) -> int:
+    for path in paths:
+        path.write_text(stored(rules.read(path)), encoding="utf-8")
+    return 0
+
+
+def whole(root: Path) -> int:
+    """Make the course of all assignments, and say where it is. Raises Refused, and nothing is written."""
+    if not importlib.util.find_spec("nbgrader"):
+        raise Refused("nbgrader isn't installed here: `make course` does it (requirements-course.txt)")
+    target = make(root, sources(root))
     print(f"For students:  {target / 'release'}\nFor teachers:  {target} (the guide: {target / 'guide.md'})")
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import adopt
 import course
 import course_guide
 import env
@@ -143,7 +144,21 @@ def test_nothing_is_written_if_an_assignment_is_out_of_form(tmp_path, capsys):
     course.sources(root)[0].write_text(rules.dumps(notebook), "utf-8")
     assert course.main(["--root", str(root)]) == 2
     assert "1_convolution.ipynb: cell 'split-test': is graded, but has no points" in capsys.readouterr().err
-    assert not (root / "_build").exists() and not (root / "course" / "students").exists()
+    assert not [*(root / "_build").glob("[!.]*")] and not (root / "course" / "students").exists()
+
+
+def test_adopt_reaches_the_buttons(tmp_path):
+    root = a_root(tmp_path)
+    [path] = course.sources(root)
+    students = root / "course" / "students" / path.name
+    students.parent.mkdir()
+    shutil.copy(ROOT / "course" / "students" / path.name, students)
+    adopt.adopt(root, "https://github.com/me/my-book", "trunk")
+    assert course.faults(path, root) == []
+    for notebook in (rules.read(path), rules.read(students)):
+        title, setup = (cell_of(notebook, name)["source"] for name in ("title", "setup"))
+        assert "/github/me/my-book/blob/trunk/course/students/1_convolution.ipynb)" in title
+        assert "github.com/me/my-book" in setup
 
 
 def test_the_guide_holds_what_the_files_say():
