@@ -5,6 +5,8 @@ c = get_config()  # noqa: F821 - nbgrader runs this file, and knows the name
 c.CourseDirectory.course_id = "vision-transformers"
 # Seconds a cell may take; a hand-in that never ends is stopped here. Solved, no cell takes a fifth of it on two cores.
 c.Execute.timeout = 60
+# Seconds for a stopped cell to say so: after nbgrader's own 4, a busy machine would leave the hand-in without any grade.
+c.Execute.iopub_timeout = 300
 # Whose a file is, by its name below downloaded/1_convolution/archive: ada-1_convolution.ipynb; Canvas's
 # lovelaceada_123_456_1_convolution-2.ipynb; Moodle's "Ada Lovelace_123_assignsubmission_file/1_convolution.ipynb".
 c.FileNameCollectorPlugin.named_regexp = (
