@@ -178,6 +178,24 @@ def test_a_hand_in_names_cells_that_are_there():
         handins.make(source, source, "wrong", wrong)
 
 
+def settings():
+    from traitlets.config import Config
+
+    found = Config()
+    exec((ROOT / "course" / course.SETTINGS).read_text("utf-8"), {"get_config": lambda: found})
+    return found
+
+
+def test_only_answers_and_tests_are_stopped_soon():
+    """The first import takes minutes on a busy machine, and a hand-in that stops there has no points at all."""
+    from nbformat.v4 import new_code_cell
+
+    limit = settings().Execute.timeout_func
+    soon = [limit(new_code_cell(metadata={"nbgrader": {"grade": g, "solution": not g}})) for g in (True, False)]
+    late = [limit(new_code_cell()), limit(new_code_cell(metadata={"nbgrader": {"grade": False, "solution": False}}))]
+    assert soon == [60, 60] and late == [600, 600]
+
+
 @pytest.mark.parametrize("file, student", [
     ("ada-1_convolution.ipynb", "ada"),
     ("ada.lovelace@example.org-4_training_well.ipynb", "ada.lovelace@example.org"),
@@ -190,12 +208,7 @@ def test_a_hand_in_names_cells_that_are_there():
     ("ada-homework.ipynb", None),
 ])
 def test_a_files_name_says_whose_it_is(file, student):
-    from traitlets.config import Config
-
-    settings = Config()
-    exec((ROOT / "course" / course.SETTINGS).read_text("utf-8"), {"get_config": lambda: settings})
-    pattern = settings.FileNameCollectorPlugin.named_regexp
-    found = re.match(pattern, f"/home/t/class/downloaded/1_convolution/extracted/{file}")
+    found = re.match(settings().FileNameCollectorPlugin.named_regexp, f"/home/t/class/downloaded/1_convolution/extracted/{file}")
     assert (found and found["student_id"]) == student
     assert not found or found["file_id"] in ("1_convolution", "4_training_well")
 
