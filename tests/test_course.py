@@ -208,7 +208,8 @@ def test_only_answers_and_tests_are_stopped_soon():
     ("ada-homework.ipynb", None),
 ])
 def test_a_files_name_says_whose_it_is(file, student):
-    found = re.match(settings().FileNameCollectorPlugin.named_regexp, f"/home/t/class/downloaded/1_convolution/extracted/{file}")
+    path = f"/home/t/class/downloaded/1_convolution/extracted/{file}"
+    found = re.match(settings().FileNameCollectorPlugin.named_regexp, path)
     assert (found and found["student_id"]) == student
     assert not found or found["file_id"] in ("1_convolution", "4_training_well")
 
