@@ -115,7 +115,7 @@ def new_project(root: Path) -> Path:
     """A folder with env.py and empty lists of requirements: an environment takes seconds."""
     (root / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "env.py", root / "scripts")
-    for name in ("requirements.txt", "requirements-pages.txt", "pyproject.toml"):
+    for name in {env.BASE, *env.MORE.values(), "pyproject.toml"}:
         (root / name).write_text("")
     return root
 
@@ -273,10 +273,19 @@ def test_what_pip_says_in_plain_words(output, start):
 
 def test_ci_run_calls_the_commands():
     said = re.findall(r"^ *((?:\w+=\w+ )?make [a-z-]+) PYTHON=", (ROOT / ".ci" / "run").read_text(), re.M)
-    assert said == ["make test-all", "VITBOOK_SCALE=cpu make book", "make pages", "make pdf"]
+    assert said == ["make test-all", "VITBOOK_SCALE=cpu make book", "make course", "make pages", "make pdf"]
 
 
-@pytest.mark.parametrize(("name", "goals"), [("tests.yml", ["test-all"]), ("pages.yml", ["book", "pages", "pdf"])])
+@pytest.mark.parametrize(
+    ("name", "goals"), [("tests.yml", ["test-all", "course"]), ("pages.yml", ["book", "pages", "pdf"])]
+)
 def test_workflows_call_make(name, goals):
     text = (ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8")
     assert re.findall(r"run: make ([a-z-]+)", text) == goals
+
+
+@pytest.mark.parametrize("name", [".ci/run", ".github/workflows/tests.yml"])
+def test_ci_grades_the_course_after_nbgrader_is_installed(name):
+    """In `make test-all` nbgrader is missing, and the tests that grade are skipped."""
+    _, _, after = (ROOT / name).read_text(encoding="utf-8").partition("make course PYTHON=")
+    assert " scripts/env.py --for course -m pytest -q tests/test_course.py\n" in after
