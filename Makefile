@@ -8,7 +8,7 @@ FOUND = command -v "$(PYTHON)" >/dev/null || { \
 ENV = @$(FOUND); "$(PYTHON)" -E scripts/env.py --for $@
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-all pages pdf lint lab results clean adopt links chapter
+.PHONY: help book test test-all pages pdf lint lab results clean adopt links chapter course
 
 help:  ## these lines
 	@echo "Vision Transformers in PyTorch"
@@ -49,6 +49,9 @@ clean:  ## remove what was built (ALL=1: the environments too)
 
 chapter:  ## begin a chapter: make chapter NAME=12_registers TITLE="Registers"
 	$(ENV) scripts/chapter.py
+
+course:  ## make the assignments: students' notebooks, the teachers', the guide (_build/course)
+	$(ENV) scripts/course.py
 
 adopt:  ## make the book yours: make adopt REPO=https://github.com/me/my-book (BRANCH=trunk)
 	@$(FOUND); "$(PYTHON)" -E scripts/adopt.py

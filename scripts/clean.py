@@ -14,7 +14,7 @@ from pathlib import Path
 
 BUILT = ["build", ".pytest_cache", ".ruff_cache"]
 ENVIRONMENTS = [".venv", ".venv-3.*", "vitutils.egg-info"]
-CODE = ["vitutils", "tests", "scripts", "notebooks", "book", "studies"]
+CODE = ["vitutils", "tests", "scripts", "notebooks", "book", "studies", "course"]
 CACHES = {"__pycache__", ".ipynb_checkpoints"}
 
 

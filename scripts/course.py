@@ -20,8 +20,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import course_guide
 import env
 import notebook_rules as rules
+import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = "nbgrader_config.py"
@@ -47,7 +49,7 @@ def badge(root: Path, name: str) -> str:
     where = rules.book_url(root).removeprefix("https://github.com/")
     branch = rules.config(root)["repository"]["branch"]
     address = f"https://colab.research.google.com/github/{where}/blob/{branch}/course/students/{name}.ipynb"
-    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})"
+    return f"{tables.BADGE}({address})"
 
 
 def mark(cell: dict) -> dict:
@@ -97,13 +99,16 @@ def _faults_of(cell: dict) -> list[str]:
     if told["grade"] and told["solution"] and "**Rubric**" not in source:
         found.append("is graded by hand, but has no **Rubric**")
     if told["grade"] and not told["solution"]:
-        found += _faults_of_test(source)
+        found += _faults_of_test(source, told.get("points"))
     return found
 
 
-def _faults_of_test(source: str) -> list[str]:
-    if not re.match(r"# \d+ points?(, hidden|, partly hidden)?: ", source):
+def _faults_of_test(source: str, points: object) -> list[str]:
+    opening = course_guide.KNOWN.match(source)
+    if not opening:
         return ["must begin with '# 2 points: ' (', hidden' or ', partly hidden') and what it judges, in one line"]
+    if points is not None and int(opening[1]) != points:
+        return [f"says {opening[1]} points, has {points}"]
     try:
         last = ast.parse(source).body[-1:]
     except SyntaxError as error:
@@ -167,6 +172,7 @@ def make(root: Path, paths: list[Path]) -> Path:
         folder = Path(new, "course")
         folder.mkdir()
         generate(folder, paths, root)
+        (folder / "guide.md").write_text(course_guide.write(root, paths), encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
         folder.replace(target)

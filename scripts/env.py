@@ -3,7 +3,8 @@
     python3 scripts/env.py --for test scripts/test.py
 
 The first run creates `.venv` and installs requirements.txt into it; a stamp inside says what was installed, so that
-later runs start at once. The goals `pages` and `pdf` install requirements-pages.txt besides, with a stamp of its own.
+later runs start at once. The goals `pages` and `pdf` install requirements-pages.txt besides, and `course` installs
+requirements-course.txt, each with a stamp of its own.
 `.venv` belongs to the Python that made it: another one (`make test PYTHON=python3.13`) gets its own, `.venv-3.13`.
 
 Why not a rule of make with a stamp file: a checkout changes the files' times, and Windows has no make. Why not uv: it
@@ -22,7 +23,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE, MORE = "requirements.txt", "requirements-pages.txt"
+BASE = "requirements.txt"
+MORE = {"pages": "requirements-pages.txt", "pdf": "requirements-pages.txt", "course": "requirements-course.txt"}
 NEED_GB = 8
 SHOWN = re.compile(r"^\s*Downloading .*\(\d{2,}\.\d MB\)|^Installing collected")
 # What a failed step printed, and what to say of it: the first that is found.
@@ -193,7 +195,7 @@ def only_one(root: Path):
 
 def ensure(goal: str) -> str:
     """The python of a ready environment, made or mended where need be."""
-    folder, names = folder_for(ROOT, sys.version_info[:2]), [BASE] + [MORE] * (goal in ("pages", "pdf"))
+    folder, names = folder_for(ROOT, sys.version_info[:2]), [BASE, *filter(None, [MORE.get(goal)])]
     if missing(folder, names):
         with only_one(ROOT):
             for name in missing(folder, names):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 import course
+import course_guide
+import env
 import handins
 import notebook_rules as rules
 
@@ -46,6 +49,150 @@ def test_the_hand_ins_are_of_every_kind_and_each_test_fails_one(path):
     for name, one in listed.items():
         lost = points if name == "blank" else one.fails
         assert one.points == sum(points.values()) - sum(points[test] for test in lost), name
+
+
+def cell_of(notebook: dict, name: str) -> dict:
+    return next(cell for cell in notebook["cells"] if cell.get("id") == name)
+
+
+def spoil(name: str, old: str, new: str):
+    """A change of one cell's source."""
+
+    def change(notebook: dict) -> None:
+        cell = cell_of(notebook, name)
+        assert old in cell["source"]
+        cell["source"] = cell["source"].replace(old, new)
+
+    return change
+
+
+def spoil_mark(name: str, **changes):
+    """A change of what nbgrader is told of one cell; None takes a field away."""
+
+    def change(notebook: dict) -> None:
+        mark = cell_of(notebook, name)["metadata"]["nbgrader"]
+        mark.update(changes)
+        for field in [field for field, value in mark.items() if value is None]:
+            del mark[field]
+
+    return change
+
+
+@pytest.mark.parametrize("change, complaint", [
+    (spoil("title", "colab.research", "example"), "no button for Colab"),
+    (spoil("split", "### BEGIN SOLUTION", ""), "'split': has no BEGIN SOLUTION"),
+    (spoil("where-words", "**Rubric**", "Rubric"), "'where-words': is graded by hand, but has no **Rubric**"),
+    (spoil("split-test", "# 1 point: ", "# "), "'split-test': must begin with"),
+    (spoil("split-test", "# 1 point: ", "# 2 points: "), "'split-test': says 2 points, has 1"),
+    (spoil("split-test", "\nassert miss", "\nmiss\n# assert"), "'split-test': ends in a value"),
+    (spoil("split-test", "assert miss", "assert assert"), "'split-test': isn't Python"),
+    (spoil_mark("split-test", points=None), "'split-test': is graded, but has no points"),
+    (spoil_mark("split", task=None), "'split': nbgrader's metadata lack task"),
+    (spoil_mark("split", grade_id="turn"), "'turn': there are two of that name"),
+    (spoil_mark("split", grade_id="other"), "'split': is called 'other'"),
+    (lambda notebook: cell_of(notebook, "split")["metadata"].clear(), "'split': has a region"),
+    (lambda notebook: notebook["cells"].clear(), "no button for Colab"),
+    (lambda notebook: cell_of(notebook, "split").update(execution_count=3), "not in the stored form"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_what_a_source_lacks_is_said_by_cell(change, complaint, tmp_path):
+    notebook = rules.read(SOURCES[0])
+    change(notebook)
+    path = tmp_path / SOURCES[0].stem / SOURCES[0].name
+    path.parent.mkdir()
+    if "two of that name" in complaint:
+        cell_of(notebook, "split")["id"] = "turn"
+    path.write_text(rules.dumps(notebook), "utf-8")
+    assert any(complaint in fault for fault in course.faults(path, ROOT)), course.faults(path, ROOT)
+
+
+@each
+def test_a_leak_is_found(path, tmp_path):
+    """The source as it stands holds all that a release must not."""
+    found = course.leaks(path, path)
+    students = ROOT / "course" / "students" / path.name
+    assert any("BEGIN SOLUTION" in line for line in found) and any("BEGIN HIDDEN" in line for line in found)
+    assert course.leaks(path, students) == []
+    notebook, secrets = rules.read(students), [line for line in found if not line.startswith(("###", "<!--"))]
+    for secret in secrets:
+        notebook["cells"][1]["source"] = f"x = 1\n    {secret}"
+        (tmp_path / path.name).write_text(json.dumps(notebook), "utf-8")
+        assert course.leaks(path, tmp_path / path.name) == [secret]
+
+
+def a_root(folder: Path) -> Path:
+    """A book's folder with the first assignment alone."""
+    shutil.copytree(SOURCES[0].parent, folder / "course" / SOURCES[0].parent.name)
+    for name in ("_config.yml", f"course/{course.SETTINGS}", "course/guide.md"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def test_hand_ins_and_grades_are_not_overwritten(tmp_path):
+    root = a_root(tmp_path)
+    (root / "_build" / "course" / "submitted").mkdir(parents=True)
+    with pytest.raises(course.Refused, match="holds hand-ins or grades"):
+        course.make(root, course.sources(root))
+    assert [path.name for path in (root / "_build").rglob("*")] == ["course", "submitted"]
+
+
+def test_nothing_is_written_if_an_assignment_is_out_of_form(tmp_path, capsys):
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed: `make course` does it")
+    root = a_root(tmp_path)
+    notebook = rules.read(course.sources(root)[0])
+    spoil_mark("split-test", points=None)(notebook)
+    course.sources(root)[0].write_text(rules.dumps(notebook), "utf-8")
+    assert course.main(["--root", str(root)]) == 2
+    assert "1_convolution.ipynb: cell 'split-test': is graded, but has no points" in capsys.readouterr().err
+    assert not (root / "_build").exists() and not (root / "course" / "students").exists()
+
+
+def test_the_guide_holds_what_the_files_say():
+    guide = course_guide.write(ROOT, SOURCES)
+    for path in SOURCES:
+        assert f"\n## {rules.text(rules.read(path)['cells'][0]['source']).splitlines()[0][2:]}\n" in guide
+        assert all(f"| `{test}` | {points} |" in guide for test, points in points_of(rules.read(path)["cells"]).items())
+        assert all(" ".join(cell.why.split()) in guide for one in handins.read(path).values() for cell in one.cells)
+        for heading in ("Aims", "Timing", "Common wrong answers", "What to change each year"):
+            assert f"### {heading}\n" in (path.parent / "guide.md").read_text("utf-8")
+
+
+def test_a_hand_in_names_cells_that_are_there():
+    source = rules.read(SOURCES[0])
+    wrong = handins.HandIn(points=0, cells=(handins.Cell("split-test", "no answer", "pass"),))
+    with pytest.raises(ValueError, match="no cell to fill in is called split-test; expected correlate, split"):
+        handins.make(source, source, "wrong", wrong)
+
+
+@pytest.mark.parametrize("file, student", [
+    ("ada-1_convolution.ipynb", "ada"),
+    ("ada.lovelace@example.org-4_training_well.ipynb", "ada.lovelace@example.org"),
+    ("lovelaceada_123_4567_1_convolution-2.ipynb", "lovelaceada_123_4567"),
+    ("lovelaceada_LATE_123_4567_1_convolution.ipynb", "lovelaceada_LATE_123_4567"),
+    ("Ada Lovelace_123_assignsubmission_file/1_convolution.ipynb", "Ada Lovelace_123_assignsubmission_file"),
+    ("ada/1_convolution (1).ipynb", "ada"),
+    ("1_convolution.ipynb", None),
+    ("ada-1_convolution.txt", None),
+    ("ada-homework.ipynb", None),
+])
+def test_a_files_name_says_whose_it_is(file, student):
+    from traitlets.config import Config
+
+    settings = Config()
+    exec((ROOT / "course" / course.SETTINGS).read_text("utf-8"), {"get_config": lambda: settings})
+    pattern = settings.FileNameCollectorPlugin.named_regexp
+    found = re.match(pattern, f"/home/t/class/downloaded/1_convolution/extracted/{file}")
+    assert (found and found["student_id"]) == student
+    assert not found or found["file_id"] in ("1_convolution", "4_training_well")
+
+
+def test_make_course_installs_nbgrader():
+    assert "\nnbgrader>=" in (ROOT / env.MORE["course"]).read_text("utf-8")
+
+
+def test_the_website_holds_nothing_of_the_course():
+    assert not [entry for entry in rules.toc_files(ROOT) if entry.startswith("course/")]
+    pages = (ROOT / ".github" / "workflows" / "pages.yml").read_text("utf-8")
+    assert re.findall(r"^\s*path: (_build\S*)", pages, re.M) == ["_build/html"]
 
 
 # ---------------------------------------------------------------- graded
