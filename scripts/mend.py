@@ -6,9 +6,9 @@
 holds `release` and `submitted`. For each hand-in one line says that it is as it should be, what was mended, or why it
 can't be graded. The files as they were handed in stay in `downloaded`.
 
-What nbgrader 0.9.6 does by itself: it clears outputs, puts back tests that were changed, and reads notebooks of Colab, VS
-Code and JupyterLab with or without cell ids, and those of nbformat 3 and 4. What it does not do: where its marks are gone
-it gives no points and says nothing; a test that stands before its answer fails; a cell that is there twice stops it.
+What nbgrader 0.9.6 does by itself: it clears outputs, puts back tests that were changed, and reads notebooks of Colab,
+VS Code and JupyterLab with or without cell ids, and those of nbformat 3 and 4. What it does not do: where its marks are
+gone it gives no points and says nothing; a test that stands before its answer fails; a cell that is there twice stops it.
 """
 
 from __future__ import annotations
@@ -150,13 +150,14 @@ def mend(handin: nbformat.NotebookNode, release: nbformat.NotebookNode) -> list[
             new = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}[known["cell_type"]]
             fresh = new(cell["source"], metadata=cell["metadata"])
             cells[next(i for i, one in enumerate(cells) if one is cell)] = cell = found[told["grade_id"]] = fresh
-        lost = {key for key in ("grade", "solution", "locked", "schema_version") if mark(cell).get(key) != told.get(key)}
+        kept = ("grade", "solution", "locked", "schema_version")
+        lost = {key for key in kept if mark(cell).get(key) != told.get(key)}
         if lost and mark(cell).get("grade_id"):
             notes.append(f"`{told['grade_id']}` had another {', '.join(sorted(lost))}")
         cell["metadata"]["nbgrader"], cell["id"] = copy.deepcopy(told), known.get("id")
-    kept = {id(cell) for cell in found.values()}
+    ours = {id(cell) for cell in found.values()}
     for cell in cells:
-        if id(cell) not in kept:
+        if id(cell) not in ours:
             if mark(cell).get("grade_id") and mark(cell)["grade_id"] not in found:
                 notes.append(f"`{mark(cell)['grade_id']}` is no cell of this assignment")
             cell["metadata"].pop("nbgrader", None)

@@ -27,8 +27,8 @@ def source() -> nbformat.NotebookNode:
              solution=True),
         cell(new_code_cell, "one-test", "# 2 points: one.\nassert one(1) > 3", points=2, **test),
         cell(new_code_cell, "two", "two = ...\n### BEGIN SOLUTION\ntwo = 2\n### END SOLUTION", solution=True),
-        cell(new_code_cell, "two-hidden", "# 3 points, hidden: two.\n### BEGIN HIDDEN TESTS\nassert two == round(one(2) - math.e)"
-             "\n### END HIDDEN TESTS", points=3, **test),
+        cell(new_code_cell, "two-hidden", "# 3 points, hidden: two.\n### BEGIN HIDDEN TESTS\n"
+             "assert two == round(one(2) - math.e)\n### END HIDDEN TESTS", points=3, **test),
         cell(new_markdown_cell, "words", "Why?\n\n<!-- BEGIN SOLUTION -->\nb\n**Rubric**\n<!-- END SOLUTION -->",
              points=4, grade=True, solution=True),
     ]  # fmt: skip
