@@ -41,7 +41,7 @@ def question(name: str, cell: dict, tests: list[tuple[dict, int, bool]], points:
 
 def convert(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The same assignment, for Otter."""
-    first = "# ASSIGNMENT CONFIG\nexport_cell: false\ncheck_all_cell: false\nrun_tests: true\nshow_question_points: true"
+    first = "# ASSIGNMENT CONFIG\nexport_cell: false\ncheck_all_cell: false\nshow_question_points: true"
     out, waiting = [new_raw_cell(first)], None
 
     def close() -> None:
