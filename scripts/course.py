@@ -22,6 +22,7 @@ from pathlib import Path
 
 import course_guide
 import env
+import mend
 import notebook_rules as rules
 import running
 import tables
@@ -150,6 +151,7 @@ def nbgrader_in(folder: Path):
 def generate(folder: Path, paths: list[Path], root: Path) -> None:
     """Fill a folder with sources, settings and what nbgrader makes of them. Raises Refused with nbgrader's words."""
     shutil.copy(root / "course" / SETTINGS, folder)
+    shutil.copy(mend.__file__, folder)
     for path in paths:
         (folder / "source" / path.stem).mkdir(parents=True)
         shutil.copy(path, folder / "source" / path.stem)

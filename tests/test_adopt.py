@@ -1,7 +1,9 @@
 """`make adopt`: one repository address in the whole book, and one command that changes it."""
 
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,89 @@ def test_a_run_that_broke_leaves_nothing_half_written_and_can_be_finished(tmp_pa
     monkeypatch.undo()
     assert adopt.main(["--root", str(tmp_path), "https://github.com/me/my-book"]) == 0
     assert all("me/my-book" in path.read_text() for path in tmp_path.iterdir())
+
+
+# --- a fork's first push ---
+
+GH = """#!/bin/sh
+echo "$GH_REPO: $*" >> "$ASKED"
+case "$1 $2" in
+"pr list") echo "$CLOSED" ;;
+"pr create") exit "$REFUSED" ;;
+esac
+"""
+
+
+def git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.fixture
+def pushed(copy, tmp_path, monkeypatch):
+    """A fork's clone, as the runner checks it out; the fork itself; what to call for the workflow's steps."""
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "REPO", "BRANCH", "MAKEFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    book, fork, clone, bin_ = (tmp_path / name for name in ("book", "fork", "clone", "bin"))
+    shutil.copytree(copy, book)
+    shutil.copy2(ROOT / "Makefile", book)
+    shutil.copy2(ROOT / "scripts" / "adopt.py", book / "scripts")
+    bin_.mkdir()
+    (bin_ / "gh").write_text(GH)
+    (bin_ / "gh").chmod(0o755)
+    for command in ("init -q -b main", "add -A", "-c user.name=me -c user.email=me@here commit -qm book"):
+        git(book, *command.split())
+    git(tmp_path, "clone", "-q", "--bare", "book", "fork")
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "adopt.yml").read_text())
+    steps = [step["run"] for step in workflow["jobs"]["propose"]["steps"] if "run" in step]
+
+    def run(repository: str, closed: int = 0, refused: int = 0) -> tuple[int, str, str]:
+        """Exit status, what was printed, what gh was asked."""
+        shutil.rmtree(clone, ignore_errors=True)
+        (tmp_path / "asked").write_text("")
+        git(tmp_path, "clone", "-q", "fork", "clone")
+        told = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": repository, "GITHUB_REF_NAME": "main"}
+        told |= {"GH_REPO": repository, "ASKED": str(tmp_path / "asked"), "CLOSED": str(closed)}
+        told |= {"REFUSED": str(refused), "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}"}
+        said = ""
+        for step in steps:
+            command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step]
+            done = subprocess.run(command, cwd=clone, env=os.environ | told, capture_output=True, text=True)
+            said += done.stdout + done.stderr
+            if done.returncode:
+                break
+        return done.returncode, said, (tmp_path / "asked").read_text()
+
+    return clone, fork, run
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="runs on GitHub's Ubuntu")
+def test_a_forks_first_push_proposes_its_own_address_once(pushed):
+    clone, fork, run = pushed
+    code, said, asked = run("Ada/vit-class")
+    assert code == 0, said
+    assert "Ada/vit-class: pr create --base main --head adopt/Ada/vit-class --title" in asked
+    git(clone, "checkout", "-q", "origin/adopt/Ada/vit-class")
+    assert wrong(clone, "Ada/vit-class", "main") == []
+    # GitHub lets no workflow push a change of a workflow.
+    changed = git(clone, "diff", "--name-only", "main").split()
+    assert "README.md" in changed and not [name for name in changed if name.startswith(".github/workflows")]
+    code, said, asked = run("Ada/vit-class")  # the next push, with the request still open
+    assert (code, asked) == (0, "") and "::notice::" in said
+    git(fork, "update-ref", "refs/heads/main", "refs/heads/adopt/Ada/vit-class")  # merged
+    code, said, asked = run("Ada/vit-class")
+    assert (code, asked) == (0, "") and "nothing to change" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="runs on GitHub's Ubuntu")
+def test_a_fork_that_may_not_open_the_request_or_closed_it(pushed):
+    _, fork, run = pushed
+    code, said, asked = run("ada/vit-class", closed=1)  # and its branch deleted
+    assert code == 0 and "pr create" not in asked and git(fork, "branch", "--list", "adopt/*") == ""
+    code, said, asked = run(START.partition(".com/")[2])  # not a fork: the address is its own
+    assert (code, asked) == (0, "") and git(fork, "branch", "--list", "adopt/*") == ""
+    code, said, asked = run("ada/vit-class", refused=1)
+    assert code == 1 and "https://github.com/ada/vit-class/compare/main...adopt/ada/vit-class?expand=1" in said
+    assert "adopt/ada/vit-class" in git(fork, "branch", "--list", "adopt/*")

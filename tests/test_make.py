@@ -276,9 +276,10 @@ def test_ci_run_calls_the_commands():
     assert said == ["make test-all", "VITBOOK_SCALE=cpu make book", "make course", "make pages", "make pdf"]
 
 
-@pytest.mark.parametrize(
-    ("name", "goals"), [("tests.yml", ["test-all", "course"]), ("pages.yml", ["book", "pages", "pdf"])]
-)
+WORKFLOWS = [("tests.yml", ["test-all", "course"]), ("pages.yml", ["book", "pages", "pdf"]), ("adopt.yml", ["adopt"])]
+
+
+@pytest.mark.parametrize(("name", "goals"), WORKFLOWS)
 def test_workflows_call_make(name, goals):
     text = (ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8")
     assert re.findall(r"run: make ([a-z-]+)", text) == goals
