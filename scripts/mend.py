@@ -8,7 +8,7 @@ can't be graded. The files as they were handed in stay in `downloaded`.
 
 What nbgrader 0.9.6 does by itself: it clears outputs, puts back tests that were changed, and reads notebooks of Colab,
 VS Code and JupyterLab with or without cell ids, and those of nbformat 3 and 4. What it does not do: where its marks are
-gone it gives no points and says nothing; a test that stands before its answer fails; a cell that is there twice stops it.
+gone it gives no points and says nothing; a test before its answer fails; a cell that is there twice stops it.
 """
 
 from __future__ import annotations
