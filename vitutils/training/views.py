@@ -55,14 +55,15 @@ def recolour(images: Tensor, strength: float = 0.4, grey: float = 0.2) -> Tensor
 class Views:
     """Large and small crops of each image in other light: a list of V tensors, the large ones first.
 
-    large, small: how many of each; the sides are those of the image and `small_side` pixels.
+    large, small: how many of each.  sides: of a large and a small one, in pixels.  scales: the smallest and the largest
+    share of the image that a large one shows, and a small one.
     """
 
-    def __init__(self, large: int = 2, small: int = 2, small_side: int = 16, scales=((0.4, 1.0), (0.1, 0.4))):
-        self.large, self.small, self.small_side, self.scales = large, small, small_side, scales
+    def __init__(self, large: int = 2, small: int = 2, sides=(24, 12), scales=((0.4, 1.0), (0.1, 0.4))):
+        self.large, self.small, self.sides, self.scales = large, small, sides, scales
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        sides = [images.shape[-1]] * self.large + [self.small_side] * self.small
+        sides = [self.sides[0]] * self.large + [self.sides[1]] * self.small
         scales = [self.scales[0]] * self.large + [self.scales[1]] * self.small
         return [recolour(random_crops(images, *how)) for how in zip(sides, scales, strict=True)]
 
