@@ -17,7 +17,8 @@ Parts, in the order they run; each stands for itself:
     ratio   MAE with other shares of patches hidden, equal steps, seeds 0 1 2, frozen features
 
 kNN and "all" of the probe know 10,000 labelled images; "all" of fine-tuning knows 50,000. 5,000 test images judge: one
-standard error is at most 0.7 points. The predictions were written before a trial of a few steps a method. Other work ran beside, so `seconds` (of processor time) are rough.
+standard error is at most 0.7 points. The predictions were written before a trial of a few steps a method. Other
+work ran beside, so `seconds` (of processor time) are rough.
 """
 
 import hashlib

@@ -41,7 +41,9 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], C: int) -> Tensor:
     return cut.reshape(B, C, rows * P, columns * P)
 
 
-def random_masking(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+def random_masking(
+    noise: Tensor, ratio: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the patches to hide by sorting noise (B, N), one row per image.
 
     Returns keep (B, n), the places of the n = N (1 - ratio) visible patches,
@@ -51,7 +53,7 @@ def random_masking(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]
     N = noise.shape[1]
     n = int(N * (1 - ratio))
     if not 0 < n < N:
-        raise ValueError(f"a ratio of {ratio} leaves {n} of {N} patches visible")
+        raise ValueError(f"a ratio of {ratio} leaves {n} of {N} visible")
     shuffle = noise.argsort(dim=1)  # the places, in shuffled order
     restore = shuffle.argsort(dim=1)  # where each place went
     return shuffle[:, :n], restore, restore >= n
@@ -147,7 +149,8 @@ class MAE(nn.Module):
     ):  # fmt: skip
         rows, columns = self.encoder.config.grid
         if noise is None:
-            noise = torch.rand(len(images), rows * columns, device=images.device)
+            shape = len(images), rows * columns
+            noise = torch.rand(shape, device=images.device)
         keep, restore, hidden = random_masking(noise, self.ratio)
         patches = self.decoder(self.encode(images, keep), restore)
         error = (patches - self.targets(images)).square().mean(dim=-1)

@@ -170,7 +170,7 @@ class DINO(nn.Module):
         self.views = views or Views()
         self.head = DINOHead(encoder.config.embed_dim, K)
         self.centring = centring
-        self.temps = {"student_temp": student_temp, "teacher_temp": teacher_temp}
+        self.temps = dict(student_temp=student_temp, teacher_temp=teacher_temp)
         student = nn.Sequential(self.encoder, self.head)
         self.teacher = copy.deepcopy(student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(K))
@@ -213,11 +213,13 @@ def sigreg(z: Tensor, slices: int = 128, knots: int = 17) -> Tensor:
     differences are summed, weighted by the same curve.
     Source: LeJEPA, section 4.
     """
-    directions = F.normalize(torch.randn(slices, z.shape[1], device=z.device), dim=1)
+    directions = torch.randn(slices, z.shape[1], device=z.device)
+    directions = F.normalize(directions, dim=1)
     t = torch.linspace(-5, 5, knots, device=z.device)
     normal = (-0.5 * t.square()).exp()  # (knots,)
     angles = (z @ directions.T)[:, :, None] * t  # (B, slices, knots)
-    gap = (angles.cos().mean(0) - normal).square() + angles.sin().mean(0).square()
+    real, imaginary = angles.cos().mean(dim=0), angles.sin().mean(dim=0)
+    gap = (real - normal).square() + imaginary.square()  # (slices, knots)
     return torch.trapezoid(gap * normal, t, dim=-1).mean()
 
 
@@ -238,8 +240,9 @@ class LeJEPA(nn.Module):
         self.views = views or Views()
         wide = encoder.config.embed_dim
         self.head = nn.Sequential(
-            nn.Linear(wide, 192), nn.BatchNorm1d(192), nn.GELU(), nn.Linear(192, D)
-        )
+            nn.Linear(wide, 192), nn.BatchNorm1d(192), nn.GELU(),
+            nn.Linear(192, D),
+        )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
         views = embed_views(self.encoder, self.views(images))
