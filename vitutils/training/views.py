@@ -84,11 +84,11 @@ class DINOHead(nn.Module):
     The last layer compares the bottleneck's direction with K learned ones.
     """
 
-    def __init__(self, D: int, K: int, hidden: int = 192, bottleneck: int = 64):
+    def __init__(self, D: int, K: int, hidden=192, bottleneck=64):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
-        )
+            nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, bottleneck),
+        )  # fmt: skip
         self.directions = nn.Parameter(torch.randn(K, bottleneck))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def dino_loss(
 
     student (V, B, K), teacher (G, B, K): outputs; view g of the teacher is
     the same picture as view g of the student, and such pairs are left out.
-    centre (K,): subtracted from the teacher's. Source: DINO, equation 1.
+    centre (K,): subtracted from the teacher's. Source: DINO, algorithm 1.
     """
     targets = ((teacher.detach() - centre) / teacher_temp).softmax(dim=-1)
     answers = (student / student_temp).log_softmax(dim=-1)
@@ -210,8 +210,7 @@ def sigreg(z: Tensor, slices: int = 128, knots: int = 17) -> Tensor:
 
     Along random directions, the mean of exp(i t z) is compared with that of
     a normal distribution, exp(-t^2 / 2), for t from -5 to 5, and the squared
-    differences are summed, weighted by the same curve.
-    Source: LeJEPA, section 4.
+    differences are summed, weighted by the same curve. In vit-pytorch's form.
     """
     directions = torch.randn(slices, z.shape[1], device=z.device)
     directions = F.normalize(directions, dim=1)
@@ -228,7 +227,7 @@ class LeJEPA(nn.Module):
 
     images (B, C, H, W) -> loss: (1 - weight) times the mean squared distance
     of each view's z from the mean of the image's large views, plus weight * B
-    times `sigreg`. Source: LeJEPA, section 5.
+    times `sigreg`. Source: Balestriero and LeCun 2025.
     """
 
     def __init__(
@@ -257,7 +256,8 @@ class LeJEPA(nn.Module):
     def told(self) -> str:
         """Both parts of the loss, and the spread: 0 if it collapsed."""
         apart, normal, spread = self.parts
-        return f"apart {apart:.3f}, not normal {normal:.2f}, spread {spread:.2f}"
+        told = f"apart {apart:.3f}, not normal {normal:.2f}"
+        return f"{told}, spread {spread:.2f}"
 
 
 class Rotation(nn.Module):
@@ -297,7 +297,7 @@ def pretrain(
     every: int = 0,
     report: Callable[[dict], object] | None = None,
 ) -> list[dict]:
-    """Train a method on images whose labels it never sees; one entry per step: loss, seconds, and its entropies.
+    """Train a method on images whose labels it never sees; one entry per step: loss, seconds (of processor time), entropies.
 
     AdamW, warm-up over a tenth of the steps, a cosine to 0, gradients of length 1 at most. method: images (B, C, H, W)
     -> loss; it may have after_step(), and told(), whose line is printed at every `every`-th step with the loss.
