@@ -297,7 +297,7 @@ def pretrain(
     every: int = 0,
     report: Callable[[dict], object] | None = None,
 ) -> list[dict]:
-    """Train a method on images whose labels it never sees; one entry per step: loss, seconds (of processor time), entropies.
+    """Train a method on images whose labels it never sees; an entry per step: loss, seconds of processor, entropies.
 
     AdamW, warm-up over a tenth of the steps, a cosine to 0, gradients of length 1 at most. method: images (B, C, H, W)
     -> loss; it may have after_step(), and told(), whose line is printed at every `every`-th step with the loss.
