@@ -250,7 +250,10 @@ def test_views_have_their_sizes_and_each_image_a_crop_of_its_own():
     images = torch.rand(1, 3, 16, 16).expand(6, 3, 16, 16)
     found = views.Views(large=2, small=3, sides=(16, 8))(images)
     assert [tuple(v.shape) for v in found] == [(6, 3, 16, 16)] * 2 + [(6, 3, 8, 8)] * 3
-    assert not torch.allclose(found[0][0], found[0][1]) and not torch.allclose(found[0], found[1])
+    assert not torch.allclose(found[0], found[1])
+    crops = views.random_crops(images, 16, (0.2, 0.9))
+    apart = [min((c - crops[0]).abs().max(), (c - crops[0].flip(2)).abs().max()) for c in crops[1:]]
+    assert min(apart) > 1e-3  # not only mirrored
 
 
 def test_a_whole_crop_is_the_image_or_its_mirror():
