@@ -160,8 +160,7 @@ class ViTPlus(nn.Module):
             "pos_embed": config.pos_embed == "learn" and torch.zeros(1, T, D),
         }
         for name, start in learned.items():
-            there = nn.Parameter(start) if isinstance(start, Tensor) else None
-            self.register_parameter(name, there)
+            self.register_parameter(name, nn.Parameter(start) if isinstance(start, Tensor) else None)
         rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
         self.blocks = nn.ModuleList(BlockPlus(config, rate) for rate in rates)
         self.norm, K = config.norm(D), config.num_classes
@@ -233,16 +232,16 @@ class ViTPlus(nn.Module):
         return (tokens, torch.stack(maps, dim=1)) if need_weights else tokens
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """One vector for each image: (B, T, D) -> (B, D)."""
-        first = self.config.num_prefix_tokens
+        """One vector for each image: (B, T, D) -> (B, D); registers and padding do not count."""
         if self.config.global_pool == "token":
             return tokens[:, 0]
+        first = self.config.num_prefix_tokens
+        patches, real = tokens[:, first:], None if mask is None else mask[:, first:]
         if self.attn_pool is not None:
-            return self.attn_pool(tokens, mask)
-        if mask is None:
-            return tokens[:, first:].mean(1)
-        real = mask[:, first:, None]
-        return (tokens[:, first:] * real).sum(1) / real.sum(1)
+            return self.attn_pool(patches, real)
+        if real is None:
+            return patches.mean(1)
+        return (patches * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
 
     def forward(self, images: Tensor, need_weights: bool = False, sizes: Tensor | None = None):
         features = self.forward_features(images, need_weights, sizes)
