@@ -153,7 +153,7 @@ def _proved(ours: ViTPlus, theirs: nn.Module) -> ViTPlus:
 def plus_from_vit_5(theirs: nn.Module) -> ViTPlus:
     """A `ViTPlus` with the weights of vit-pytorch's `vit_5.ViT`, that gives its outputs; in eval mode.
 
-    Made without a head, vit_5 returns all its tokens: compare `forward_features`. Raises ValueError for another network.
+    Made without a head, vit_5 returns all its tokens: compare `forward_features`. Raises ValueError for others.
     """
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("rotary_emb.")}
     if not hasattr(theirs, "rotary_emb") or not state.keys() >= {"transformer.ls1.0", "transformer.norm.g"}:

@@ -148,8 +148,12 @@ def own_patches(sizes: Tensor, shape: tuple, patch_size: int) -> tuple[Tensor, T
 
 def stretch_each(patches: Tensor, made_for: tuple, grid: tuple, own: Tensor | None) -> Tensor:
     """Learned positions (1, N, D) stretched to a grid; with own (B, 2) to each image's own, 0 where it is padding."""
-    if own is None:
+    if own is None and not torch.compiler.is_exporting():
         return resize_positions(patches, made_for, grid)
+    if own is None:  # without its shortcut for the grid that it was made for, which would become a guard
+        old = patches.transpose(1, 2).unflatten(2, made_for).float()  # (1, D, rows, columns)
+        new = F.interpolate(old, grid, mode="bicubic", antialias=True)
+        return new.to(patches.dtype).flatten(2).transpose(1, 2)
     found = []
     for rows, columns in own.tolist():
         one = resize_positions(patches, made_for, (rows, columns)).unflatten(1, (rows, columns))
