@@ -66,7 +66,7 @@ NETS = ("2020", "all", "rotary", "registers", "2020 + Muon", "all + Muon")
 NETS += tuple(name for name in CHANGES if name not in NETS)
 LIMITED = ("2020", "QK norm", "LayerScale", "RMSNorm", "all")
 KEY = ("part", "net", "variant", "seed")
-FIELDS = ("lr", "steps", "parameters", "trained", "accuracy", "loss", "train_loss", "sizes")
+FIELDS = ("lr", "steps", "parameters", "looked_at", "trained", "accuracy", "loss", "train_loss", "sizes")
 FIELDS += ("norms", "looked_at_most", "logit", "on_registers", "right", "step_ms", "seconds")
 
 partial = "its networks come one after the other, and each can be compared with that of 2020 as soon as it is there"
