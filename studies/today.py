@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from studies import shared
 from studies.harness import main
 from studies.store import Store
-from studies.swin import BLOCKS, RECIPE, part_of, photos
+from studies.swin import BLOCKS, IMAGES, RECIPE, part_of, photos
 from vitutils import check, data, train
 from vitutils.data import Dataset
 from vitutils.models.modes import eval_mode
@@ -278,8 +278,8 @@ def replay(store: Store) -> dict:
 
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    names = "IMAGES PASSES LIMIT_PASSES RATES LADDER TRAINS SEEDS SEARCH_SEED SIDES BLOCKS SIZES MLP_RATIO CHANGES ALL"
-    return shared.constants(globals(), *names.split(), "NETS", "LIMITED", "RECIPE")
+    names = "PASSES LIMIT_PASSES RATES LADDER TRAINS SEEDS SEARCH_SEED SIDES BLOCKS SIZES MLP_RATIO CHANGES ALL"
+    return shared.constants(globals(), *names.split(), "NETS", "LIMITED", "RECIPE") | {"images": IMAGES}
 
 
 if __name__ == "__main__":
