@@ -603,7 +603,7 @@ class EarlyConvs(nn.Module):
 ]  # fmt: skip
 
 # What the wrong stems of 4.3 do in place of "after" in this one.
-STEM = """
+STEM = '''
 class EarlyConvs(nn.Module):
     def __init__(self, embed_dim):
         super().__init__()
@@ -616,7 +616,7 @@ class EarlyConvs(nn.Module):
 
     def forward(self, images):
         return self.stem(images).flatten(2).transpose(1, 2)
-"""
+'''
 CHANGES = {
     "a reshape without a transpose": (".flatten(2).transpose(1, 2)", ".flatten(2).reshape(len(images), 320, -1)"),
     "the width before the tokens": (".flatten(2).transpose(1, 2)", ".flatten(2)"),
