@@ -102,8 +102,6 @@ ANSWERS = [
     ("6.1", "wrong", "down in a line", RATE.format("rise if step < rising else peak * (1 - share)")),
     ("6.1", "wrong", "a quarter of a turn", RATE.format(
         "rise if step < rising else peak * math.cos(math.pi * share / 2)")),
-    ("6.1", "wrong", "the chapter's own function", RATE.format(
-        'rates(steps, rising / steps, "cosine", lr=peak)[step]')),
     ("6.1", "right", "two cases", RATE.format("rise if step < rising else fall(share)")),
     ("6.1", "right", "the smaller of both", RATE.format("min(rise, fall(max(share, 0)))")),
     ("6.1", "right", "a tensor", RATE.format(

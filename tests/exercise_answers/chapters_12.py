@@ -82,7 +82,6 @@ def fused(attn, windows, mask):
     return attn.proj(mixed.transpose(1, 2).reshape(B, nW, M, D))
 """,
     ),
-    ("12.3", "wrong", "the layer itself", "def fused(attn, windows, mask):\n    return attn(windows, mask)\n"),
     ("12.3", "wrong", "mask the wrong way round", fused(ADDED.replace("~", ""))),
     ("12.3", "wrong", "no bias", fused("mask[:, None]")),
     ("12.3", "wrong", "no mask", fused("bias")),

@@ -58,17 +58,6 @@ def in_pieces(q, k, v, size):
     return torch.cat([by_hand(row, k, v) for row in q.split(1, dim=2)], dim=2)
 """,
     ),
-    ("14.3", "right", "logarithms of the sums", """
-def in_pieces(q, k, v, size):
-    out, total = torch.zeros_like(q), torch.full_like(q[..., :1], -math.inf)
-    for a, b in zip(k.split(size, dim=2), v.split(size, dim=2)):
-        scores = q @ a.mT / q.shape[-1] ** 0.5
-        here = scores.logsumexp(dim=-1, keepdim=True)
-        new = torch.logaddexp(total, here)
-        out = out * (total - new).exp() + scores.softmax(dim=-1) @ b * (here - new).exp()
-        total = new
-    return out
-"""),
     ("14.3", "wrong", "fused, by the function itself", "in_pieces = lambda q, k, v, size: by_hand(q, k, v)"),
     ("14.3", "wrong", "shrunk the wrong way", in_pieces(shrink="(new - top).exp()")),
     ("14.3", "wrong", "nothing shrunk", in_pieces(shrink="1.0")),

@@ -76,18 +76,6 @@ ANSWERS = [
     ("15.2", "wrong", "changed in place", merged("weight.add_(alpha / r * B @ A)")),
     ("15.2", "wrong", "transposed", merged("(weight + alpha / r * B @ A).T")),
     ("15.2", "wrong", "subtracted", merged("weight - alpha / r * B @ A")),
-    ("15.3", "right", "a table of both masks", """
-def mean_overlap(truth, answers, K):
-    table = torch.bincount((truth * K + answers).flatten(), minlength=K * K).reshape(K, K).double()
-    both = table.diagonal()
-    either = table.sum(dim=0) + table.sum(dim=1) - both
-    return (both / either)[either > 0].mean()
-"""),
-    ("15.3", "wrong", "the book's own", "mean_overlap = lambda truth, answers, K: dense.mean_iou(truth, answers)"),
-    ("15.3", "wrong", "image by image", iou().replace("mean_overlap", "of_one") + """
-def mean_overlap(truth, answers, K):
-    return sum(of_one(a, b, K) for a, b in zip(truth, answers)) / len(truth)
-"""),
     ("15.3", "right", "class by class", iou()),
     (
         "15.3",

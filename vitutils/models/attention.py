@@ -26,7 +26,9 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return attn.masked_fill(nowhere, 0.0)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention: a weighted mean of values for each query.
 
     q (..., Tq, Dh), k (..., Tk, Dh), v (..., Tk, Dv) -> out (..., Tq, Dv) and

@@ -112,12 +112,16 @@ class ConvStack(nn.Module):
     (1, 1, 1) stacks three plain ones. BatchNorm and ReLU follow each.
     """
 
-    def __init__(self, in_chans: int, num_classes: int, width: int, dilations: tuple):
+    def __init__(
+        self, in_chans: int, num_classes: int, width: int, dilations: tuple
+    ):
         super().__init__()
         layers, width_before = [], in_chans
         for d in dilations:
             layers += [
-                nn.Conv2d(width_before, width, 3, padding=d, dilation=d, bias=False),
+                nn.Conv2d(
+                    width_before, width, 3, padding=d, dilation=d, bias=False
+                ),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             ]
@@ -146,7 +150,9 @@ class ConvStem(nn.Module):
         super().__init__()
         stages = patch_size.bit_length() - 1
         if patch_size < 2 or patch_size != 2**stages:
-            raise ValueError(f"patch_size must be a power of two, got {patch_size}")
+            raise ValueError(
+                f"patch_size must be a power of two, got {patch_size}"
+            )
         layers, width_before = [], in_chans
         for stage in range(stages):
             width = embed_dim // 2 ** (stages - 1 - stage)

@@ -77,7 +77,9 @@ def rename(state: State, table: dict[str, str]) -> State:
 
     Raises ValueError that lists the keys no row of the table covers.
     """
-    rows = [(re.compile(re.escape(old).replace(r"\{i\}", r"(\d+)") + r"(\.\w+)?$"), new) for old, new in table.items()]
+    rows = [
+        (re.compile(re.escape(old).replace(r"\{i\}", r"(\d+)") + r"(\.\w+)?$"), new) for old, new in table.items()
+    ]
     renamed, unexpected = {}, []
     for key, tensor in state.items():
         for pattern, new in rows:

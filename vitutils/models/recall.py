@@ -13,7 +13,9 @@ NUM_KEYS, NUM_VALUES = 64, 16
 NO_VALUE = NUM_VALUES  # paired with the key in the question
 
 
-def recall_batch(B: int, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def recall_batch(
+    B: int, pairs: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw B sequences of (key, value) pairs, and one question each.
 
     Returns keys (B, T), values (B, T), answers (B,) and place (B,), where T is
@@ -61,7 +63,9 @@ class RecallAttention(nn.Module):
         self.v = nn.Linear(embed_dim, embed_dim)
         self.head = nn.Linear(embed_dim, NUM_VALUES)
 
-    def forward(self, keys: Tensor, values: Tensor, need_weights: bool = False):
+    def forward(
+        self, keys: Tensor, values: Tensor, need_weights: bool = False
+    ):
         tokens = self.embed(keys, values)  # (B, T, D)
         q = self.q(tokens[:, -1:])  # (B, 1, D)
         out, attn = attention(q, self.k(tokens), self.v(tokens))
@@ -89,7 +93,9 @@ class RecallLSTM(nn.Module):
         return self.head(states[:, -1])  # (B, NUM_VALUES)
 
 
-def train_recall(model: nn.Module, pairs: int, lr: float, steps: int, seed: int) -> tuple[list[float], list[float]]:
+def train_recall(
+    model: nn.Module, pairs: int, lr: float, steps: int, seed: int
+) -> tuple[list[float], list[float]]:
     """Train in place; every step draws 128 new sequences.
 
     Returns the loss and the accuracy on each step's batch, before the step.
@@ -99,7 +105,9 @@ def train_recall(model: nn.Module, pairs: int, lr: float, steps: int, seed: int)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, steps, pct_start=0.1, cycle_momentum=False
+    )
     losses, accuracies = [], []
     for _ in range(steps):
         batch = recall_batch(128, pairs, generator)

@@ -54,14 +54,19 @@ class SwinConfig:
     def __post_init__(self):
         if len(self.depths) != len(self.num_heads):
             got = f"{len(self.depths)} and {len(self.num_heads)}"
-            raise ValueError(f"expected as many depths as num_heads, got {got}")
+            raise ValueError(
+                f"expected as many depths as num_heads, got {got}"
+            )
         for D, h in zip(self.widths, self.num_heads, strict=True):
             if D % h:
                 raise ValueError(f"num_heads {h} does not divide width {D}")
         if min(pair(self.window_size)) < 1:
             raise ValueError(f"window_size is 1 or more: {self.window_size}")
         if self.position not in ("relative", "absolute", "none"):
-            raise ValueError(f"position is relative, absolute or none, got {self.position!r}")
+            raise ValueError(
+                "position is relative, absolute or none, "
+                f"got {self.position!r}"
+            )
         if self.version not in (1, 2):
             raise ValueError(f"version is 1 or 2, got {self.version!r}")
 
@@ -311,7 +316,10 @@ class Stage(nn.Module):
         Mh, Mw = pair(config.window_size)
         half = (Mh // 2, Mw // 2) if config.shift else (0, 0)
         self.blocks = nn.Sequential(
-            *(Block(D, h, config, half if i % 2 else (0, 0)) for i in range(config.depths[number]))
+            *(
+                Block(D, h, config, half if i % 2 else (0, 0))
+                for i in range(config.depths[number])
+            )
         )
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from vitutils.models.vit import MLP, SelfAttention, init_weights
 
 
-def layer_norm(tokens: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6) -> Tensor:
+def layer_norm(
+    tokens: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-6
+) -> Tensor:
     """Normalise each token over its D values. (B, T, D) -> (B, T, D).
 
     The variance is the biased one, divided by D; eps is inside the root.
@@ -142,7 +144,9 @@ class Encoder(nn.Module):
         self.embed, self.positions, self.pool = embed, positions, pool
         attention = RotaryAttention if positions == "rotary" else SelfAttention
         sizes = embed_dim, num_heads, 2 * embed_dim
-        self.blocks = nn.Sequential(*(NormBlock(*sizes, norm, attention) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(NormBlock(*sizes, norm, attention) for _ in range(depth))
+        )
         last = nn.LayerNorm(embed_dim, eps=1e-6)
         self.norm = last if norm == "pre" else nn.Identity()
         self.head = nn.Linear(embed_dim, num_classes)
@@ -158,7 +162,9 @@ class Encoder(nn.Module):
             tokens = tokens + sinusoidal_positions(T, D).to(tokens)
         elif self.positions == "learned":
             if T > len(self.pos_embed):
-                raise ValueError(f"{T} tokens, but {len(self.pos_embed)} learned positions")
+                raise ValueError(
+                    f"{T} tokens, but {len(self.pos_embed)} learned positions"
+                )
             tokens = tokens + self.pos_embed[:T]
         tokens = self.norm(self.blocks(tokens))
         pooled = tokens.mean(1) if self.pool == "mean" else tokens[:, 0]
@@ -202,7 +208,9 @@ def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
     return (answers == targets).double().mean().item()
 
 
-def shuffled(inputs: Tensor, targets: Tensor, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def shuffled(
+    inputs: Tensor, targets: Tensor, batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches without end: epoch after epoch, each in another order."""
     generator = torch.Generator().manual_seed(seed)
     while True:
@@ -225,7 +233,9 @@ class PairEmbedding(nn.Module):
         return self.table(ids).sum(dim=2)
 
 
-def look_ups(asked: int, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def look_ups(
+    asked: int, batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """A dictionary of 16 keys, each with one of 8 values, in any order.
 
     Yields ids (B, 17, 2) and the values of keys 0 to asked - 1, (B, asked).
@@ -242,7 +252,9 @@ def look_ups(asked: int, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor
         yield torch.cat([question, pairs], 1), values.gather(1, place)
 
 
-def which_first(lengths: Iterable[int], batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def which_first(
+    lengths: Iterable[int], batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Does symbol 0 stand before symbol 1? ids (B, T), targets (B,): 1 or 0.
 
     One 0, one 1, other places filled with symbols 2 to 9 by chance. The bag
@@ -258,7 +270,9 @@ def which_first(lengths: Iterable[int], batch: int, seed: int) -> Iterator[tuple
             yield ids, (places[:, 0] < places[:, 1]).long()
 
 
-def after_marker(lengths: Iterable[int], batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def after_marker(
+    lengths: Iterable[int], batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Which symbol, 0 to 7, follows the marker, 8? ids (B, T), targets (B,).
 
     Each of the eight stands there (T - 1) / 8 times: the bag of symbols is

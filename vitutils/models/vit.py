@@ -87,7 +87,9 @@ class PatchEmbed(nn.Module):
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int):
         super().__init__()
         self.patch_size, self.in_chans = patch_size, in_chans
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(
+            in_chans, embed_dim, kernel_size=patch_size, stride=patch_size
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         B, C, H, W = images.shape
@@ -166,7 +168,9 @@ class Block(nn.Module):
         return (tokens, attn) if need_weights else tokens
 
 
-def resize_positions(pos_embed: Tensor, old_grid: tuple, new_grid: tuple, mode: str = "bicubic") -> Tensor:
+def resize_positions(
+    pos_embed: Tensor, old_grid: tuple, new_grid: tuple, mode: str = "bicubic"
+) -> Tensor:
     """Stretch learned positions (1, T, D) from one patch grid to another.
 
     A class token's vector stays as it is. Bicubic, because bilinear shrinks
