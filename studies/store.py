@@ -81,7 +81,7 @@ class Store:
                 raise ValueError(f"{self.csv} has the fields {list(before[0])}, this row has {list(row)}")
             with self.csv.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=list(row))
-                if not before:
+                if not file.tell():  # a file with its header alone has no rows either
                     writer.writeheader()
                 writer.writerow(row)
 

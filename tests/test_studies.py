@@ -346,6 +346,13 @@ def test_a_row_is_found_again_and_other_fields_are_refused(tmp_path):
     assert len(store.rows()) == 1
 
 
+def test_a_file_with_its_header_alone_gets_no_second_one(tmp_path):
+    store = Store("small", ("net",), tmp_path)
+    store.csv.write_text("net,loss\n")
+    store.append({"net": "vit", "loss": 0.5})
+    assert store.rows() == [{"net": "vit", "loss": "0.5"}]
+
+
 def test_a_row_that_another_process_appends_is_seen(tmp_path):
     one, other = (Store("demo", ("n",), folder=tmp_path) for _ in range(2))
     for n in range(3):
