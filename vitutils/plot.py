@@ -530,8 +530,8 @@ def layer_dots(
         for name, level in (reference or {}).items():
             ax.axhline(level, color="0.35", linestyle=":", linewidth=1.2)
             ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.25")
-        ax.set(title=title, xlabel="layer", ylim=(0, None))
-    axes[0, 0].set_ylabel(ylabel)
+        ax.set(title=title, xlabel="layer")
+    axes[0, 0].set(ylabel=ylabel, ylim=(0, None))  # once all panels have drawn: they share it
     return finish(figure)
 
 
