@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docutils import nodes
+from docutils.core import publish_doctree
+from myst_parser.parsers.docutils_ import Parser
 from pybtex.database import parse_file
 
 import tables
@@ -23,6 +26,7 @@ from apidoc import convert
 from bookcite import short_name
 from markers import without_markers
 from notebook_rules import broken_links, config, headings, notebook_paths, other_words, read, said, slugify, tokens
+from previews import PAGE, meanings, preview
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -366,6 +370,41 @@ def test_a_chapter_has_its_own_number():
     numbered = [page["file"] for part in toc["parts"] if part.get("numbered") for page in part["chapters"]]
     assert [int(Path(name).name[:2]) for name in numbered] == [*range(1, len(numbered) + 1)]
     assert [ROOT / f"{name}.ipynb" for name in numbered] == notebook_paths(ROOT)
+
+
+def test_a_glossary_entry_becomes_the_title_of_its_links():
+    entries = {
+        "key": "The vector $k$ of a *token* (Kingma and Ba 2015b), `D` wide. It is compared. " + "More. " * 60,
+        "softmax": "Turns numbers into weights: $e^{x_i}$. It sums to 1.",
+        "formula-alone": "$e^{x_i}$ is all there is.",
+    }
+    page = "\n\n".join(f"## {name.replace('-', ' ')}\n\n{text}\n\nAnother paragraph." for name, text in entries.items())
+    settings = {"myst_enable_extensions": ["dollarmath"], "report_level": 5}
+    found = meanings(publish_doctree(f"# Glossary\n\n{page}", parser=Parser(), settings_overrides=settings))
+    assert found["key"].startswith("The vector k of a token, D wide. It is compared. More. More.")
+    assert 200 < len(found["key"]) <= 240 and found["key"].endswith("More.")
+    assert found["softmax"] == "Turns numbers into weights: \N{HORIZONTAL ELLIPSIS}"
+    assert found["formula-alone"] == ""
+
+
+def test_links_to_the_glossary_alone_get_a_title():
+    app = type("App", (), {"glossary": {"key": "A vector."}})
+    places = ["../book/glossary.html#key", "../book/glossary.html#door", "../book/notation.html#key", "#key", ""]
+    links = [nodes.reference("", "a key", refuri=place) for place in places]
+    page = nodes.paragraph("", "", *links)
+    preview(app, page, PAGE)
+    assert [link.get("reftitle") for link in links] == [None] * 5
+    preview(app, page, "notebooks/02_attention")
+    assert [link.get("reftitle") for link in links] == ["A vector.", None, None, None, None]
+
+
+def test_every_term_of_the_glossary_has_a_title():
+    source = (ROOT / "book/glossary.md").read_text(encoding="utf-8")
+    settings = {"myst_enable_extensions": ["dollarmath"], "report_level": 5, "warning_stream": False}
+    settings["myst_suppress_warnings"] = ["myst.xref_missing"]
+    found = meanings(publish_doctree(source, parser=Parser(), settings_overrides=settings))
+    assert len(found) > 100
+    assert [term for term, told in found.items() if len(told) < 20] == []
 
 
 @pytest.mark.parametrize(
