@@ -1,10 +1,10 @@
-"""Execute chapters before jupyter-book reads them, several at once, into the cache that it looks in.
+"""Execute pages before jupyter-book reads them, several at once, into the cache that it looks in.
 
 jupyter-book executes one notebook after another, and two threads on two cores are far from twice as fast as one. So
-the chapters run side by side here, each with its share of the cores. Left to jupyter-book: chapters that measure time,
-which must have the machine to themselves, and those that fail here, for it says where and why.
+chapters and pages of solutions run side by side here, each with its share of the cores. Left to jupyter-book: those
+that measure time, which must have the machine to themselves, and those that fail here, for it says where and why.
 
-    python scripts/ahead.py NOTEBOOK OUT    one of them, by `ahead`; ends when its standard input closes
+    python scripts/ahead.py PAGE OUT    one of them, by `ahead`; ends when its standard input closes
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 
 import nbformat
+from myst_nb.core.config import NbParserConfig
+from myst_nb.core.read import create_nb_reader
+from myst_parser.config.main import MdParserConfig
 
 import notebook_rules as rules
 import running
@@ -33,15 +36,23 @@ def measures_time(notebook: nbformat.NotebookNode) -> bool:
     return any(cell.cell_type == "code" and TIMES.search(cell.source) for cell in notebook.cells)
 
 
+def read(path: Path) -> nbformat.NotebookNode | None:
+    """A page as the notebook that MyST-NB makes of it, whose hash is the cache's key; None if it runs nothing."""
+    content = path.read_text(encoding="utf-8")
+    reader = create_nb_reader(str(path), MdParserConfig(), NbParserConfig(), content)
+    return reader and reader.read(content)
+
+
 def left(root: Path, cache) -> list[Path]:
-    """The chapters that can run side by side and whose outputs the cache does not have."""
+    """The pages that can run side by side and whose outputs the cache does not have: chapters first."""
+    pages = [root / f"{entry}.md" for entry in rules.toc_files(root)]
     found = []
-    for path in rules.notebook_paths(root):
+    for path in [*rules.notebook_paths(root), *(path for path in pages if path.exists())]:
         try:
-            notebook = nbformat.read(path, as_version=4)
+            notebook = read(path)
         except Exception:  # jupyter-book says what is wrong with it
             continue
-        if not measures_time(notebook):
+        if notebook and not measures_time(notebook):
             try:
                 cache.match_cache_notebook(notebook)
             except (KeyError, ValueError):  # a ValueError is a cache that a killed build left half-written
@@ -50,7 +61,7 @@ def left(root: Path, cache) -> list[Path]:
 
 
 def ahead(root: Path, scale: str) -> None:
-    """Execute what can run side by side; on one core, on a GPU or with a single chapter, nothing."""
+    """Execute what can run side by side; on one core, on a GPU or with a single page, nothing."""
     if scale == "gpu" or running.cores() < 2:
         return
     from jupyter_cache import get_cache
@@ -99,7 +110,7 @@ def execute(path: Path, out: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
     import runner
 
-    notebook, begun = nbformat.read(path, as_version=4), time.perf_counter()
+    notebook, begun = read(path), time.perf_counter()
     runner.Run(notebook, path.parent, float(os.environ[running.LIMIT]), record_timing=False).finish()
     seconds = time.perf_counter() - begun
     out.write_text(json.dumps({"notebook": notebook, "seconds": seconds}), encoding="utf-8")

@@ -387,13 +387,15 @@ def test_chapters_run_side_by_side_but_those_that_measure_time(tmp_path):
     small = SmallBook(tmp_path)
     small.environment = {name: value for name, value in small.environment.items() if name != "OMP_NUM_THREADS"}
     names = ("01_count", "02_measures", "03_meets", "04_fails")
-    small.write("_toc.yml", TOC + "".join(f"- file: notebooks/{name}\n" for name in names))
+    small.write("_toc.yml", TOC + "".join(f"- file: notebooks/{name}\n" for name in names) + "- file: book/answers\n")
+    cell = "```{code-cell} python\n:tags: [hide-input]\nopen('../.ran', 'a').write('once ')\n```\n"
+    small.write("book/answers.md", f"---\nfile_format: mystnb\n---\n\n# Answers\n\n{cell}")
     small.notebook(MEET.format(me="1", other="3"))
     small.notebook(ALONE, name="02_measures")
     small.notebook(MEET.format(me="3", other="1"), name="03_meets")
     small.notebook('print("begun")\n1 / 0', name="04_fails")
     said = small.build(code=1)
-    assert "04_fails.ipynb: failed; it is executed once more" in said
+    assert "04_fails.ipynb: failed; it is executed once more" in said and "  answers.md: executing" in said
     assert "notebooks/04_fails.ipynb, cell 2 (`count`): ZeroDivisionError" in said
     small.notebook("print('mended')", name="04_fails")
     for trace in tmp_path.glob(".here-*"):
@@ -404,6 +406,7 @@ def test_chapters_run_side_by_side_but_those_that_measure_time(tmp_path):
     assert all("met: True threads: 1" in pages[name] for name in ("01_count", "03_meets")) or running.cores() > 3
     assert "gone before: ['.gone-1', '.gone-3']" in pages["02_measures"].replace("&#39;", "'")
     assert "mended" in pages["04_fails"]
+    assert (small.root / ".ran").read_text() == "once " and "5" in small.page("book/answers.html")
 
 
 @pytest.fixture(scope="module")
