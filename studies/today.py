@@ -14,20 +14,21 @@ Nets: four blocks of width 48 with 4 heads on patches of 4 px, 64 of them; about
 Equal care: for each net the peak rates of `RATES`, seed 100, half the passes; then seeds 0, 1, 2 at the best.
 Parts, in the order in which they decide: main, its own search before each net; then `limit`: the largest rate of
 `LADDER` at which two passes end with held-out accuracy above `TRAINS`, at a constant rate, with neither warm-up nor
-clipping.
+clipping; `speed`: `ROUNDS` steps of a net and of that of 2020 in turn, medians of processor time and of the ratio.
 
 `right`: how many of each fortieth of the test photos a net gets right. `sizes`: accuracy on the first 1,000 test photos
 enlarged or shrunk to each side of `SIDES`. Of 200 test photos, after the last block: `norms`, the longest patch token
 over the median, mean over photos; `looked_at_most`, the attention that one patch gets from all tokens over an equal
 share, mean of the largest over photos, heads and blocks; `logit`, the largest score before rotation and softmax;
 `on_registers`, the share of the patches' attention that registers get. One thread a run; `seconds` and `step_ms` are of
-processor time.
+processor time. Other work ran beside, so only the steps of `speed` can be compared between nets.
 """
 
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ PASSES, LIMIT_PASSES = 8, 2
 RATES = (1e-3, 3e-3, 1e-2)
 LADDER = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 TRAINS = 0.2
+ROUNDS = 30
 SEEDS, SEARCH_SEED = (0, 1, 2), 100
 SIDES = (16, 24, 32, 40, 48, 64)
 SIZES = {"img_size": 32, "patch_size": 4, "num_classes": 10, "embed_dim": 48, "depth": 4, "num_heads": 4}
@@ -67,7 +69,7 @@ NETS += tuple(name for name in CHANGES if name not in NETS)
 LIMITED = ("2020", "QK norm", "LayerScale", "RMSNorm", "all")
 KEY = ("part", "net", "variant", "seed")
 FIELDS = ("lr", "steps", "parameters", "looked_at", "trained", "accuracy", "loss", "train_loss", "sizes")
-FIELDS += ("norms", "looked_at_most", "logit", "on_registers", "right", "step_ms", "seconds")
+FIELDS += ("norms", "looked_at_most", "logit", "on_registers", "right", "step_ms", "times_2020", "seconds")
 
 partial = "its networks come one after the other, and each can be compared with that of 2020 as soon as it is there"
 predicted = {
@@ -239,12 +241,34 @@ def trained(net: str, seed: int, dataset: Dataset, recipe: train.Recipe, look: b
     return {field: found.get(field, "") for field in FIELDS}
 
 
+def speed(net: str, seed: int, dataset: Dataset) -> dict:
+    """Fields of a row: the median step of a net, and of its ratio to that of 2020 a moment later."""
+    x, y = next(iter(dataset.batches(RECIPE.batch_size, seed=seed)))
+    models = [make_net(name, seed, dataset.image_shape[0]).train() for name in (net, "2020")]
+    optimizers = [optimizers_of(models[0], RECIPE, net.endswith("Muon")), optimizers_of(models[1], RECIPE, False)]
+    spent: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for model, own, times in zip(models, optimizers, spent, strict=True):
+            started = time.process_time()
+            for one in own:
+                one.zero_grad(set_to_none=True)
+            F.cross_entropy(model(x), y).backward()
+            for one in own:
+                one.step()
+            times.append(time.process_time() - started)
+    ratios = [mine / base for mine, base in zip(*spent, strict=True)]
+    found = {"steps": ROUNDS, "parameters": check.count_parameters(models[0])}
+    found |= {"step_ms": round(1e3 * median(spent[0]), 2), "times_2020": round(median(ratios), 3)}
+    return {field: found.get(field, "") for field in FIELDS}
+
+
 def runs(store: Store) -> Iterator[dict]:
     """Yield the key fields of every run, in order."""
     for net in NETS:
         yield from shared.grid(KEY, part="search", net=net, variant=shared.rate_names(RATES), seed=SEARCH_SEED)
         yield from shared.grid(KEY, part="main", net=net, variant="", seed=SEEDS)
     yield from shared.grid(KEY, part="limit", net=LIMITED, variant=shared.rate_names(LADDER), seed=SEARCH_SEED)
+    yield from shared.grid(KEY, part="speed", net=NETS, variant="", seed=SEEDS[0])
 
 
 def merit(row: dict[str, str]) -> tuple[float, float]:
@@ -255,12 +279,14 @@ def merit(row: dict[str, str]) -> tuple[float, float]:
 def run(store: Store, name: dict) -> dict:
     """Train one net and return its row."""
     main_part, limit = name["part"] == "main", name["part"] == "limit"
-    dataset = part_of(photos(), search=not main_part)
+    dataset, started = part_of(photos(), search=not main_part), time.process_time()
+    if name["part"] == "speed":
+        found = speed(name["net"], name["seed"], dataset)
+        return name | found | {"seconds": round(time.process_time() - started, 1)}
     lr = shared.rate_of(store, name, RATES, merit, net=name["net"])
     recipe = replace(RECIPE, lr=lr, seed=name["seed"], epochs=PASSES if main_part else PASSES // 2)
     if limit:
         recipe = replace(recipe, epochs=LIMIT_PASSES, warmup=0.0, schedule="constant", clip_grad=None)
-    started = time.process_time()
     found = trained(name["net"], name["seed"], dataset, recipe, look=main_part)
     return name | found | {"lr": lr, "seconds": round(time.process_time() - started, 1)}
 
@@ -278,7 +304,7 @@ def replay(store: Store) -> dict:
 
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    names = "PASSES LIMIT_PASSES RATES LADDER TRAINS SEEDS SEARCH_SEED SIDES BLOCKS SIZES MLP_RATIO CHANGES ALL"
+    names = "PASSES LIMIT_PASSES RATES LADDER TRAINS ROUNDS SEEDS SEARCH_SEED SIDES BLOCKS SIZES MLP_RATIO CHANGES ALL"
     return shared.constants(globals(), *names.split(), "NETS", "LIMITED", "RECIPE") | {"images": IMAGES}
 
 
