@@ -76,9 +76,9 @@ class Pieces(TorchFunctionMode):
         out = function(*args, **(kwargs or {}))
         given = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)]
         given = [one for one in given if one.is_floating_point() and one.numel() > 1]
-        if len(given) > 1 and isinstance(out, Tensor):  # not k * scale, nor k - k.mean(dim=0)
-            products = [one for one in given if one.shape != out.shape]
-            self.keys = max([self.keys, *map(self._keys_in, products)])
+        if len(given) > 1 and isinstance(out, Tensor):
+            same = out.shape if len(given) == 2 else None  # k - k.mean(dim=0) is no product
+            self.keys = max([self.keys, *(self._keys_in(one) for one in given if one.shape != same)])
         self._count([one for one in (out if isinstance(out, list | tuple) else [out]) if isinstance(one, Tensor)])
         return out
 
