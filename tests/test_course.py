@@ -189,6 +189,17 @@ def settings():
     return found
 
 
+def test_the_hand_ins_are_written_for_whoever_tries_out_grading(tmp_path, capsys):
+    folder = tmp_path / "downloaded" / "archive"
+    assert handins.main(["1_convolution", str(folder)]) == 0
+    listed = handins.read(SOURCES[0])
+    assert {path.name for path in folder.iterdir()} == {f"{name}-1_convolution.ipynb" for name in listed}
+    assert f"{listed['right'].points} points" in capsys.readouterr().out
+    assert "### BEGIN" not in (folder / "right-1_convolution.ipynb").read_text("utf-8")
+    assert handins.main(["7_other", str(folder)]) == 2
+    assert "expected an assignment (1_convolution, " in capsys.readouterr().err
+
+
 def test_only_answers_and_tests_are_stopped_soon():
     """The first import takes minutes on a busy machine, and a hand-in that stops there has no points at all."""
     from nbformat.v4 import new_code_cell

@@ -102,7 +102,7 @@ def test_checks_say_what_came_whatever_came():
         (lambda q, k: [(q @ part.T).sum() for part in k.split(2)], 2, 12 + 3 + 24),
         (lambda q, k: torch.einsum("td,nd->tn", q, k[1:4]), 3, 18 + 24),
         (lambda q, k: k - k.mean(dim=0), 0, 4 + 24),
-        (lambda q, k: q[:, None] * k[:2].expand(6, 2, 4), 2, 48 + 24 + 24),  # the memories of q and k
+        (lambda q, k: q[:, None] * k[:2], 2, 48 + 24 + 24),  # the memories of q and k
         (lambda q, k: torch.nn.functional.scaled_dot_product_attention(q, k, k), 6, 24),
     ],
 )
