@@ -417,6 +417,10 @@ def crossing(D):
 def crossing(D):
     return 6 * D + 0.4
 '''),
+    ("3.1", "wrong", "no tokens at all", '''
+def crossing(D):
+    return 0
+'''),
     ("3.1", "wrong", "digits in a text", '''
 def crossing(D):
     return str(6 * D)
