@@ -89,7 +89,7 @@ def faults(path: Path, root: Path = ROOT) -> list[str]:
 
 
 def _faults_of_form(cell: dict, after: dict) -> list[str]:
-    """Lines that are too long to read beside the notebook's margin, and figures without words for who can't see them."""
+    """Lines that are too long, and figures that nobody describes to whoever can't see them."""
     if cell["cell_type"] != "code":
         return []
     source = rules.text(cell["source"])

@@ -92,7 +92,7 @@ def spoil_mark(name: str, **changes):
     (spoil_mark("split", grade_id="turn"), "'turn': there are two of that name"),
     (spoil_mark("split", grade_id="other"), "'split': is called 'other'"),
     (lambda notebook: cell_of(notebook, "split")["metadata"].clear(), "'split': has a region"),
-    (spoil("split-test", "# 1 point: ", "# 1 point: " + 70 * "x"), "'split-test': has a line of more than 79 characters"),
+    (spoil("split-test", "# 1 point: ", "# 1 point: " + 70 * "x"), "'split-test': has a line of more than 79"),
     (spoil("where-figure", "The figure in words", "More"), "'where': draws a figure, but the cell after it"),
     (lambda notebook: notebook["cells"].remove(cell_of(notebook, "where-figure")), "'where': draws a figure"),
     (lambda notebook: notebook["cells"].clear(), "no button for Colab"),
