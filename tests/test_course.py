@@ -12,6 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import adopt
@@ -20,6 +21,7 @@ import course_guide
 import env
 import handins
 import notebook_rules as rules
+import to_otter
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = course.sources(ROOT)
@@ -198,6 +200,25 @@ def test_the_hand_ins_are_written_for_whoever_tries_out_grading(tmp_path, capsys
     assert "### BEGIN" not in (folder / "right-1_convolution.ipynb").read_text("utf-8")
     assert handins.main(["7_other", str(folder)]) == 2
     assert "expected an assignment (1_convolution, " in capsys.readouterr().err
+
+
+def test_a_test_for_otter_shows_no_values():
+    source = "import torch\ntorch.manual_seed(1)\nfor n in range(3):\n    max(n, 2)\n\ndef f():\n    max(1, 2)\n\nassert f"
+    made = to_otter.silent(source)
+    assert made == source.replace("torch.m", "_ = torch.m").replace("    max(n", "    _ = max(n")
+
+
+@each
+def test_tests_and_given_code_come_along_to_otter(path):
+    """Assignments 1 and 6 give code between an answer and its tests."""
+    source = nbformat.read(path, as_version=4)
+    marked = [(cell.metadata.get("nbgrader", {}), cell) for cell in source.cells if cell.cell_type == "code"]
+    made = [cell.source for cell in to_otter.convert(source).cells]
+    tests = [mark for mark, _ in marked if mark.get("grade") and not mark["solution"]]
+    assert sum("# BEGIN TEST CONFIG" in one for one in made) == len(tests) > 0
+    assert sum(one == "# BEGIN TESTS" for one in made) <= sum(one.startswith("# BEGIN QUESTION") for one in made)
+    given = [cell.source for mark, cell in marked if not mark.get("grade") and not mark.get("solution")]
+    assert [one for one in made if one in given] == given
 
 
 def test_only_answers_and_tests_are_stopped_soon():
