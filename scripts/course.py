@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = "nbgrader_config.py"
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS$", re.M | re.S)
 SOLUTION = re.compile(r"^[ \t]*(?:### |<!-- )BEGIN SOLUTION.*?\n(.*?)^[ \t]*(?:### |<!-- )END SOLUTION", re.M | re.S)
+IN_WORDS = "<details><summary>The figure in words</summary>\n\n"
 MARKS = {"grade_id", "grade", "solution", "locked", "task", "schema_version"}
 
 
@@ -79,10 +81,26 @@ def faults(path: Path, root: Path = ROOT) -> list[str]:
     found += [f"cell '{one}': there are two of that name" for one in sorted({i for i in ids if ids.count(i) > 1})]
     if badge(root, path.stem) not in rules.text(cells[0]["source"]) if cells else True:
         found.append(f"the first cell has no button for Colab; expected: {badge(root, path.stem)}")
-    for cell in cells:
-        found += [f"{rules.name(cell)}: {fault}" for fault in _faults_of(cell)]
+    for cell, after in itertools.zip_longest(cells, cells[1:], fillvalue={}):
+        found += [f"{rules.name(cell)}: {fault}" for fault in _faults_of(cell) + _faults_of_form(cell, after)]
     if not found and path.read_text(encoding="utf-8") != stored(notebook):
         found.append("not in the stored form: scripts/course.py --tidy writes it")
+    return found
+
+
+def _faults_of_form(cell: dict, after: dict) -> list[str]:
+    """Lines that are too long, and figures that nobody describes to whoever can't see them."""
+    if cell["cell_type"] != "code":
+        return []
+    source = rules.text(cell["source"])
+    long = [line.strip() for line in source.splitlines() if len(line) > rules.LINE_WIDTH]
+    found = [f"has a line of more than {rules.LINE_WIDTH} characters: {line}" for line in long]
+    try:
+        drawn = rules.draws(cell)
+    except ValueError:  # no Python: told elsewhere
+        drawn = False
+    if drawn and not rules.text(after.get("source", "")).startswith(IN_WORDS):
+        found.append(f"draws a figure, but the cell after it doesn't begin with {IN_WORDS.strip()}")
     return found
 
 

@@ -1,12 +1,17 @@
 """Made-up hand-ins of the course's assignments: what handins.yml lists, made from source and release.
 
-`read` gives an assignment's hand-ins, `make` the notebook of one of them, as a student would hand it in.
+    .venv/bin/python scripts/handins.py 1_convolution FOLDER
+
+writes each of them into FOLDER as NAME-1_convolution.ipynb, to try out grading. In Python, `read` gives an assignment's
+hand-ins, `make` the notebook of one of them, as a student would hand it in.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,3 +85,25 @@ def make(source: dict, release: dict, name: str, handin: HandIn) -> dict:
         told = cell["metadata"].get("nbgrader", {}).get("grade_id")
         cell["source"] = (answers | given).get(told, cell["source"])
     return notebook
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    course = Path(__file__).resolve().parents[1] / "course"
+    names = sorted(path.parent.name for path in course.glob("*/handins.yml"))
+    if len(given) != 2 or given[0] not in names:
+        print(f"expected an assignment ({', '.join(names)}) and a folder, got: {' '.join(given)}", file=sys.stderr)
+        return 2
+    file = f"{given[0]}.ipynb"
+    source, release = rules.read(course / given[0] / file), rules.read(course / "students" / file)
+    folder = Path(given[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, handin in read(course / given[0] / file).items():
+        made = folder / f"{name}-{file}"
+        made.write_text(json.dumps(make(source, release, name, handin)), encoding="utf-8")
+        print(f"{handin.points:2} points  {made}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

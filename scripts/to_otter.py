@@ -7,6 +7,7 @@ See course/otter.md for what to do then, and for what does not come along.
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -19,13 +20,28 @@ CODE = re.compile(r"^(\s*)### (BEGIN|END) SOLUTION", re.M)
 WORDS = re.compile(r"<!-- BEGIN SOLUTION -->\n(.*)<!-- END SOLUTION -->", re.S)
 
 
+def silent(source: str) -> str:
+    """A test in which no expression shows its value: Otter runs doctests, and they fail where anything is shown."""
+    lines, waiting = source.splitlines(keepends=True), list(ast.parse(source).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+            line = lines[node.lineno - 1]
+            lines[node.lineno - 1] = f"{line[: node.col_offset]}_ = {line[node.col_offset :]}"
+        elif not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return "".join(lines)
+
+
 def test_of(cell: dict, points: int, hidden: bool) -> nbformat.NotebookNode:
     head = f'""" # BEGIN TEST CONFIG\npoints: {points}\nhidden: {str(hidden).lower()}\n""" # END TEST CONFIG\n'
-    return new_code_cell(head + HIDDEN.sub("", cell["source"]))
+    return new_code_cell(head + silent(HIDDEN.sub("", cell["source"])))
 
 
-def question(name: str, cell: dict, tests: list[tuple[dict, int, bool]], points: int | None) -> list:
-    """The cells of one answer, in code with its tests or in words."""
+def question(
+    name: str, cell: dict, given: list[dict], tests: list[tuple[dict, int, bool]], points: int | None
+) -> list[nbformat.NotebookNode]:
+    """The cells of one answer, in code with what is given after it and its tests, or in words."""
     name = name.replace("-", "_")
     if cell["cell_type"] == "markdown":
         text, model = WORDS.sub("", cell["source"]).rstrip(), WORDS.search(cell["source"])[1].strip()
@@ -33,7 +49,7 @@ def question(name: str, cell: dict, tests: list[tuple[dict, int, bool]], points:
         middle = [new_markdown_cell(text), new_raw_cell("# BEGIN SOLUTION"), new_markdown_cell(model)]
         return [new_raw_cell(raw), *middle, new_raw_cell("# END SOLUTION"), new_raw_cell("# END QUESTION")]
     middle = [new_raw_cell("# BEGIN SOLUTION"), new_code_cell(CODE.sub(r"\1# \2 SOLUTION", cell["source"]))]
-    end = [new_raw_cell("# END SOLUTION")]
+    end = [new_raw_cell("# END SOLUTION"), *(new_code_cell(one["source"]) for one in given)]
     if tests:
         end += [new_raw_cell("# BEGIN TESTS"), *(test_of(*test) for test in tests), new_raw_cell("# END TESTS")]
     return [new_raw_cell(f"# BEGIN QUESTION\nname: {name}"), *middle, *end, new_raw_cell("# END QUESTION")]
@@ -54,13 +70,11 @@ def convert(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         told = cell.metadata.get("nbgrader", {})
         if told.get("solution"):
             close()
-            waiting = told["grade_id"], cell, [], told.get("points")
+            waiting = told["grade_id"], cell, [], [], told.get("points")
         elif told.get("grade"):
-            waiting[2].append((cell, told["points"], "HIDDEN TESTS" in cell["source"]))
-        elif told and waiting and cell.cell_type == "code":  # given between an answer and its tests
-            waiting[2] or close()
-            close()
-            out.append(new_code_cell(cell["source"]))
+            waiting[3].append((cell, told["points"], "HIDDEN TESTS" in cell["source"]))
+        elif told and waiting and cell.cell_type == "code" and not waiting[3]:
+            waiting[2].append(cell)  # given between an answer and its tests
         else:
             close()
             out.append(new_code_cell(cell["source"]) if cell.cell_type == "code" else new_markdown_cell(cell["source"]))

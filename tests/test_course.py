@@ -12,6 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import adopt
@@ -20,6 +21,7 @@ import course_guide
 import env
 import handins
 import notebook_rules as rules
+import to_otter
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = course.sources(ROOT)
@@ -92,6 +94,9 @@ def spoil_mark(name: str, **changes):
     (spoil_mark("split", grade_id="turn"), "'turn': there are two of that name"),
     (spoil_mark("split", grade_id="other"), "'split': is called 'other'"),
     (lambda notebook: cell_of(notebook, "split")["metadata"].clear(), "'split': has a region"),
+    (spoil("split-test", "# 1 point: ", "# 1 point: " + 70 * "x"), "'split-test': has a line of more than 79"),
+    (spoil("where-figure", "The figure in words", "More"), "'where': draws a figure, but the cell after it"),
+    (lambda notebook: notebook["cells"].remove(cell_of(notebook, "where-figure")), "'where': draws a figure"),
     (lambda notebook: notebook["cells"].clear(), "no button for Colab"),
     (lambda notebook: cell_of(notebook, "split").update(execution_count=3), "not in the stored form"),
 ], ids=lambda value: value if isinstance(value, str) else "")
@@ -184,6 +189,36 @@ def settings():
     found = Config()
     exec((ROOT / "course" / course.SETTINGS).read_text("utf-8"), {"get_config": lambda: found})
     return found
+
+
+def test_the_hand_ins_are_written_for_whoever_tries_out_grading(tmp_path, capsys):
+    folder = tmp_path / "downloaded" / "archive"
+    assert handins.main(["1_convolution", str(folder)]) == 0
+    listed = handins.read(SOURCES[0])
+    assert {path.name for path in folder.iterdir()} == {f"{name}-1_convolution.ipynb" for name in listed}
+    assert f"{listed['right'].points} points" in capsys.readouterr().out
+    assert "### BEGIN" not in (folder / "right-1_convolution.ipynb").read_text("utf-8")
+    assert handins.main(["7_other", str(folder)]) == 2
+    assert "expected an assignment (1_convolution, " in capsys.readouterr().err
+
+
+def test_a_test_for_otter_shows_no_values():
+    source = "torch.manual_seed(1)\nfor n in range(3):\n    max(n, 2)\n\ndef f():\n    max(1, 2)\n\nassert f"
+    made = to_otter.silent(source)
+    assert made == source.replace("torch.m", "_ = torch.m").replace("    max(n", "    _ = max(n")
+
+
+@each
+def test_tests_and_given_code_come_along_to_otter(path):
+    """Assignments 1 and 6 give code between an answer and its tests."""
+    source = nbformat.read(path, as_version=4)
+    marked = [(cell.metadata.get("nbgrader", {}), cell) for cell in source.cells if cell.cell_type == "code"]
+    made = [cell.source for cell in to_otter.convert(source).cells]
+    tests = [mark for mark, _ in marked if mark.get("grade") and not mark["solution"]]
+    assert sum("# BEGIN TEST CONFIG" in one for one in made) == len(tests) > 0
+    assert sum(one == "# BEGIN TESTS" for one in made) <= sum(one.startswith("# BEGIN QUESTION") for one in made)
+    given = [cell.source for mark, cell in marked if not mark.get("grade") and not mark.get("solution")]
+    assert [one for one in made if one in given] == given
 
 
 def test_only_answers_and_tests_are_stopped_soon():

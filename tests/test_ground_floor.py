@@ -94,6 +94,30 @@ def test_checks_say_what_came_whatever_came():
     check.check_rows_sum_to_one(torch.eye(3).long())
 
 
+@pytest.mark.parametrize(
+    "use, keys, numbers",
+    [
+        (lambda q, k: q @ k.T, 6, 36 + 24),  # the map; k.T shows the memory of k
+        (lambda q, k: [q @ part.T for part in k.split(2)], 2, 36 + 24),  # the map in pieces
+        (lambda q, k: [(q @ part.T).sum() for part in k.split(2)], 2, 12 + 3 + 24),
+        (lambda q, k: torch.einsum("td,nd->tn", q, k[1:4]), 3, 18 + 24),
+        (lambda q, k: k - k.mean(dim=0), 0, 4 + 24),
+        (lambda q, k: q[:, None] * k[:2], 2, 48 + 24 + 24),  # the memories of q and k
+        (lambda q, k: torch.nn.functional.scaled_dot_product_attention(q, k, k), 6, 24),
+    ],
+)
+def test_pieces_counts_the_keys_of_a_product_and_the_numbers_alive(use, keys, numbers):
+    q, k = torch.randn(6, 4), torch.randn(6, 4)
+    with check.Pieces(k) as seen:
+        kept = use(q, k)
+    assert kept is not None and (seen.keys, seen.numbers) == (keys, numbers)
+
+
+def test_pieces_refuses_keys_that_share_their_memory():
+    with pytest.raises(ValueError, match=r"use keys\.clone\(\)"):
+        check.Pieces(torch.randn(2, 6, 4)[0])
+
+
 def test_count_parameters_counts_what_trains():
     layer = torch.nn.Linear(3, 4)
     layer.bias.requires_grad_(False)

@@ -1,10 +1,13 @@
 """Checks for notebook cells, with messages that teach. All raise AssertionError, except `exercise`, which prints."""
 
+import weakref
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 LONGEST = 300  # characters of a reason that `exercise` prints
 
@@ -50,6 +53,56 @@ def check_rows_sum_to_one(attn: Tensor, tol: float = 1e-5) -> None:
 def count_parameters(module: torch.nn.Module) -> int:
     """Count the trainable numbers in a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+class Pieces(TorchFunctionMode):
+    """Watch an attention that should go through its keys (..., T, Dh) in pieces: `with Pieces(k) as seen: ...`.
+
+    `seen.keys` is the largest number of different keys in one product; of copies of the keys it knows nothing.
+    `seen.numbers` is how many numbers torch's results held at one time, what several tensors share counted once.
+    Raises ValueError if `keys` isn't contiguous, or is part of a larger tensor.
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        super().__init__()
+        if not keys.is_contiguous() or keys.untyped_storage().nbytes() != keys.nbytes:
+            raise ValueError("expected keys in memory of their own, got part of a larger tensor: use keys.clone()")
+        self.keys = self.numbers = 0
+        self._memory = keys.untyped_storage().data_ptr()
+        self._places = torch.arange(keys.shape[-2])[:, None].expand(keys.shape).contiguous()
+        self._alive, self._held = Counter(), 0  # tensors per place in memory
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        given = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)]
+        given = [one for one in given if one.is_floating_point() and one.numel() > 1]
+        if len(given) > 1 and isinstance(out, Tensor):
+            same = out.shape if len(given) == 2 else None  # k - k.mean(dim=0) is no product
+            self.keys = max([self.keys, *(self._keys_in(one) for one in given if one.shape != same)])
+        self._count([one for one in (out if isinstance(out, list | tuple) else [out]) if isinstance(one, Tensor)])
+        return out
+
+    def _keys_in(self, tensor: Tensor) -> int:
+        """How many different keys a tensor shows; 0 if it is no view of the keys."""
+        if tensor.untyped_storage().data_ptr() != self._memory:
+            return 0
+        view = tensor.shape, tensor.stride(), tensor.storage_offset()
+        return len(self._places.as_strided(*view).unique())
+
+    def _count(self, made: list[Tensor]) -> None:
+        for one in made:
+            memory = one.untyped_storage()
+            place = memory.data_ptr()
+            if not self._alive[place]:
+                self._held += memory.nbytes() // one.element_size()
+            self._alive[place] += 1
+            weakref.finalize(one, self._gone, place, memory.nbytes() // one.element_size()).atexit = False
+        self.numbers = max(self.numbers, self._held)
+
+    def _gone(self, place: int, numbers: int) -> None:
+        self._alive[place] -= 1
+        if not self._alive[place]:
+            self._held -= numbers
 
 
 def exercise(name: str, test: Callable[[], object], hint: str) -> bool:

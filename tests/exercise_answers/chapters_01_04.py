@@ -310,6 +310,69 @@ def attention_in_blocks(q, k, v, block):
         log_sum = new
     return out
 '''),
+    ("2.3", "wrong", "blocks of queries, not of keys", '''
+def attention_in_blocks(q, k, v, block):
+    return torch.cat([attention(a, k, v)[0] for a in q.split(block)])
+'''),
+    ("2.3", "wrong", "keeps the scores of all blocks in a list", '''
+def attention_in_blocks(q, k, v, block):
+    scores = [q @ a.T / math.sqrt(q.shape[1]) for a in k.split(block)]
+    largest = torch.stack([s.amax(dim=1) for s in scores]).amax(dim=0)[:, None]
+    weights = [(s - largest).exp() for s in scores]
+    top = sum(w @ b for w, b in zip(weights, v.split(block)))
+    return top / sum(w.sum(dim=1, keepdim=True) for w in weights)
+'''),
+    ("2.3", "wrong", "two blocks, whatever `block` is", '''
+def attention_in_blocks(q, k, v, block):
+    block = -(-len(k) // 2)
+    T, Dh = q.shape
+    log_sum, out = torch.full((T,), -math.inf), torch.zeros(T, Dh)
+    for start in range(0, T, block):
+        a, b = k[start : start + block], v[start : start + block]
+        scores = torch.einsum("qd,kd->qk", q, a) / math.sqrt(Dh)
+        new = torch.logaddexp(log_sum, scores.logsumexp(dim=1))
+        out = (log_sum - new).exp()[:, None] * out
+        out += torch.einsum("qk,kd->qd", (scores - new[:, None]).exp(), b)
+        log_sum = new
+    return out
+'''),
+    ("2.3", "wrong", "attention itself, one query at a time", '''
+def attention_in_blocks(q, k, v, block):
+    return torch.stack([attention(one[None], k, v)[0][0] for one in q])
+'''),
+    ("2.3", "wrong", "the map row by row in a flat tensor", '''
+def attention_in_blocks(q, k, v, block):
+    scores = torch.zeros(len(q) * len(k))
+    for i, one in enumerate(q):
+        scores[i * len(k) : (i + 1) * len(k)] = k @ one / math.sqrt(q.shape[1])
+    return torch.stack([row.softmax(dim=0) @ v for row in scores.split(len(k))])
+'''),
+    ("2.3", "right", "in float64, the keys scaled first", '''
+def attention_in_blocks(q, k, v, block):
+    q, k, v = q.double(), k.double() / math.sqrt(q.shape[1]), v.double()
+    largest = torch.full((len(q),), -math.inf, dtype=torch.float64)
+    total, out = torch.zeros_like(largest), torch.zeros_like(v)
+    for start in range(0, len(k), block):
+        rows = torch.arange(start, min(start + block, len(k)))
+        scores = k[rows] @ q.T  # (block, T)
+        new = torch.maximum(largest, scores.max(dim=0).values)
+        weights, shrink = (scores - new).exp(), (largest - new).exp()
+        total, out = shrink * total + weights.sum(0), shrink[:, None] * out + weights.T @ v[rows]
+        largest = new
+    return out / total[:, None]
+'''),
+    ("2.3", "right", "products and sums instead of @", '''
+def attention_in_blocks(q, k, v, block):
+    top = total = torch.zeros(len(q), 1)
+    largest = total - math.inf
+    for a, b in zip(k.split(block), v.split(block)):
+        scores = (q[:, None] * a).sum(dim=-1) / q.shape[1] ** 0.5
+        new = torch.maximum(largest, scores.max(dim=1, keepdim=True)[0])
+        weights, shrink = torch.exp(scores - new), torch.exp(largest - new)
+        top = shrink * top + (weights[:, :, None] * b).sum(dim=1)
+        total, largest = shrink * total + weights.sum(1, keepdim=True), new
+    return top / total
+'''),
     # --- 3.1 ---
     ("3.1", "right", "a tensor", '''
 def crossing(D):
@@ -349,6 +412,27 @@ def crossing(D):
     ("3.1", "wrong", "a text", '''
 def crossing(D):
     return "6 D"
+'''),
+    ("3.1", "wrong", "nearly a token too many", '''
+def crossing(D):
+    return 6 * D + 0.4
+'''),
+    ("3.1", "wrong", "no tokens at all", '''
+def crossing(D):
+    return 0
+'''),
+    ("3.1", "wrong", "digits in a text", '''
+def crossing(D):
+    return str(6 * D)
+'''),
+    ("3.1", "wrong", "right at multiples of 32 only", '''
+def crossing(D):
+    return D // 32 * 192
+'''),
+    ("3.1", "right", "from counts at two lengths", '''
+def crossing(D):
+    linear, attended = 24 * D**2, 4 * D
+    return linear / attended + 1e-9
 '''),
     # --- 3.2 ---
     ("3.2", "right", "the head's values, weight and bias", '''

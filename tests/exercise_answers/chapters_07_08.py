@@ -79,7 +79,7 @@ def images_needed(curve, target):
     ("7.2", "wrong", "never at the lower end", needed(ON_A_LOG_AXIS, "low < target <= high")),
     ("7.2", "wrong", "never at the upper end", needed(ON_A_LOG_AXIS, "low <= target < high")),
     ("7.2", "wrong", "the next size", needed("b")),
-    ("7.2", "wrong", "goes on past the last size", needed(ON_A_LOG_AXIS, "target <= high or b == 10_000")),
+    ("7.2", "wrong", "goes on past the last size", needed(ON_A_LOG_AXIS, "target <= high or b == max(curve)")),
     ("7.2", "wrong", "the last size where it is never reached", needed(ON_A_LOG_AXIS, last="b")),
     ("7.2", "wrong", "infinity where it is never reached", needed(ON_A_LOG_AXIS, last="math.inf")),
     ("7.2", "wrong", "the middle of the two sizes", needed("(a * b) ** 0.5")),
@@ -87,6 +87,27 @@ def images_needed(curve, target):
 def images_needed(curve, target):
     (a, low), *_, (b, high) = curve.items()
     return a * (b / a) ** ((target - low) / (high - low)) if target <= high else None
+"""),
+    ("7.2", "wrong", "a factor of ten between any two sizes", """
+def images_needed(curve, target):
+    for (a, low), (b, high) in pairwise(sorted(curve.items())):
+        if low <= target <= high:
+            return a * 10 ** ((target - low) / (high - low))
+    return None
+"""),
+    ("7.2", "right", "rounded to whole images", """
+def images_needed(curve, target):
+    for (a, low), (b, high) in pairwise(sorted(curve.items())):
+        if low <= target <= high:
+            return round(a * (b / a) ** ((target - low) / (high - low)))
+    return None
+"""),
+    ("7.2", "right", "a numpy array of one number", """
+def images_needed(curve, target):
+    sizes, accuracies = np.array(sorted(curve)), np.array([curve[n] for n in sorted(curve)])
+    if target > accuracies[-1]:
+        return None
+    return np.array(np.exp(np.interp(target, accuracies, np.log(sizes))))
 """),
     ("7.3", "right", "by NumPy's least squares", power(
         "(slope, height), *_ = np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1), y, rcond=None)\n"

@@ -104,4 +104,54 @@ def mean_overlap(truth, answers, K):
     ("15.3", "wrong", "the Dice score", iou("2 * both, one.sum().item() + other.sum().item()")),
     ("15.3", "wrong", "only classes that both have", iou(skip="both", last="sum(found) / max(1, len(found))")),
     ("15.3", "wrong", "over all K", iou(last="sum(found) / K")),
+    ("15.3", "wrong", "leaves out classes that the answers lack", """
+def mean_overlap(truth, answers, K):
+    found = []
+    for k in range(K):
+        one, other = truth == k, answers == k
+        if other.any():
+            found.append((one & other).sum().item() / (one | other).sum().item())
+    return sum(found) / len(found)
+"""),
+    ("15.3", "wrong", "leaves out classes that the truth lacks", """
+def mean_overlap(truth, answers, K):
+    found = []
+    for k in range(K):
+        one, other = truth == k, answers == k
+        if one.any():
+            found.append((one & other).sum().item() / (one | other).sum().item())
+    return sum(found) / len(found)
+"""),
+    ("15.3", "wrong", "never looks at the last class", """
+def mean_overlap(truth, answers, K):
+    found = []
+    for k in range(K - 1):
+        one, other = truth == k, answers == k
+        if (one | other).any():
+            found.append((one & other).sum().item() / (one | other).sum().item())
+    return sum(found) / len(found)
+"""),
+    ("15.3", "wrong", "scikit-learn's", """
+from sklearn.metrics import jaccard_score
+
+
+def mean_overlap(truth, answers, K):
+    return jaccard_score(truth.flatten(), answers.flatten(), average="macro")
+"""),
+    ("15.3", "wrong", "the book's own under another name", """
+from vitutils.analysis.dense import mean_iou
+
+
+def mean_overlap(truth, answers, K):
+    return mean_iou(truth, answers)
+"""),
+    ("15.3", "right", "classes that are there, in numpy", """
+import numpy as np
+
+
+def mean_overlap(truth, answers, K):
+    truth, answers = truth.numpy(), answers.numpy()
+    there = np.union1d(truth, answers)
+    return np.mean([((truth == k) & (answers == k)).sum() / ((truth == k) | (answers == k)).sum() for k in there])
+"""),
 ]
