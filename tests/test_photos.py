@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageOps
 from vitutils.analysis import photo_model as pm
 from vitutils.cli import photos as command
 from vitutils.cli import predict
+from vitutils.cli._photos import _told_of_labels
 from vitutils.data import duplicates
-from vitutils.data.survey import look_at
+from vitutils.data.survey import Survey, look_at
 from vitutils.models.backbones import load_backbone
 
 
@@ -333,6 +334,7 @@ FAULTS = {
     "nothing there": ({}, "no folder"),
     "one class": ({"a": 5}, "one folder, a"),
     "a class of two": ({"a": 9, "b": 2}, "class 'b' has 2 photos"),
+    "small classes": ({"a": 9, "b": 2, "c": 1}, "class 'b' has 2 photos, class 'c' has 1 photo:"),
 }
 
 
@@ -394,6 +396,34 @@ def test_help_needs_no_torch():
     assert "vitutils.photos" not in sys.modules
 
 
+def test_blank_photos_are_named_and_contradict_no_label():
+    flat, plain = np.full((18, 18), 0.4, np.float32), duplicates.thumbnail(drawn(0, 0))
+    survey = Survey((0, 1, 2, 3), np.stack([flat, flat + 0.01, plain, plain]), {}, (), ())
+    assert survey.blank == {0, 1} and Survey((), np.zeros((0, 18, 18)), {}, (), ()).blank == set()
+    pairs, names = [(0, 1), (2, 3)], ["w", "x", "y", "z"]
+    blank, wrong = _told_of_labels(torch.tensor([0, 1, 0, 1]), pairs, survey.blank, names)
+    assert "2 photos" in blank and " w:" in blank and wrong.startswith("1 pair ")
+    assert _told_of_labels(torch.tensor([0, 1, 0, 0]), pairs[1:], frozenset(), names) == []
+
+
+def test_what_is_no_photo_is_told_apart_from_a_broken_one(done, capsys):
+    folder, out, _ = done
+    with pytest.raises(SystemExit) as end:
+        predict.main([str(out), str(folder / "discs"), str(folder / "nothing.jpg")])
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and len(lines) == 2
+    assert "is a folder" in lines[0] and lines[1].startswith("error: no photo") and "cannot read" not in lines[1]
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_here_is_told_before_any_work(device, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("vitutils.cli._photos._photos", lambda *_: pytest.fail("work begun"))
+    assert ran(folder_of(tmp_path / "f", {"a": 1}), "--out", tmp_path / "o", "--device", device) == 1
+    assert f"--device {device}: torch finds none" in capsys.readouterr().err
+
+
 # --- without torch, and without training ---
 
 
@@ -421,6 +451,9 @@ def test_onnx_files_stand_beside_and_are_used_alone(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit) as end:
         predict.main([str(out), str(folder / "a, b" / "000.png"), "--onnx"])
     assert end.value.code == 1 and "no " in capsys.readouterr().err
+    assert ran(folder, "--out", out, "--backbone", "pocket") == 0  # its model is not that of model.int8.onnx
+    assert {file.name for file in out.iterdir()} == {"card.md", "model.safetensors", "report.html", "split.csv"}
+    assert "removed: " in capsys.readouterr().out
 
 
 def test_onnx_without_its_libraries_is_told_before_any_work(tmp_path, monkeypatch, capsys):

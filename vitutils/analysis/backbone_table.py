@@ -33,9 +33,9 @@ NAMES = (
     "convnext_tiny.fb_in22k_ft_in1k",
     "convnext_tiny.dinov3_lvd1689m",
 )
-# ImageNet-1k accuracy in % of kNN and of a linear classifier on frozen features, and where it is printed: the paper's key
-# in the bibliography and its table, or the authors' own page. All at 224 pixels. MAE: by the authors' PyTorch code; their
-# paper, which used another, has 68.0.
+# ImageNet-1k accuracy in % of kNN and of a linear classifier on frozen features, and where it is printed: the paper's
+# key in the bibliography and its table, or the authors' own page. All at 224 pixels. MAE's is by its authors' PyTorch
+# code; their paper, which used another, has 68.0.
 DINOV2, MAE = "https://github.com/facebookresearch/dinov2", "https://github.com/facebookresearch/mae, FINETUNE.md"
 PUBLISHED = {
     "vit_small_patch16_224.dino": (74.5, 77.0, "caron2021, table 2"),

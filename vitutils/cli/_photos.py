@@ -20,7 +20,7 @@ from vitutils.analysis import export
 from vitutils.analysis import photo_model as pm
 from vitutils.analysis.features import extract_features
 from vitutils.analysis.zero_shot import TEMPLATES, ImageText, load_image_text
-from vitutils.cli._onnx import exported
+from vitutils.cli._onnx import NAMES, exported
 from vitutils.cli._report import card, report
 from vitutils.data._layout import Packed, read_layout
 from vitutils.data.duplicates import find_duplicates, groups, split_groups
@@ -111,7 +111,7 @@ def _check_out(folder: Path, out: Path) -> bool:
 
 
 def _run(options: argparse.Namespace) -> None:
-    device = torch.device(options.device) if options.device else runtime.find_device()
+    device = _device(options.device)
     torch.manual_seed(options.seed)
     if options.onnx:
         export.needed(*export.LIBRARIES)  # now, and not after minutes of work
@@ -143,6 +143,14 @@ def _run(options: argparse.Namespace) -> None:
         more.append(("Without torch: ONNX and int8", found.told()))
         say("ONNX: " + " ".join(found.told()))
     _write(options, photos, model, best, candidates, logits, warning, more, files)
+
+
+def _device(asked: str | None) -> torch.device:
+    """The device that was asked for, or what torch finds. Raises ValueError for one that is not here."""
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked and not found[asked]:
+        raise ValueError(f"--device {asked}: torch finds none here; leave the option away, or take --device cpu")
+    return torch.device(asked) if asked else runtime.find_device()
 
 
 def _image_text(options) -> tuple[ImageText, str]:
@@ -206,10 +214,13 @@ def _photos(options: argparse.Namespace) -> Photos:
         survey = look_at(files, lambda: bar.update(1))
     for why in list(survey.unreadable.values())[:5]:
         say(f"passed over: {why}")
+    if (more := len(survey.unreadable) - 5) > 0:
+        say(f"passed over: {more:,} more, named in split.csv")
     kept = [files[i] for i in survey.kept]
     labels = torch.tensor([listed[i][1] for i in survey.kept], dtype=torch.int64)
     given = [listed[i][2] for i in survey.kept]
     pairs = find_duplicates(survey.thumbnails)
+    notes += _told_of_labels(labels, pairs, survey.blank, [str(file) for file in kept])
     part = _split(labels, given, pairs, classes, options, notes)
     found = {c: [file for file, k in zip(kept, labels.tolist(), strict=True) if k == n] for n, c in enumerate(classes)}
     if empty := [c for c in classes if not found[c]]:
@@ -237,6 +248,20 @@ def _photos(options: argparse.Namespace) -> Photos:
     return photos
 
 
+def _told_of_labels(labels: Tensor, pairs: list, blank: frozenset[int], names: list[str]) -> list[str]:
+    """What to tell of blank photos, and of copies with different labels; two blank photos contradict nothing."""
+    notes = []
+    if blank:
+        count = "1 photo is" if len(blank) == 1 else f"{len(blank):,} photos are"
+        notes.append(f"{count} blank, of one shade all over, the first {names[min(blank)]}: take them away")
+    crossed = [(i, j) for i, j in pairs if labels[i] != labels[j] and not {i, j} <= blank]
+    if crossed:
+        one = len(crossed) == 1
+        told = "1 pair of copies bears" if one else f"{len(crossed):,} pairs of copies bear"
+        notes.append(f"{told} different labels: {'one of the two' if one else 'one of each pair'} is wrong")
+    return notes
+
+
 def _split(
     labels: Tensor,
     given: list[str],
@@ -247,14 +272,18 @@ def _split(
 ) -> Tensor:
     """The part of each photo: 0 train, 1 validation, 2 test, -1 left out. notes: takes what is to be told."""
     group = groups(len(labels), pairs)
+    few = []
     for k, name in enumerate(classes):
         own = len(group[labels == k].unique())
         if own < LEAST and (labels == k).any():
             copies = " that are no copies of each other" if int((labels == k).sum()) > own else ""
-            raise data.DataError(
-                f"class {name!r} has {own} photo{'s' * (own > 1)}{copies}: expected {LEAST} or more, one to fit "
-                f"on, one to choose by, one to test on; add photos or take the class away"
-            )
+            few.append(f"class {name!r} has {own} photo{'s' * (own > 1)}{copies}")
+    if few:
+        more = f", and {len(few) - 8} classes more" if len(few) > 8 else ""
+        raise data.DataError(
+            f"{', '.join(few[:8])}{more}: expected {LEAST} or more, one to fit on, one to choose by, one to test on; "
+            f"add photos or take {'the class' if len(few) == 1 else 'these classes'} away"
+        )
     counts = labels.bincount(minlength=len(classes))
     if tiny := [f"{classes[k]} ({int(counts[k])})" for k in range(len(classes)) if 0 < counts[k] < TINY]:
         notes.append(f"tiny classes, whose results say little: {', '.join(tiny[:12])}")
@@ -264,11 +293,6 @@ def _split(
             f"unlike classes: {classes[high]} has {int(counts[high]):,} photos, {classes[low]} {int(counts[low]):,}; "
             f"choosing goes by the mean over classes"
         )
-    crossed = [(i, j) for i, j in pairs if labels[i] != labels[j]]
-    if crossed:
-        one = len(crossed) == 1
-        told = "1 pair of copies bears" if one else f"{len(crossed)} pairs of copies bear"
-        notes.append(f"{told} different labels: {'one of the two' if one else 'one of each pair'} is wrong")
     part = torch.zeros(len(labels), dtype=torch.int64)
     if "test" in given:
         test = torch.tensor([p == "test" for p in given])
@@ -448,6 +472,10 @@ def _write(options, photos, model, best, candidates, logits, warning, more, file
         with whole_file(options.out / name) as temporary:
             temporary.write_bytes(raw)
     (options.out / "fine-tune.pt").unlink(missing_ok=True)
+    for name in ("model.safetensors", *NAMES):  # of an earlier run; `predict` would take it for this one's
+        if name not in made and (options.out / name).exists():
+            (options.out / name).unlink()
+            say(f"removed: {options.out / name}, which an earlier run wrote")
     say(f"written: {options.out / 'report.html'}, {', '.join(list(made)[:-1])}")
 
 
