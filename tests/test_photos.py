@@ -85,6 +85,15 @@ def test_copies_are_found_and_other_photos_are_not(change):
     assert duplicates.find_duplicates(thumbnails) == [(4, 40), (8, 41)]
 
 
+@pytest.mark.parametrize("side", [8, 17, 18, 19])
+def test_copies_of_tiny_pictures_are_found(side):
+    random = np.random.default_rng(0)
+    tiny = [Image.fromarray(random.integers(0, 256, (side, side), dtype=np.uint8)) for _ in range(6)]
+    copies = [ImageOps.mirror(tiny[1]), tiny[3].rotate(90)]
+    thumbnails = np.stack([duplicates.thumbnail(image) for image in [*tiny, *copies]])
+    assert duplicates.find_duplicates(thumbnails) == [(1, 6), (3, 7)]
+
+
 def test_no_photos_and_blank_ones_are_no_trouble():
     assert duplicates.find_duplicates(np.zeros((0, 18, 18))) == []
     blank = [Image.new("L", (30, 20), 0), Image.new("L", (90, 90), 255), drawn(0, 0)]
