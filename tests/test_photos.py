@@ -16,6 +16,8 @@ from vitutils.cli import photos as command
 from vitutils.cli import predict
 from vitutils.cli._photos import _told_of_labels
 from vitutils.data import duplicates
+from vitutils.data.decoding import decode
+from vitutils.data.sources import DataError
 from vitutils.data.survey import Survey, look_at
 from vitutils.models.backbones import load_backbone
 
@@ -61,10 +63,14 @@ def ran(*arguments) -> int:
 # --- copies ---
 
 
-def recompressed(image):
+def encoded(image) -> bytes:
     raw = io.BytesIO()
     image.save(raw, "JPEG", quality=40)
-    return Image.open(raw)
+    return raw.getvalue()
+
+
+def recompressed(image):
+    return Image.open(io.BytesIO(encoded(image)))
 
 
 COPIES = {
@@ -136,6 +142,22 @@ def test_what_is_odd_in_a_folder_is_seen(tmp_path):
     assert len(seen) == 4 and [names[i] for i in found.kept] == ["narrow.png", "plain.jpg", "turned.jpg"]
     assert [names[i] for i in found.turned] == ["turned.jpg"] and [names[i] for i in found.small] == ["narrow.png"]
     assert [names[i] for i in found.unreadable] == ["broken.jpg"] and found.thumbnails.shape == (3, 18, 18)
+
+
+WHY = {
+    "empty": (lambda file: file.write_bytes(b""), "the file is empty"),
+    "a page": (lambda file: file.write_bytes(b"<html>"), "no picture that Pillow knows"),
+    "half": (lambda file: file.write_bytes(encoded(drawn(0, 0))[:700]), "it ends too early"),
+    "a dead link": (lambda file: file.symlink_to("nowhere.jpg"), "a link to nothing"),
+    "gone": (lambda file: None, "there is no such file"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), WHY.values(), ids=list(WHY))
+def test_why_a_photo_cannot_be_read_is_told_in_words(make, said, tmp_path):
+    make(tmp_path / "x.jpg")
+    with pytest.raises(DataError, match=rf"x\.jpg \({said}.*\): repair it or remove it"):
+        decode(tmp_path / "x.jpg", "x.jpg")
 
 
 # --- heads, probabilities, files ---
