@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 from vitutils.analysis import photo_model as pm
 from vitutils.cli import photos as command
 from vitutils.cli import predict
-from vitutils.cli._photos import _told_of_labels
+from vitutils.cli._photos import _told
 from vitutils.data import duplicates
 from vitutils.data.decoding import decode
 from vitutils.data.sources import DataError
@@ -427,14 +427,23 @@ def test_help_needs_no_torch():
     assert "vitutils.photos" not in sys.modules
 
 
-def test_blank_photos_are_named_and_contradict_no_label():
+def test_blank_photos_and_contradicting_labels_are_told():
     flat, plain = np.full((18, 18), 0.4, np.float32), duplicates.thumbnail(drawn(0, 0))
     survey = Survey((0, 1, 2, 3), np.stack([flat, flat + 0.01, plain, plain]), {}, (), ())
     assert survey.blank == {0, 1} and Survey((), np.zeros((0, 18, 18)), {}, (), ()).blank == set()
-    pairs, names = [(0, 1), (2, 3)], ["w", "x", "y", "z"]
-    blank, wrong = _told_of_labels(torch.tensor([0, 1, 0, 1]), pairs, survey.blank, names)
-    assert "2 photos" in blank and " w:" in blank and wrong.startswith("1 pair ")
-    assert _told_of_labels(torch.tensor([0, 1, 0, 0]), pairs[1:], frozenset(), names) == []
+    blank, wrong = _told(torch.tensor([0, 1, 0, 1]), [(2, 3)], ["a/w.png", "b/x.png"])
+    assert "blank" in blank and "a/w.png, b/x.png" in blank and wrong.startswith("1 pair ")
+    assert _told(torch.tensor([0, 1, 0, 0]), [(2, 3)], []) == []
+
+
+def test_blank_photos_of_two_classes_are_no_copies_of_each_other(tmp_path, capsys):
+    folder = folder_of(tmp_path / "f", {"a": 5, "b": 5})
+    for name in "ab":
+        Image.new("RGB", (80, 60)).save(folder / name / "cap.png")
+    assert ran(folder, "--out", tmp_path / "out", "--backbone", "pocket") == 0
+    out = capsys.readouterr().out
+    assert "a/cap.png, b/cap.png" in out and "different labels" not in out
+    assert "different labels" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_is_no_photo_is_told_apart_from_a_broken_one(done, capsys):

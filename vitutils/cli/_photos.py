@@ -21,7 +21,7 @@ from vitutils.analysis import photo_model as pm
 from vitutils.analysis.features import extract_features
 from vitutils.analysis.zero_shot import TEMPLATES, ImageText, load_image_text
 from vitutils.cli._onnx import NAMES, exported
-from vitutils.cli._report import card, report
+from vitutils.cli._report import card, how_many, report, short_name
 from vitutils.data._layout import Packed, read_layout
 from vitutils.data.duplicates import find_duplicates, groups, split_groups
 from vitutils.data.folders import memory
@@ -220,8 +220,12 @@ def _photos(options: argparse.Namespace) -> Photos:
     labels = torch.tensor([listed[i][1] for i in survey.kept], dtype=torch.int64)
     given = [listed[i][2] for i in survey.kept]
     pairs = find_duplicates(survey.thumbnails)
-    notes += _told_of_labels(labels, pairs, survey.blank, [str(file) for file in kept])
-    part = _split(labels, given, pairs, classes, options, notes)
+    group = groups(len(labels), pairs)
+    pairs = [pair for pair in pairs if not survey.blank.issuperset(pair)]  # blank photos are alike, and no copies
+    notes += _told(labels, pairs, [short_name(kept[i]) for i in sorted(survey.blank)])
+    part = _split(labels, given, group, classes, options, notes)
+    if pairs and "test" not in given:
+        notes.append(f"{how_many(len(pairs), 'pair')} of copies: they stay on one side of the split")
     found = {c: [file for file, k in zip(kept, labels.tolist(), strict=True) if k == n] for n, c in enumerate(classes)}
     if empty := [c for c in classes if not found[c]]:
         raise data.DataError(f"class {empty[0]!r} is empty: none of its files could be read")
@@ -248,13 +252,13 @@ def _photos(options: argparse.Namespace) -> Photos:
     return photos
 
 
-def _told_of_labels(labels: Tensor, pairs: list, blank: frozenset[int], names: list[str]) -> list[str]:
-    """What to tell of blank photos, and of copies with different labels; two blank photos contradict nothing."""
+def _told(labels: Tensor, pairs: list, blank: list[str]) -> list[str]:
+    """What to tell of copies with different labels, and of blank photos, by their names."""
     notes = []
     if blank:
-        count = "1 photo is" if len(blank) == 1 else f"{len(blank):,} photos are"
-        notes.append(f"{count} blank, of one shade all over, the first {names[min(blank)]}: take them away")
-    crossed = [(i, j) for i, j in pairs if labels[i] != labels[j] and not {i, j} <= blank]
+        more = f" and {len(blank) - 6} more" if len(blank) > 6 else ""
+        notes.append(f"blank, of one shade all over, to be taken away: {', '.join(blank[:6])}{more}")
+    crossed = [(i, j) for i, j in pairs if labels[i] != labels[j]]
     if crossed:
         one = len(crossed) == 1
         told = "1 pair of copies bears" if one else f"{len(crossed):,} pairs of copies bear"
@@ -265,13 +269,15 @@ def _told_of_labels(labels: Tensor, pairs: list, blank: frozenset[int], names: l
 def _split(
     labels: Tensor,
     given: list[str],
-    pairs: list,
+    group: Tensor,
     classes: tuple[str, ...],
     options: argparse.Namespace,
     notes: list[str],
 ) -> Tensor:
-    """The part of each photo: 0 train, 1 validation, 2 test, -1 left out. notes: takes what is to be told."""
-    group = groups(len(labels), pairs)
+    """The part of each photo: 0 train, 1 validation, 2 test, -1 left out.
+
+    group: a number for each photo, the same for copies.  notes: takes what is to be told.
+    """
     few = []
     for k, name in enumerate(classes):
         own = len(group[labels == k].unique())
@@ -307,9 +313,6 @@ def _split(
             part[split_groups(labels, group, options.test_share, options.seed, classes)] = 2
         except ValueError as error:
             raise data.DataError(str(error)) from None
-        if pairs:
-            told = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
-            notes.append(f"{told} of copies: they stay on one side of the split")
     rest = (part == 0).nonzero().flatten()
     missing = [name for k, name in enumerate(classes) if not (labels[rest] == k).any()]
     if missing:
