@@ -37,8 +37,7 @@ class Survey:
     @property
     def blank(self) -> frozenset[int]:
         """Which of the thumbnails are of one shade, or nearly: a lens cap, an empty scan."""
-        flat = self.thumbnails.reshape(len(self.thumbnails), -1)
-        return frozenset(np.flatnonzero(np.ptp(flat, axis=1) < FLAT).tolist()) if len(flat) else frozenset()
+        return frozenset(np.flatnonzero(np.ptp(self.thumbnails, axis=(1, 2)) < FLAT).tolist())
 
 
 def look_at(files: Sequence[Path | Packed], seen: Callable[[], object] = lambda: None) -> Survey:
