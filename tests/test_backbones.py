@@ -204,11 +204,12 @@ def test_the_table_has_a_row_for_each_name_and_its_numbers_are_cited():
     rows = backbone_table.read_table()
     assert [row["name"] for row in rows] == list(backbone_table.NAMES) and len(rows) >= 12
     assert all(bool(row["published_in"]) == bool(row["knn"] or row["linear"]) for row in rows)
+    assert all(bool(row["none_since"]) != bool(row["published_in"]) for row in rows), "a number, or why there is none"
     by_name = {row["name"]: row for row in rows}
     assert by_name["vit_base_patch16_224.mae"]["open"] == "False"
     assert by_name["vit_small_patch16_dinov3.lvd1689m"]["licence"] == "dinov3-license"
     assert same_row(TINY, by_name[TINY])
-    assert set(backbone_table.PUBLISHED) <= set(backbone_table.NAMES)
+    assert {*backbone_table.PUBLISHED, *backbone_table.NONE} == set(backbone_table.NAMES)
 
 
 def test_a_number_of_a_paper_is_the_one_that_the_book_has():

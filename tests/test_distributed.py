@@ -208,7 +208,7 @@ CASES = {
     "missing folder": "error: no folder {}/nowhere: expected one with train/CLASS/",
     "missing for rank 1": "error: rank 1: no folder {}/nowhere: expected one with train/CLASS/",
     "empty class": "error: class 'tulip' is empty: {}/tulip holds no files; expected images",
-    "unreadable image": "error: cannot read the image {}/rose/1.png (UnidentifiedImageError): repair it",
+    "unreadable image": "error: cannot read the image {}/rose/1.png (no picture that Pillow knows, ",
     "too few images": "error: too few images for 2 ranks: 1 to train on, 2 held out, 4 a batch; each rank needs",
     "unwritable output": "error: rank 0: [Errno 20] Not a directory: '{}/rose/0.png/out'",
     "wild rate": "error: the loss ",

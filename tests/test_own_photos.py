@@ -28,7 +28,7 @@ def test_without_weights_the_pocket_vit_stands_in_and_says_so(capsys, monkeypatc
         raise FileNotFoundError("no weights. Look elsewhere")
 
     real = own_photos.load_backbone
-    monkeypatch.setattr(own_photos, "load_backbone", lambda *name: real(*name) if name else none())
+    monkeypatch.setattr(own_photos, "load_backbone", lambda *name, **more: real(*name, **more) if name else none())
     monkeypatch.setattr(own_photos, "SMALL", ("digits",))
     backbone, photos = own_photos.backbone_and_photos()
     assert backbone.name == "pocket" and photos.name == "digits"

@@ -14,8 +14,11 @@ from PIL import Image, ImageDraw, ImageOps
 from vitutils.analysis import photo_model as pm
 from vitutils.cli import photos as command
 from vitutils.cli import predict
+from vitutils.cli._photos import _told
 from vitutils.data import duplicates
-from vitutils.data.survey import look_at
+from vitutils.data.decoding import decode
+from vitutils.data.sources import DataError
+from vitutils.data.survey import Survey, look_at
 from vitutils.models.backbones import load_backbone
 
 
@@ -60,10 +63,14 @@ def ran(*arguments) -> int:
 # --- copies ---
 
 
-def recompressed(image):
+def encoded(image) -> bytes:
     raw = io.BytesIO()
     image.save(raw, "JPEG", quality=40)
-    return Image.open(raw)
+    return raw.getvalue()
+
+
+def recompressed(image):
+    return Image.open(io.BytesIO(encoded(image)))
 
 
 COPIES = {
@@ -82,6 +89,15 @@ def test_copies_are_found_and_other_photos_are_not(change):
     copies = [change(photos[n]) for n in (4, 8)]
     thumbnails = np.stack([duplicates.thumbnail(image) for image in [*photos, *copies]])
     assert duplicates.find_duplicates(thumbnails) == [(4, 40), (8, 41)]
+
+
+@pytest.mark.parametrize("side", [8, 17, 19, 28, 35])
+def test_copies_of_tiny_pictures_are_found(side):
+    random = np.random.default_rng(0)
+    tiny = [Image.fromarray(random.integers(0, 256, (side, side), dtype=np.uint8)) for _ in range(6)]
+    copies = [ImageOps.mirror(tiny[1]), tiny[3].rotate(90)]
+    thumbnails = np.stack([duplicates.thumbnail(image) for image in [*tiny, *copies]])
+    assert duplicates.find_duplicates(thumbnails) == [(1, 6), (3, 7)]
 
 
 def test_no_photos_and_blank_ones_are_no_trouble():
@@ -126,6 +142,22 @@ def test_what_is_odd_in_a_folder_is_seen(tmp_path):
     assert len(seen) == 4 and [names[i] for i in found.kept] == ["narrow.png", "plain.jpg", "turned.jpg"]
     assert [names[i] for i in found.turned] == ["turned.jpg"] and [names[i] for i in found.small] == ["narrow.png"]
     assert [names[i] for i in found.unreadable] == ["broken.jpg"] and found.thumbnails.shape == (3, 18, 18)
+
+
+WHY = {
+    "empty": (lambda file: file.write_bytes(b""), "the file is empty"),
+    "a page": (lambda file: file.write_bytes(b"<html>"), "no picture that Pillow knows"),
+    "half": (lambda file: file.write_bytes(encoded(drawn(0, 0))[:700]), "it ends too early"),
+    "a dead link": (lambda file: file.symlink_to("nowhere.jpg"), "a link to nothing"),
+    "gone": (lambda file: None, "there is no such file"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), WHY.values(), ids=list(WHY))
+def test_why_a_photo_cannot_be_read_is_told_in_words(make, said, tmp_path):
+    make(tmp_path / "x.jpg")
+    with pytest.raises(DataError, match=rf"x\.jpg \({said}.*\): repair it or remove it"):
+        decode(tmp_path / "x.jpg", "x.jpg")
 
 
 # --- heads, probabilities, files ---
@@ -333,6 +365,7 @@ FAULTS = {
     "nothing there": ({}, "no folder"),
     "one class": ({"a": 5}, "one folder, a"),
     "a class of two": ({"a": 9, "b": 2}, "class 'b' has 2 photos"),
+    "small classes": ({"a": 9, "b": 2, "c": 1}, "class 'b' has 2 photos, class 'c' has 1 photo:"),
 }
 
 
@@ -392,6 +425,47 @@ def test_help_needs_no_torch():
     for name in ("photos", "predict"):
         assert loaded(COMMAND.format(["--help"]).replace("vitutils.train", f"vitutils.{name}")) == set()
     assert "vitutils.photos" not in sys.modules
+
+
+def test_blank_photos_and_contradicting_labels_are_told():
+    flat, plain = np.full((18, 18), 0.4, np.float32), duplicates.thumbnail(drawn(0, 0))
+    survey = Survey((0, 1, 2, 3), np.stack([flat, flat + 0.01, plain, plain]), {}, (), ())
+    assert survey.blank == {0, 1} and Survey((), np.zeros((0, 18, 18)), {}, (), ()).blank == set()
+    blank, wrong = _told(torch.tensor([0, 1, 0, 1]), [(2, 3)], ["a/w.png", "b/x.png"])
+    assert "blank" in blank and "a/w.png, b/x.png" in blank and wrong.startswith("1 pair ")
+    assert _told(torch.tensor([0, 1, 0, 0]), [(2, 3)], []) == []
+
+
+def test_blank_photos_are_no_copies_and_an_earlier_run_s_model_goes(tmp_path, capsys):
+    folder, out = folder_of(tmp_path / "f", {"a": 5, "b": 5}), tmp_path / "out"
+    for name in "ab":
+        Image.new("RGB", (80, 60)).save(folder / name / "cap.png")
+    out.mkdir()
+    for name in ("model.onnx", "mine.onnx"):  # `predict --onnx` would answer with the classes of another run
+        (out / name).write_bytes(b"")
+    assert ran(folder, "--out", out, "--backbone", "pocket") == 0
+    told = capsys.readouterr().out
+    assert "a/cap.png, b/cap.png" in told and "different labels" not in told
+    assert "different labels" not in (out / "report.html").read_text(encoding="utf-8")
+    assert "removed: " in told and not (out / "model.onnx").exists() and (out / "mine.onnx").exists()
+
+
+def test_what_is_no_photo_is_told_apart_from_a_broken_one(done, capsys):
+    folder, out, _ = done
+    with pytest.raises(SystemExit) as end:
+        predict.main([str(out), str(folder / "discs"), str(folder / "nothing.jpg")])
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and len(lines) == 2
+    assert "is a folder" in lines[0] and lines[1].startswith("error: no photo") and "cannot read" not in lines[1]
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_here_is_told_before_any_work(device, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("vitutils.cli._photos._photos", lambda *_: pytest.fail("work begun"))
+    assert ran(folder_of(tmp_path / "f", {"a": 1}), "--out", tmp_path / "o", "--device", device) == 1
+    assert f"--device {device}: torch finds none" in capsys.readouterr().err
 
 
 # --- without torch, and without training ---

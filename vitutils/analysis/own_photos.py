@@ -28,15 +28,15 @@ def first_set(*names: str) -> ImageSet:
     raise ValueError("expected the name of a set or more, got none")
 
 
-def backbone_and_photos() -> tuple[Backbone, ImageSet]:
+def backbone_and_photos(img_size: int | None = None) -> tuple[Backbone, ImageSet]:
     """ImageNet's ViT-Tiny, and ants and bees, or else Imagenette; without weights or photos, what is small and grey.
 
     Ants and bees are read from a folder or zip of yours, Imagenette is downloaded (99 MB). The small and grey are the
     pocket ViT and Fashion-MNIST or digits; it learned on Fashion-MNIST, so its numbers there judge nothing. Prints what
-    was left out.
+    was left out.  img_size: side of the ViT-Tiny's images where it shall differ from 224; see `load_backbone`.
     """
     try:
-        backbone = load_backbone()
+        backbone = load_backbone(img_size=img_size)
     except FileNotFoundError as error:
         return _instead(error)
     try:

@@ -20,8 +20,8 @@ from vitutils.analysis import export
 from vitutils.analysis import photo_model as pm
 from vitutils.analysis.features import extract_features
 from vitutils.analysis.zero_shot import TEMPLATES, ImageText, load_image_text
-from vitutils.cli._onnx import exported
-from vitutils.cli._report import card, report
+from vitutils.cli._onnx import NAMES, exported
+from vitutils.cli._report import card, how_many, report, short_name
 from vitutils.data._layout import Packed, read_layout
 from vitutils.data.duplicates import find_duplicates, groups, split_groups
 from vitutils.data.folders import memory
@@ -111,7 +111,7 @@ def _check_out(folder: Path, out: Path) -> bool:
 
 
 def _run(options: argparse.Namespace) -> None:
-    device = torch.device(options.device) if options.device else runtime.find_device()
+    device = _device(options.device)
     torch.manual_seed(options.seed)
     if options.onnx:
         export.needed(*export.LIBRARIES)  # now, and not after minutes of work
@@ -143,6 +143,14 @@ def _run(options: argparse.Namespace) -> None:
         more.append(("Without torch: ONNX and int8", found.told()))
         say("ONNX: " + " ".join(found.told()))
     _write(options, photos, model, best, candidates, logits, warning, more, files)
+
+
+def _device(asked: str | None) -> torch.device:
+    """The device that was asked for, or what torch finds. Raises ValueError for one that is not here."""
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked and not found[asked]:
+        raise ValueError(f"--device {asked}: torch finds none here; leave the option away, or take --device cpu")
+    return torch.device(asked) if asked else runtime.find_device()
 
 
 def _image_text(options) -> tuple[ImageText, str]:
@@ -206,11 +214,18 @@ def _photos(options: argparse.Namespace) -> Photos:
         survey = look_at(files, lambda: bar.update(1))
     for why in list(survey.unreadable.values())[:5]:
         say(f"passed over: {why}")
+    if (more := len(survey.unreadable) - 5) > 0:
+        say(f"passed over: {more:,} more, named in split.csv")
     kept = [files[i] for i in survey.kept]
     labels = torch.tensor([listed[i][1] for i in survey.kept], dtype=torch.int64)
     given = [listed[i][2] for i in survey.kept]
     pairs = find_duplicates(survey.thumbnails)
-    part = _split(labels, given, pairs, classes, options, notes)
+    group = groups(len(labels), pairs)
+    pairs = [pair for pair in pairs if not survey.blank.issuperset(pair)]  # blank photos are alike, and no copies
+    notes += _told(labels, pairs, [short_name(kept[i]) for i in sorted(survey.blank)])
+    part = _split(labels, given, group, classes, options, notes)
+    if pairs and "test" not in given:
+        notes.append(f"{how_many(len(pairs), 'pair')} of copies: they stay on one side of the split")
     found = {c: [file for file, k in zip(kept, labels.tolist(), strict=True) if k == n] for n, c in enumerate(classes)}
     if empty := [c for c in classes if not found[c]]:
         raise data.DataError(f"class {empty[0]!r} is empty: none of its files could be read")
@@ -237,24 +252,44 @@ def _photos(options: argparse.Namespace) -> Photos:
     return photos
 
 
+def _told(labels: Tensor, pairs: list, blank: list[str]) -> list[str]:
+    """What to tell of copies with different labels, and of blank photos, by their names."""
+    notes = []
+    if blank:
+        more = f" and {len(blank) - 6} more" if len(blank) > 6 else ""
+        notes.append(f"blank, of one shade all over, to be taken away: {', '.join(blank[:6])}{more}")
+    crossed = [(i, j) for i, j in pairs if labels[i] != labels[j]]
+    if crossed:
+        one = len(crossed) == 1
+        told = "1 pair of copies bears" if one else f"{len(crossed):,} pairs of copies bear"
+        notes.append(f"{told} different labels: {'one of the two' if one else 'one of each pair'} is wrong")
+    return notes
+
+
 def _split(
     labels: Tensor,
     given: list[str],
-    pairs: list,
+    group: Tensor,
     classes: tuple[str, ...],
     options: argparse.Namespace,
     notes: list[str],
 ) -> Tensor:
-    """The part of each photo: 0 train, 1 validation, 2 test, -1 left out. notes: takes what is to be told."""
-    group = groups(len(labels), pairs)
+    """The part of each photo: 0 train, 1 validation, 2 test, -1 left out.
+
+    group: a number for each photo, the same for copies.  notes: takes what is to be told.
+    """
+    few = []
     for k, name in enumerate(classes):
         own = len(group[labels == k].unique())
         if own < LEAST and (labels == k).any():
             copies = " that are no copies of each other" if int((labels == k).sum()) > own else ""
-            raise data.DataError(
-                f"class {name!r} has {own} photo{'s' * (own > 1)}{copies}: expected {LEAST} or more, one to fit "
-                f"on, one to choose by, one to test on; add photos or take the class away"
-            )
+            few.append(f"class {name!r} has {own} photo{'s' * (own > 1)}{copies}")
+    if few:
+        more = f", and {len(few) - 8} classes more" if len(few) > 8 else ""
+        raise data.DataError(
+            f"{', '.join(few[:8])}{more}: expected {LEAST} or more, one to fit on, one to choose by, one to test on; "
+            f"add photos or take {'the class' if len(few) == 1 else 'these classes'} away"
+        )
     counts = labels.bincount(minlength=len(classes))
     if tiny := [f"{classes[k]} ({int(counts[k])})" for k in range(len(classes)) if 0 < counts[k] < TINY]:
         notes.append(f"tiny classes, whose results say little: {', '.join(tiny[:12])}")
@@ -264,11 +299,6 @@ def _split(
             f"unlike classes: {classes[high]} has {int(counts[high]):,} photos, {classes[low]} {int(counts[low]):,}; "
             f"choosing goes by the mean over classes"
         )
-    crossed = [(i, j) for i, j in pairs if labels[i] != labels[j]]
-    if crossed:
-        one = len(crossed) == 1
-        told = "1 pair of copies bears" if one else f"{len(crossed)} pairs of copies bear"
-        notes.append(f"{told} different labels: {'one of the two' if one else 'one of each pair'} is wrong")
     part = torch.zeros(len(labels), dtype=torch.int64)
     if "test" in given:
         test = torch.tensor([p == "test" for p in given])
@@ -283,9 +313,6 @@ def _split(
             part[split_groups(labels, group, options.test_share, options.seed, classes)] = 2
         except ValueError as error:
             raise data.DataError(str(error)) from None
-        if pairs:
-            told = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
-            notes.append(f"{told} of copies: they stay on one side of the split")
     rest = (part == 0).nonzero().flatten()
     missing = [name for k, name in enumerate(classes) if not (labels[rest] == k).any()]
     if missing:
@@ -448,6 +475,10 @@ def _write(options, photos, model, best, candidates, logits, warning, more, file
         with whole_file(options.out / name) as temporary:
             temporary.write_bytes(raw)
     (options.out / "fine-tune.pt").unlink(missing_ok=True)
+    for name in ("model.safetensors", *NAMES):  # of an earlier run; `predict` would take it for this one's
+        if name not in made and (options.out / name).exists():
+            (options.out / name).unlink()
+            say(f"removed: {options.out / name}, which an earlier run wrote")
     say(f"written: {options.out / 'report.html'}, {', '.join(list(made)[:-1])}")
 
 

@@ -257,7 +257,8 @@ def facts_in_numbers(facts) -> dict[str, str]:
         "share": percent(right / n),
         "told": f"{right} of {n} test photos right; 95 % interval {percent(low)} to {percent(high)}",
         "balanced": percent(pm.balanced_accuracy(y, answers)),
-        "usual": f"Always answering the commonest class would have {percent(usual / n)}.",
+        "usual": f"Always answering the commonest class would have {percent(usual / n)}, and a mean over classes of "
+        f"{percent(1 / len(y.unique()))}.",
     }
 
 

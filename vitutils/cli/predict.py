@@ -55,6 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
     failed = 0
     for photo in options.photos:
         try:
+            if photo.is_dir():
+                raise DataError(f"{photo} is a folder: name the photos in it, such as {photo / '*.jpg'}")
+            if not photo.exists():
+                raise DataError(f"no photo {photo}: expected the name of a file; look for a slip in it")
             found = model.probabilities([decode(photo, str(photo))])[0]
         except DataError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

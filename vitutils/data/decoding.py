@@ -77,8 +77,7 @@ def decode(source: Path | str | io.BufferedIOBase, name: str, side: int | None =
         most = 2 * Image.MAX_IMAGE_PIXELS
         raise DataError(f"the image {name} has more than {most:,} pixels: shrink it or remove it") from None
     except UNREADABLE as error:
-        told = f"HEIC; {HEIC_ADVICE}" if not HEIC and _is_heic(source) else type(error).__name__
-        raise DataError(f"cannot read the image {name} ({told}): repair it or remove it") from None
+        raise DataError(f"cannot read the image {name} ({_why(source, error)}): repair it or remove it") from None
     if side is None:
         return image
     short, (W, H) = min(image.size), image.size
@@ -151,6 +150,21 @@ def looks_like_one(ending: str) -> bool:
 def _formats() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _why(source: Path | str | io.BufferedIOBase, error: Exception) -> str:
+    """Why a picture can't be decoded, in words where there are any, else the kind of error."""
+    if not HEIC and _is_heic(source):
+        return f"HEIC; {HEIC_ADVICE}"
+    with suppress(OSError, ValueError):
+        path = Path(source) if isinstance(source, (str, Path)) else None
+        if path and not path.exists():
+            return "a link to nothing" if path.is_symlink() else "there is no such file"
+        if path and path.is_file() and not path.stat().st_size:
+            return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture that Pillow knows, whatever its name says"
+    return "it ends too early" if "truncated" in str(error).lower() else type(error).__name__
 
 
 def _is_heic(source: Path | str | io.BufferedIOBase) -> bool:

@@ -24,7 +24,9 @@ ROWS = 1_000  # never all N x N distances at once
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
     """The whole picture, grey and squeezed into a square: float32 (18, 18), 0..1."""
-    small = picture.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+    # BOX takes the nearest pixels of a tiny picture: mirrored, it would not give the mirrored thumbnail
+    how = Image.Resampling.BOX if min(picture.size) >= 2 * THUMB else Image.Resampling.BILINEAR
+    small = picture.convert("L").resize((THUMB, THUMB), how)
     return np.asarray(small, dtype=np.float32) / 255
 
 

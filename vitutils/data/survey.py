@@ -17,6 +17,7 @@ from vitutils.data.duplicates import thumbnail
 from vitutils.data.sources import DataError
 
 SMALL = 64  # pixels: photos with a shorter side are called small
+FLAT = 0.02  # of 1, five shades of 256: what differs less all over is called blank
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Survey:
     unreadable: dict[int, str]
     turned: tuple[int, ...]
     small: tuple[int, ...]
+
+    @property
+    def blank(self) -> frozenset[int]:
+        """Which of the thumbnails are of one shade, or nearly: a lens cap, an empty scan."""
+        return frozenset(np.flatnonzero(np.ptp(self.thumbnails, axis=(1, 2)) < FLAT).tolist())
 
 
 def look_at(files: Sequence[Path | Packed], seen: Callable[[], object] = lambda: None) -> Survey:
