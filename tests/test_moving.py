@@ -19,9 +19,11 @@ import torch
 from docutils import nodes
 from docutils.utils import new_document
 from test_browser_vit import ENGINES, run_js
+from torch import nn
 
 import export_pocket
 from vitutils import results
+from vitutils.analysis import equivariance
 from vitutils.models import ViT
 from vitutils.models.attention import attention
 from vitutils.models.swin import shifted_mask, window_partition
@@ -145,6 +147,60 @@ def test_the_query_gets_the_answers_of_attention_and_of_the_chapters_figure(tmp_
     for length, curve in zip(lengths[1:], seen["curves"].values(), strict=True):
         drawn = np.array([one["answer"] for one in got["scaled"][lengths.index(length)]])
         assert np.abs(drawn - curve.numpy()).max() < 5e-3  # single precision, times 300
+
+
+def shape_and_layers(folder: Path, patch: int) -> tuple[dict, dict[int, nn.Module]]:
+    """What slide.js computes for patches of this side, and its two layers in torch, in double precision, by stride."""
+    body = f"""
+        const [{{SIDE, FAR, image, kernel, answer, compare}}] = scripts, P = {patch}, moves = [];
+        for (let dx = -FAR; dx <= FAR; dx++) moves.push([0, dx], ...[-FAR, -3, 0, 4].map((dy) => [dx, dy]));
+        const RESULT = JSON.stringify({{SIDE, FAR, moves, kernel: [...kernel(P)],
+          still: [1, P].map((stride) => [...answer(image(0, 0), P, stride)]),
+          found: moves.map(([dx, dy]) => ({{image: [...image(dx, dy)], ways: [1, P].map((stride) => {{
+            const {{now, left, error, by}} = compare(dx, dy, P, stride);
+            return {{now: [...now], left: [...left], error, by}};
+          }})}}))}});
+    """
+    got = evaluate(folder, ["moving/slide.js"], body)
+    layers = {}
+    for stride in (1, patch):
+        conv = nn.Conv2d(1, 1, patch, stride=stride, bias=False).double()
+        with torch.no_grad():
+            conv.weight.copy_(torch.tensor(got["kernel"]).reshape(1, 1, patch, patch))
+        before, after = (patch // 2, patch // 2 - 1) if stride == 1 else (0, 0)
+        layers[stride] = nn.Sequential(nn.ZeroPad2d((before, after, before, after)), conv)
+    return got, layers
+
+
+@pytest.mark.parametrize("patch", [4, 8])
+def test_a_shape_is_answered_as_convolutions_of_two_strides_answer_it(tmp_path, patch):
+    got, layers = shape_and_layers(tmp_path, patch)
+    side, errors = got["SIDE"], {}
+    first = torch.tensor(got["found"][got["moves"].index([0, 0])]["image"]).double().reshape(1, 1, side, side)
+    for (dx, dy), found in zip(got["moves"], got["found"], strict=True):
+        image = equivariance.shift(first, dx, dy)
+        assert image.sum() == first.sum() and found["image"] == image.flatten().tolist()  # all of it stays in the frame
+        for (stride, layer), still, way in zip(layers.items(), got["still"], found["ways"], strict=True):
+            with torch.no_grad():
+                expected, before = layer(image), layer(first)
+            assert np.allclose(still, before.flatten(), atol=1e-12)
+            assert np.allclose(way["now"], expected.flatten(), atol=1e-12)
+            assert np.allclose(way["left"], (expected - equivariance.shift(before, *way["by"])).flatten(), atol=1e-12)
+            whole = [{math.floor(d / stride), math.ceil(d / stride)} for d in (dx, dy)]
+            least = min((expected - equivariance.shift(before, x, y)).norm() for x in whole[0] for y in whole[1])
+            assert way["error"] == pytest.approx((least / before.norm()).item(), abs=1e-12)
+            errors[dx, dy, stride] = way["error"]
+    # all of the answer moves along: at stride 1 always, else after whole patches, and after no other move
+    assert {move for move, error in errors.items() if error == 0} == {
+        (dx, dy, s) for dx, dy, s in errors if dx % s == dy % s == 0
+    }
+    wide = torch.zeros(1, 1, 3 * side, 3 * side).double()  # as much black round it as the chapter's function leaves out
+    wide[..., side : 2 * side, side : 2 * side] = first
+    for stride, layer in layers.items():
+        for direction, (x, y) in {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}.items():
+            expected = equivariance.equivariance_error(layer, wide, range(got["FAR"] + 1), direction=direction)
+            ours = [errors[x * s, y * s, stride] for s in range(got["FAR"] + 1)]
+            assert np.abs(expected.numpy() - ours).max() < 1e-12
 
 
 def may_look(shift: int, masked: bool, side: int, M: int) -> torch.Tensor:
@@ -350,6 +406,20 @@ pointer(handle, "pointerup", box, 0.1, 0.5);
 pointer(handle, "pointermove", box, 0.5, 0.9); await note("dictionary", "let go");
 seen.direction = find("dictionary", "[type=range]")[0].value;
 
+await note("slide", "still");
+const image = find("slide", "[role=application]")[0];
+image.scrollIntoView({block: "center"}); image.focus();
+for (const k of ["ArrowRight", "ArrowRight", "ArrowDown", "ArrowUp"]) key(k);
+await note("slide", "two right");
+for (let i = 0; i < 9; i++) key("ArrowRight");
+await note("slide", "whole patch");
+const frame = image.getBoundingClientRect(), hand = find("slide", ".moving-handle")[0];
+pointer(hand, "pointerdown", frame, 0.6, 0.5); pointer(hand, "pointermove", frame, 0.6 - 13 / 32, 0.5 + 3 / 32);
+await note("slide", "slid by hand");
+pointer(hand, "pointerup", frame, 0.6, 0.5); pointer(hand, "pointermove", frame, 0.6, 0.5);
+slide("slide", 1, -4); await note("slide", "by slider");
+find("slide", "[type=radio]")[1].click(); slide("slide", 0, -4); await note("slide", "smaller patches");
+
 await note("shift", "two");
 find("shift", "[role=gridcell]")[0].click(); await note("shift", "corner");
 key("ArrowRight"); key("ArrowDown"); key("ArrowUp"); key("ArrowUp"); await note("shift", "walked");
@@ -421,6 +491,17 @@ def test_the_query_is_turned_by_sliders_and_by_hand(used):
     assert "20.0 % of the weight" in seen["none"] and "the answer is 3.00" in seen["none"]
     assert "at 90 degrees" in seen["up"] and "at 180 degrees" in seen["left"]
     assert seen["let go"] == seen["left"] and used["seen"]["direction"] == "180"
+
+
+@pytest.mark.slow
+def test_a_shape_is_moved_by_keys_by_hand_and_by_sliders(used):
+    seen = used["seen"]
+    assert "Moved 0 to the right, 0 down" in seen["still"] and "Not moved" in seen["still"]
+    assert "Moved 2 to the right, 0 down. Error at stride 1: 0.00; at stride 8: 0.68" in seen["two right"]
+    assert "Moved 8 to the right, 0 down" in seen["whole patch"] and "at stride 8: 0.00" in seen["whole patch"]
+    assert "Moved -5 to the right, 3 down" in seen["slid by hand"]
+    assert "Moved -5 to the right, -4 down" in seen["by slider"]  # it was let go before
+    assert "Moved -4 to the right, -4 down" in seen["smaller patches"] and "stride 4: 0.00" in seen["smaller patches"]
 
 
 @pytest.mark.slow

@@ -61,6 +61,12 @@ FIGURES = {
         "makes the lookup sharp? And what does even a long query answer when it points between two keys? Without the "
         "division the same query acts as if it were √Dh times as long.",
     ),
+    "slide": Figure(
+        "Slide a shape under fixed patches",
+        "Drag the boot, use the arrow keys on it, or the sliders. Both layers have the same kernel: one computes it at "
+        "every pixel, the other, like the ViT's first layer, once per patch. How much of each answer moves along? "
+        "After which moves is nothing left over?",
+    ),
     "shift": Figure(
         "Shift the windows",
         "Pick a token, in either picture, by pointer or with the arrow keys; then slide the shift. The strong colour "
@@ -89,6 +95,7 @@ FIGURES = {
     ),
 }
 PLACES = {  # page: {cell: figure}
+    "notebooks/01_convolution": {"sides-study": "slide"},
     "notebooks/02_attention": {"dictionary": "dictionary"},
     "notebooks/04_patches": {"blind-look": "shuffle"},
     "notebooks/05_vit_from_scratch": {"plan-look": "walk"},
