@@ -23,13 +23,13 @@ from torch import nn
 
 import export_pocket
 from vitutils import results
-from vitutils.analysis import equivariance
+from vitutils.analysis import equivariance, interpret
 from vitutils.models import ViT
 from vitutils.models.attention import attention
 from vitutils.models.swin import shifted_mask, window_partition
 from vitutils.models.weights import POCKET_CONFIG, load_pretrained
 from vitutils.training.schedule import make_schedule
-from vitutils.uncertainty import binomial_error
+from vitutils.uncertainty import binomial_error, paired_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
@@ -372,6 +372,57 @@ def test_shuffled_patches_move_the_answer_only_with_positions(tmp_path):
     assert gaps["without"] < 1e-4 < 1 < gaps["with"]
 
 
+def test_squares_are_covered_in_the_order_of_the_chapters_maps(tmp_path):
+    data = moving.deletion_curves()
+    found = load_pretrained("pocket")
+    vit, fresh = found.model.eval().requires_grad_(False), ViT(POCKET_CONFIG).eval()
+    images = torch.stack([*map(found.transform, moving.pocket_images()[0])])
+    classes = vit(images).argmax(dim=1)
+    scope = vars(interpret) | {
+        "vit": vit,
+        "fresh": fresh,
+        "images": images,
+        "classes": classes,
+        "grid": (7, 7),
+        "side": 4,
+    }
+    scope["maps"] = {
+        "trained": interpret.attention_maps(vit, images),
+        "untrained": interpret.attention_maps(fresh, images),
+    }
+    scope["in_batches"] = lambda look, model, *batch: look(model, *batch)
+    exec(cell_source("notebooks/10_looking_inside", "opinions"), scope)
+    shown = range(0, len(images), len(images) // len(data["images"]))
+    for name, *orders in zip(data["maps"], *(one["orders"] for one in data["images"]), strict=True):
+        expected = scope["opinions"][name].flatten(1).argsort(dim=1, descending=True, stable=True)
+        assert orders == expected[list(shown)].tolist(), name
+    areas = {}
+    for name in ("rollout", "chance"):
+        k, fall = data["maps"].index(name), interpret.deletion(vit, images, classes, scope["opinions"][name], steps=49)
+        areas[name] = fall.mean(dim=1)
+        for i, one in zip(shown, data["images"], strict=True):
+            assert np.abs(fall[i].numpy() - one["curves"][k]).max() < 1e-4
+        assert np.abs(fall.mean(dim=0).numpy() - data["mean"][k]).max() < 1e-4
+    gap, told = paired_interval(areas["rollout"], areas["chance"]), data["areas"][data["maps"].index("rollout")]
+    assert [told["area"], *told["minus"]] == pytest.approx([areas["rollout"].mean(), gap.mean, gap.low, gap.high])
+    # the picture that the page shows is the one that the network answers
+    body = f"""
+        const [{{halved, area, covered, pixelsOf}}] = scripts, data = {json.dumps(data)}, counts = [0, 1, 7, 30, 49];
+        const RESULT = JSON.stringify({{counts, halved: [[1, 0.6, 0.4, 0.7], [0.8, 0.5, 0.4]].map(halved),
+          areas: data.images.map((one) => one.curves.map(area)),
+          left: data.images.map(({{pixels, orders}}) => orders.map((order) =>
+            counts.map((n) => [...covered(pixelsOf(pixels), order, n, data.fill)])))}});
+    """
+    got = evaluate(tmp_path, ["moving/deletion.js"], body)
+    assert got["halved"] == [2, None]
+    for one, own, left in zip(data["images"], got["areas"], got["left"], strict=True):
+        answer = found.classes.index(one["answer"])
+        batch = (torch.tensor(left).reshape(-1, 1, 28, 28) - found.mean[0]) / found.std[0]
+        seen = vit(batch.float()).softmax(dim=-1)[:, answer].reshape(len(own), -1)
+        assert np.abs(seen.numpy() - np.array(one["curves"])[:, got["counts"]]).max() < 1e-3
+        assert own == pytest.approx([sum(curve) / len(curve) for curve in one["curves"]])
+
+
 # --- and they can be moved ---
 
 USE = """
@@ -431,6 +482,13 @@ find("shift", "[role=grid]")[1].querySelector("[role=gridcell]").click(); await 
 await note("rates", "first");
 find("rates", "[type=radio]")[2].click(); slide("rates", 0, 3); await note("rates", "constant");
 find("rates", "[type=radio]")[1].click(); slide("rates", 0, 0); await note("rates", "nobody");
+
+await note("deletion", "whole");
+slide("deletion", 0, 5); slide("deletion", 1, 7); await note("deletion", "seven");
+slide("deletion", 1, 49); await note("deletion", "all");
+seen.tried = find("deletion", "li").map((n) => n.textContent);
+find("deletion", "[type=radio]")[6].click(); slide("deletion", 1, 1); await note("deletion", "by chance");
+find("deletion", "button")[0].click(); await note("deletion", "another");
 
 await note("walk", "image");
 find("walk", ".moving-buttons button")[1].click(); find("walk", ".moving-buttons button")[1].click();
@@ -520,6 +578,24 @@ def test_rates_and_schedules_are_chosen(used):
     assert "Peak rate 0.002, warm-up, then cosine: 84.0\u00a0% in a single run" in seen["first"]
     assert re.search(r"0.004, warm-up, then constant: [\d.]+ ± [\d.]+\s% over 3 seeds", seen["constant"])
     assert "0.0005, cosine alone: no run was recorded" in seen["nobody"]
+
+
+@pytest.mark.slow
+def test_squares_are_covered_and_a_bet_stands(used):
+    seen, data = used["seen"], moving.deletion_curves()
+    one, two = data["images"][:2]
+    for name, count, curve in (
+        ("whole", 0, one["curves"][0]),
+        ("seven", 7, one["curves"][0]),
+        ("all", 49, one["curves"][0]),
+        ("by chance", 1, one["curves"][6]),
+        ("another", 0, two["curves"][6]),
+    ):
+        assert f"{count} of 49 squares covered" in seen[name], name
+        shown = float(re.search(r"covered: .*? ([\d.]+) %", seen[name])[1])
+        assert shown == pytest.approx(100 * curve[count], abs=0.06), name
+    assert "Halved" not in seen["whole"] and "your bet was 5" in seen["all"] and "your bet" not in seen["another"]
+    assert len(seen["tried"]) == 1 and re.search(r"^attention: .*; area .*, minus chance", seen["tried"][0])
 
 
 @pytest.mark.slow
