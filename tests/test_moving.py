@@ -403,6 +403,8 @@ def test_squares_are_covered_in_the_order_of_the_chapters_maps(tmp_path):
         for i, one in zip(shown, data["images"], strict=True):
             assert np.abs(fall[i].numpy() - one["curves"][k]).max() < 1e-4
         assert np.abs(fall.mean(dim=0).numpy() - data["mean"][k]).max() < 1e-4
+    never = [sum(min(curve) >= curve[0] / 2 for curve in one["curves"]) for one in data["images"]]
+    assert max(never) > len(data["maps"]) / 2 and sum(count > 0 for count in never) == 1  # as the frame says
     gap, told = paired_interval(areas["rollout"], areas["chance"]), data["areas"][data["maps"].index("rollout")]
     assert [told["area"], *told["minus"]] == pytest.approx([areas["rollout"].mean(), gap.mean, gap.low, gap.high])
     # the picture that the page shows is the one that the network answers

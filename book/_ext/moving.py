@@ -183,7 +183,8 @@ FIGURES = {
         "Bet on a map",
         "Choose a map, and bet: after how many squares will the probability be down to half? Then cover squares in "
         "the map's order, its highest first. Does the answer fall? Slide to the end for the area, and for what the "
-        "map is worth over many images. One of the five images never gets there: look at what is left of it.",
+        "map is worth over many images. With one of the five images, most maps never get there: look at the answer "
+        "when all of it is covered.",
         runs=deletion_curves,
     ),
     "rates": Figure(

@@ -98,11 +98,11 @@
       drawCurve();
       drawList();
       told.textContent = `${count} of ${N} squares covered: ${answer} ${percent(curve[count])}, at first ${percent(curve[0])} (label: ${label}).` +
-        (half !== null && half <= now.far ? ` Halved after ${half} square${half === 1 ? "" : "s"}; your bet was ${now.bet}.` : "");
+        (half !== null && half <= now.far ? ` Halved after ${half} square${half === 1 ? "" : "s"}; your bet was ${now.bet}.` : "") + (count === N ? " Nothing of the image is left." : "");
       say(`Map ${maps[map]}. ${told.textContent}`);
     }
 
-    const guess = slider({label: "Your bet: halved after", min: 1, max: N, value: bet, changed: (v) => { bet = v; show(); }});
+    const guess = slider({label: "Your bet", min: 1, max: N, value: bet, changed: (v) => { bet = v; show(); }});
     const cover = slider({label: "Squares covered", min: 0, max: N, value: 0, changed: (v) => { count = v; show(); }});
     const begun = (what) => { what(); count = 0; cover.set(0); show(); };
     const which = choice({legend: "Map:", names: maps, changed: (i) => begun(() => { map = i; })});
@@ -111,7 +111,7 @@
     stage.append(
       make("div", {class: "moving-controls"}, which.row, guess.row, cover.row, make("div", {class: "moving-buttons"}, another)),
       make("div", {class: "moving-row"},
-        make("div", {class: "moving-panel"}, make("div", {class: "moving-maps"}, part("the image", photo), part("the map; yellow first", ranks)), told),
+        make("div", {class: "moving-panel"}, make("div", {class: "moving-maps"}, part("the image", photo), part("yellow comes first", ranks)), told),
         panel("The probability of its answer", chart),
         panel("The maps that you tried on this image", list),
         panel("How to read it", make("p", {class: "moving-note"}, `Solid: this image; dotted: the mean over ${many} images, two per class; thin: maps you tried before. Brackets: 95 % interval over the images; below 0 is better than chance. Always the pocket ViT, its squares are its patches, and the cover is the mean grey of its training images.`))),
