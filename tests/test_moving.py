@@ -406,7 +406,9 @@ def test_squares_are_covered_in_the_order_of_the_chapters_maps(tmp_path):
     never = [sum(min(curve) >= curve[0] / 2 for curve in one["curves"]) for one in data["images"]]
     assert max(never) > len(data["maps"]) / 2 and sum(count > 0 for count in never) == 1  # as the frame says
     gap, told = paired_interval(areas["rollout"], areas["chance"]), data["areas"][data["maps"].index("rollout")]
-    assert [told["area"], *told["minus"]] == pytest.approx([areas["rollout"].mean(), gap.mean, gap.low, gap.high])
+    assert [told["area"], *told["minus"]] == pytest.approx(
+        [areas["rollout"].mean().item(), gap.mean, gap.low, gap.high]
+    )
     # the picture that the page shows is the one that the network answers
     body = f"""
         const [{{halved, area, covered, pixelsOf}}] = scripts, data = {json.dumps(data)}, counts = [0, 1, 7, 30, 49];
