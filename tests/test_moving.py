@@ -176,6 +176,8 @@ def shape_and_layers(folder: Path, patch: int) -> tuple[dict, dict[int, nn.Modul
 def test_a_shape_is_answered_as_convolutions_of_two_strides_answer_it(tmp_path, patch):
     got, layers = shape_and_layers(tmp_path, patch)
     side, errors = got["SIDE"], {}
+    half = patch // 2
+    assert got["kernel"] == [*[-2 / patch**2] * half, *[2 / patch**2] * half] * patch  # the right half minus the left
     first = torch.tensor(got["found"][got["moves"].index([0, 0])]["image"]).double().reshape(1, 1, side, side)
     for (dx, dy), found in zip(got["moves"], got["found"], strict=True):
         image = equivariance.shift(first, dx, dy)
