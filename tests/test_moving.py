@@ -19,15 +19,17 @@ import torch
 from docutils import nodes
 from docutils.utils import new_document
 from test_browser_vit import ENGINES, run_js
+from torch import nn
 
 import export_pocket
 from vitutils import results
+from vitutils.analysis import equivariance, interpret
 from vitutils.models import ViT
 from vitutils.models.attention import attention
 from vitutils.models.swin import shifted_mask, window_partition
 from vitutils.models.weights import POCKET_CONFIG, load_pretrained
 from vitutils.training.schedule import make_schedule
-from vitutils.uncertainty import binomial_error
+from vitutils.uncertainty import binomial_error, paired_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
@@ -145,6 +147,62 @@ def test_the_query_gets_the_answers_of_attention_and_of_the_chapters_figure(tmp_
     for length, curve in zip(lengths[1:], seen["curves"].values(), strict=True):
         drawn = np.array([one["answer"] for one in got["scaled"][lengths.index(length)]])
         assert np.abs(drawn - curve.numpy()).max() < 5e-3  # single precision, times 300
+
+
+def shape_and_layers(folder: Path, patch: int) -> tuple[dict, dict[int, nn.Module]]:
+    """What slide.js computes for patches of this side, and its two layers in torch, in double precision, by stride."""
+    body = f"""
+        const [{{SIDE, FAR, image, kernel, answer, compare}}] = scripts, P = {patch}, moves = [];
+        for (let dx = -FAR; dx <= FAR; dx++) moves.push([0, dx], ...[-FAR, -3, 0, 4].map((dy) => [dx, dy]));
+        const RESULT = JSON.stringify({{SIDE, FAR, moves, kernel: [...kernel(P)],
+          still: [1, P].map((stride) => [...answer(image(0, 0), P, stride)]),
+          found: moves.map(([dx, dy]) => ({{image: [...image(dx, dy)], ways: [1, P].map((stride) => {{
+            const {{now, left, error, by}} = compare(dx, dy, P, stride);
+            return {{now: [...now], left: [...left], error, by}};
+          }})}}))}});
+    """
+    got = evaluate(folder, ["moving/slide.js"], body)
+    layers = {}
+    for stride in (1, patch):
+        conv = nn.Conv2d(1, 1, patch, stride=stride, bias=False).double()
+        with torch.no_grad():
+            conv.weight.copy_(torch.tensor(got["kernel"]).reshape(1, 1, patch, patch))
+        before, after = (patch // 2, patch // 2 - 1) if stride == 1 else (0, 0)
+        layers[stride] = nn.Sequential(nn.ZeroPad2d((before, after, before, after)), conv)
+    return got, layers
+
+
+@pytest.mark.parametrize("patch", [4, 8])
+def test_a_shape_is_answered_as_convolutions_of_two_strides_answer_it(tmp_path, patch):
+    got, layers = shape_and_layers(tmp_path, patch)
+    side, errors = got["SIDE"], {}
+    half = patch // 2
+    assert got["kernel"] == [*[-2 / patch**2] * half, *[2 / patch**2] * half] * patch  # the right half minus the left
+    first = torch.tensor(got["found"][got["moves"].index([0, 0])]["image"]).double().reshape(1, 1, side, side)
+    for (dx, dy), found in zip(got["moves"], got["found"], strict=True):
+        image = equivariance.shift(first, dx, dy)
+        assert image.sum() == first.sum() and found["image"] == image.flatten().tolist()  # all of it stays in the frame
+        for (stride, layer), still, way in zip(layers.items(), got["still"], found["ways"], strict=True):
+            with torch.no_grad():
+                expected, before = layer(image), layer(first)
+            assert np.allclose(still, before.flatten(), atol=1e-12)
+            assert np.allclose(way["now"], expected.flatten(), atol=1e-12)
+            assert np.allclose(way["left"], (expected - equivariance.shift(before, *way["by"])).flatten(), atol=1e-12)
+            whole = [{math.floor(d / stride), math.ceil(d / stride)} for d in (dx, dy)]
+            least = min((expected - equivariance.shift(before, x, y)).norm() for x in whole[0] for y in whole[1])
+            assert way["error"] == pytest.approx((least / before.norm()).item(), abs=1e-12)
+            errors[dx, dy, stride] = way["error"]
+    # all of the answer moves along: at stride 1 always, else after whole patches, and after no other move
+    assert {move for move, error in errors.items() if error == 0} == {
+        (dx, dy, s) for dx, dy, s in errors if dx % s == dy % s == 0
+    }
+    wide = torch.zeros(1, 1, 3 * side, 3 * side).double()  # as much black round it as the chapter's function leaves out
+    wide[..., side : 2 * side, side : 2 * side] = first
+    for stride, layer in layers.items():
+        for direction, (x, y) in {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}.items():
+            expected = equivariance.equivariance_error(layer, wide, range(got["FAR"] + 1), direction=direction)
+            ours = [errors[x * s, y * s, stride] for s in range(got["FAR"] + 1)]
+            assert np.abs(expected.numpy() - ours).max() < 1e-12
 
 
 def may_look(shift: int, masked: bool, side: int, M: int) -> torch.Tensor:
@@ -316,6 +374,61 @@ def test_shuffled_patches_move_the_answer_only_with_positions(tmp_path):
     assert gaps["without"] < 1e-4 < 1 < gaps["with"]
 
 
+def test_squares_are_covered_in_the_order_of_the_chapters_maps(tmp_path):
+    data = moving.deletion_curves()
+    found = load_pretrained("pocket")
+    vit, fresh = found.model.eval().requires_grad_(False), ViT(POCKET_CONFIG).eval()
+    images = torch.stack([*map(found.transform, moving.pocket_images()[0])])
+    classes = vit(images).argmax(dim=1)
+    scope = vars(interpret) | {
+        "vit": vit,
+        "fresh": fresh,
+        "images": images,
+        "classes": classes,
+        "grid": (7, 7),
+        "side": 4,
+    }
+    scope["maps"] = {
+        "trained": interpret.attention_maps(vit, images),
+        "untrained": interpret.attention_maps(fresh, images),
+    }
+    scope["in_batches"] = lambda look, model, *batch: look(model, *batch)
+    exec(cell_source("notebooks/10_looking_inside", "opinions"), scope)
+    shown = range(0, len(images), len(images) // len(data["images"]))
+    for name, *orders in zip(data["maps"], *(one["orders"] for one in data["images"]), strict=True):
+        expected = scope["opinions"][name].flatten(1).argsort(dim=1, descending=True, stable=True)
+        assert orders == expected[list(shown)].tolist(), name
+    areas = {}
+    for name in ("rollout", "chance"):
+        k, fall = data["maps"].index(name), interpret.deletion(vit, images, classes, scope["opinions"][name], steps=49)
+        areas[name] = fall.mean(dim=1)
+        for i, one in zip(shown, data["images"], strict=True):
+            assert np.abs(fall[i].numpy() - one["curves"][k]).max() < 1e-4
+        assert np.abs(fall.mean(dim=0).numpy() - data["mean"][k]).max() < 1e-4
+    never = [sum(min(curve) >= curve[0] / 2 for curve in one["curves"]) for one in data["images"]]
+    assert max(never) > len(data["maps"]) / 2 and sum(count > 0 for count in never) == 1  # as the frame says
+    gap, told = paired_interval(areas["rollout"], areas["chance"]), data["areas"][data["maps"].index("rollout")]
+    assert [told["area"], *told["minus"]] == pytest.approx(
+        [areas["rollout"].mean().item(), gap.mean, gap.low, gap.high]
+    )
+    # the picture that the page shows is the one that the network answers
+    body = f"""
+        const [{{halved, area, covered, pixelsOf}}] = scripts, data = {json.dumps(data)}, counts = [0, 1, 7, 30, 49];
+        const RESULT = JSON.stringify({{counts, halved: [[1, 0.6, 0.4, 0.7], [0.8, 0.5, 0.4]].map(halved),
+          areas: data.images.map((one) => one.curves.map(area)),
+          left: data.images.map(({{pixels, orders}}) => orders.map((order) =>
+            counts.map((n) => [...covered(pixelsOf(pixels), order, n, data.fill)])))}});
+    """
+    got = evaluate(tmp_path, ["moving/deletion.js"], body)
+    assert got["halved"] == [2, None]
+    for one, own, left in zip(data["images"], got["areas"], got["left"], strict=True):
+        answer = found.classes.index(one["answer"])
+        batch = (torch.tensor(left).reshape(-1, 1, 28, 28) - found.mean[0]) / found.std[0]
+        seen = vit(batch.float()).softmax(dim=-1)[:, answer].reshape(len(own), -1)
+        assert np.abs(seen.numpy() - np.array(one["curves"])[:, got["counts"]]).max() < 1e-3
+        assert own == pytest.approx([sum(curve) / len(curve) for curve in one["curves"]])
+
+
 # --- and they can be moved ---
 
 USE = """
@@ -350,6 +463,20 @@ pointer(handle, "pointerup", box, 0.1, 0.5);
 pointer(handle, "pointermove", box, 0.5, 0.9); await note("dictionary", "let go");
 seen.direction = find("dictionary", "[type=range]")[0].value;
 
+await note("slide", "still");
+const image = find("slide", "[role=application]")[0];
+image.scrollIntoView({block: "center"}); image.focus();
+for (const k of ["ArrowRight", "ArrowRight", "ArrowDown", "ArrowUp"]) key(k);
+await note("slide", "two right");
+for (let i = 0; i < 9; i++) key("ArrowRight");
+await note("slide", "whole patch");
+const frame = image.getBoundingClientRect(), hand = find("slide", ".moving-handle")[0];
+pointer(hand, "pointerdown", frame, 0.6, 0.5); pointer(hand, "pointermove", frame, 0.6 - 13 / 32, 0.5 + 3 / 32);
+await note("slide", "slid by hand");
+pointer(hand, "pointerup", frame, 0.6, 0.5); pointer(hand, "pointermove", frame, 0.6, 0.5);
+slide("slide", 1, -4); await note("slide", "by slider");
+find("slide", "[type=radio]")[1].click(); slide("slide", 0, -4); await note("slide", "smaller patches");
+
 await note("shift", "two");
 find("shift", "[role=gridcell]")[0].click(); await note("shift", "corner");
 key("ArrowRight"); key("ArrowDown"); key("ArrowUp"); key("ArrowUp"); await note("shift", "walked");
@@ -361,6 +488,13 @@ find("shift", "[role=grid]")[1].querySelector("[role=gridcell]").click(); await 
 await note("rates", "first");
 find("rates", "[type=radio]")[2].click(); slide("rates", 0, 3); await note("rates", "constant");
 find("rates", "[type=radio]")[1].click(); slide("rates", 0, 0); await note("rates", "nobody");
+
+await note("deletion", "whole");
+slide("deletion", 0, 5); slide("deletion", 1, 7); await note("deletion", "seven");
+slide("deletion", 1, 49); await note("deletion", "all");
+seen.tried = find("deletion", "li").map((n) => n.textContent);
+find("deletion", "[type=radio]")[6].click(); slide("deletion", 1, 1); await note("deletion", "by chance");
+find("deletion", "button")[0].click(); await note("deletion", "another");
 
 await note("walk", "image");
 find("walk", ".moving-buttons button")[1].click(); find("walk", ".moving-buttons button")[1].click();
@@ -424,6 +558,17 @@ def test_the_query_is_turned_by_sliders_and_by_hand(used):
 
 
 @pytest.mark.slow
+def test_a_shape_is_moved_by_keys_by_hand_and_by_sliders(used):
+    seen = used["seen"]
+    assert "Moved 0 to the right, 0 down" in seen["still"] and "Not moved" in seen["still"]
+    assert "Moved 2 to the right, 0 down. Error at stride 1: 0.00; at stride 8: 0.68" in seen["two right"]
+    assert "Moved 8 to the right, 0 down" in seen["whole patch"] and "at stride 8: 0.00" in seen["whole patch"]
+    assert "Moved -5 to the right, 3 down" in seen["slid by hand"]
+    assert "Moved -5 to the right, -4 down" in seen["by slider"]  # it was let go before
+    assert "Moved -4 to the right, -4 down" in seen["smaller patches"] and "stride 4: 0.00" in seen["smaller patches"]
+
+
+@pytest.mark.slow
 def test_windows_are_shifted_and_tokens_picked(used):
     seen = used["seen"]
     assert "row 1, column 1, shift 2" in seen["corner"] and "may see 4 of the 16" in seen["corner"]
@@ -439,6 +584,24 @@ def test_rates_and_schedules_are_chosen(used):
     assert "Peak rate 0.002, warm-up, then cosine: 84.0\u00a0% in a single run" in seen["first"]
     assert re.search(r"0.004, warm-up, then constant: [\d.]+ ± [\d.]+\s% over 3 seeds", seen["constant"])
     assert "0.0005, cosine alone: no run was recorded" in seen["nobody"]
+
+
+@pytest.mark.slow
+def test_squares_are_covered_and_a_bet_stands(used):
+    seen, data = used["seen"], moving.deletion_curves()
+    one, two = data["images"][:2]
+    for name, count, curve in (
+        ("whole", 0, one["curves"][0]),
+        ("seven", 7, one["curves"][0]),
+        ("all", 49, one["curves"][0]),
+        ("by chance", 1, one["curves"][6]),
+        ("another", 0, two["curves"][6]),
+    ):
+        assert f"{count} of 49 squares covered" in seen[name], name
+        shown = float(re.search(r"covered: .*? ([\d.]+) %", seen[name])[1])
+        assert shown == pytest.approx(100 * curve[count], abs=0.06), name
+    assert "Halved" not in seen["whole"] and "your bet was 5" in seen["all"] and "your bet" not in seen["another"]
+    assert len(seen["tried"]) == 1 and re.search(r"^attention: .*; area .*, minus chance", seen["tried"][0])
 
 
 @pytest.mark.slow

@@ -8,14 +8,20 @@ it, holds what all of them share.
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Callable
+from functools import cache
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from docutils import nodes
 from sphinx.util import logging
+
+if TYPE_CHECKING:
+    import torch
 
 LOG = logging.getLogger(__name__)
 STILL = "Where scripts run, you can move this figure here."
@@ -29,7 +35,7 @@ class Figure(NamedTuple):
     title: str
     try_it: str
     scripts: tuple[str, ...] = ()
-    runs: Callable[[], list[dict]] | None = None  # what the frame brings from results/
+    runs: Callable[[], list | dict] | None = None  # what the frame brings, from results/ or computed at build
 
 
 def schedule_runs() -> list[dict]:
@@ -54,12 +60,105 @@ def schedule_runs() -> list[dict]:
     ]
 
 
+SHOWN = 5  # images that the reader can see; the means are over all
+
+
+def pocket_images(per_class: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the page *A ViT in your browser*, so many images a class: (B, 1, 28, 28), uint8, and their labels."""
+    import torch
+
+    text = (Path(__file__).resolve().parents[1] / "_static" / "pocket" / "images.js").read_text(encoding="utf-8")
+    labels = torch.tensor(json.loads(re.search(r"labels: (\[.*?\])", text)[1]))
+    pixels = base64.b64decode(re.search(r"pixels: `(.*?)`", text, re.DOTALL)[1])
+    images = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(-1, 1, 28, 28)
+    rows = torch.cat([(labels == k).nonzero()[:per_class, 0] for k in labels.unique()])
+    return images[rows], labels[rows]
+
+
+def opinions(model: torch.nn.Module, images: torch.Tensor, classes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Chapter 10's maps of the answers `classes`, a number per patch: {name: (B, rows, columns)}."""
+    import torch
+
+    from vitutils.analysis import interpret
+
+    (rows, columns), B, side = model.config.grid, len(images), model.config.patch_size
+    attn = interpret.attention_maps(model, images)
+    slopes = interpret.input_gradients(model, images, classes)
+    place = torch.cartesian_prod(torch.arange(float(rows)), torch.arange(float(columns)))
+    found = {
+        "attention": attn[:, -1].mean(dim=1)[:, 0, 1:],
+        "rollout": interpret.rollout(attn)[:, 0, 1:],
+        "relevance": interpret.relevance(model, images, classes)[:, 0, 1:],
+        "gradient": interpret.per_square(slopes.square().sum(dim=1), side).sqrt(),
+        "occlusion": interpret.occlusion(model, images, classes, side),
+        "centre": -(place - (rows - 1) / 2).norm(dim=1).expand(B, -1),
+        "chance": torch.rand(B, rows, columns, generator=torch.Generator().manual_seed(0)),
+    }
+    return {name: values.reshape(B, rows, columns) for name, values in found.items()}
+
+
+@cache
+def deletion_curves() -> dict:
+    """What each of chapter 10's maps of the pocket ViT covers first, and how the answer's probability falls.
+
+    `orders` and `curves` have a row per map: the squares, highest first, and the probability after 0 to 49 of them.
+    """
+    import torch
+
+    from vitutils.analysis.attribution import deletion
+    from vitutils.models.weights import load_pretrained
+    from vitutils.uncertainty import paired_interval
+
+    found, (pixels, labels) = load_pretrained("pocket"), pocket_images()
+    model, images, many = (
+        found.model.eval().requires_grad_(False),
+        torch.stack([*map(found.transform, pixels)]),
+        len(pixels),
+    )
+    classes = model(images).argmax(dim=1)
+    maps = opinions(model, images, classes)
+    orders = {name: values.flatten(1).argsort(dim=1, descending=True, stable=True) for name, values in maps.items()}
+    steps = orders["chance"].shape[1]
+    curves = {name: deletion(model, images, classes, values, steps=steps) for name, values in maps.items()}
+    areas = {name: curve.mean(dim=1) for name, curve in curves.items()}
+    minus = {name: paired_interval(area, areas["chance"]) for name, area in areas.items()}
+
+    def numbers(values: torch.Tensor) -> list[float]:
+        return [round(value, 4) for value in values.tolist()]
+
+    return {
+        "maps": list(maps),
+        "many": many,
+        "fill": found.mean[0],
+        "mean": [numbers(curve.mean(dim=0)) for curve in curves.values()],
+        "areas": [
+            {"area": areas[name].mean().item(), "minus": [gap.mean, gap.low, gap.high]} for name, gap in minus.items()
+        ],
+        "images": [
+            {
+                "pixels": base64.b64encode(pixels[i].numpy().tobytes()).decode(),
+                "answer": found.classes[classes[i]],
+                "label": found.classes[labels[i]],
+                "orders": [order[i].tolist() for order in orders.values()],
+                "curves": [numbers(curve[i]) for curve in curves.values()],
+            }
+            for i in range(0, many, many // SHOWN)
+        ],
+    }
+
+
 FIGURES = {
     "dictionary": Figure(
         "Turn the query",
         "Drag the arrow, or use the sliders. At length 0 the answer is the mean of all five values. Which length "
         "makes the lookup sharp? And what does even a long query answer when it points between two keys? Without the "
         "division the same query acts as if it were √Dh times as long.",
+    ),
+    "slide": Figure(
+        "Slide a shape under fixed patches",
+        "Drag the boot, use the arrow keys on it, or the sliders. Both layers have the same kernel: one computes it at "
+        "every pixel, the other, like the ViT's first layer, once per patch. How much of each answer moves along? "
+        "After which moves is nothing left over?",
     ),
     "shift": Figure(
         "Shift the windows",
@@ -80,6 +179,14 @@ FIGURES = {
         "Enter). Then take the positions away and do it again: the bars freeze.",
         POCKET,
     ),
+    "deletion": Figure(
+        "Bet on a map",
+        "Choose a map, and bet: after how many squares will the probability be down to half? Then cover squares in "
+        "the map's order, its highest first. Does the answer fall? Slide to the end for the area, and for what the "
+        "map is worth over many images. With one of the five images, most maps never get there: look at the answer "
+        "when all of it is covered.",
+        runs=deletion_curves,
+    ),
     "rates": Figure(
         "Choose a rate and a schedule",
         "Guess before you look: at which peak rate does a constant schedule do best, and how far behind the cosine is "
@@ -89,10 +196,12 @@ FIGURES = {
     ),
 }
 PLACES = {  # page: {cell: figure}
+    "notebooks/01_convolution": {"sides-study": "slide"},
     "notebooks/02_attention": {"dictionary": "dictionary"},
     "notebooks/04_patches": {"blind-look": "shuffle"},
     "notebooks/05_vit_from_scratch": {"plan-look": "walk"},
     "notebooks/06_training": {"schedule-look": "rates"},
+    "notebooks/10_looking_inside": {"deletion-look": "deletion"},
     "notebooks/12_swin": {"mask-look": "shift"},
 }
 
