@@ -152,6 +152,19 @@ def test_drop_path_keeps_the_mean_and_drops_whole_images():
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
+def test_drop_path_leaves_out_both_updates_of_a_block():
+    block, tokens = plus().blocks[0].train(), noise(2, 7, 24)
+    assert (block(tokens) - tokens).abs().max() > 1e-3
+    block.drop_path = nn.Sequential()
+    block.drop_path.forward = torch.zeros_like
+    assert torch.equal(block(tokens), tokens)
+
+
+def test_registers_start_apart():
+    started = ViTPlus(ViTPlusConfig(**SMALL, reg_tokens=3)).reg_token[0]  # as training begins, not stirred
+    assert torch.pdist(started).min() > 1e-3
+
+
 def test_layer_scale_of_zero_leaves_a_block_out():
     model = plus(init_values=0.1)
     tokens = noise(2, 7, 24)
