@@ -379,8 +379,8 @@ def test_a_build_without_real_data_says_so_on_top(monkeypatch):
     monkeypatch.setattr(fallbacks, "at_hand", lambda: held)
     context: dict = {}
     fallbacks.announce(None, "book/preface", "page.html", context, None)
-    assert "made without ImageNet weights and photos. Chapters" in context["theme_announcement"]
-    assert "without photos." in fallbacks.announcement({"photos": False})
+    assert "Made without ImageNet weights and photos: chapters" in context["theme_announcement"]
+    assert "without photos: " in fallbacks.announcement({"photos": False})
     monkeypatch.setattr(fallbacks, "at_hand", lambda: {"photos": True})
     fallbacks.announce(None, "book/preface", "page.html", context := {}, None)
     assert context == {}

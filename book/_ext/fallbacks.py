@@ -17,14 +17,14 @@ def at_hand() -> dict[str, bool]:
 
 
 def announcement(held: dict[str, bool]) -> str:
-    """One sentence or two on what was missing; empty if nothing was."""
+    """What was missing, and what that means; empty if nothing was."""
     missing = [name for name, there in held.items() if not there]
     if not missing:
         return ""
     listed = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
     return (
-        f"This copy of the book was made without {listed}. Chapters that use them fell back on smaller sets and say "
-        "so; some captions and conclusions are about figures that this copy doesn't have."
+        f"Made without {listed}: chapters fell back on smaller sets, and say so. "
+        "Some captions are about figures that this copy doesn't have."
     )
 
 
