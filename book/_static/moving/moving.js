@@ -151,6 +151,11 @@
   }
 
   const asked = {}; // each script is loaded once
+  const inSight = (node) => {
+    const box = node.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight;
+  };
+
   async function load(place) {
     const still = place.querySelector(".moving-still");
     try {
@@ -160,8 +165,10 @@
       return;
     }
     const stage = make("div", {class: "moving-stage", role: "group", "aria-label": place.querySelector("strong").textContent});
+    const focused = document.activeElement, seen = inSight(focused);
     still.replaceWith(stage);
     moving.figures[place.dataset.figure](stage, moving, place);
+    if (seen && focused !== document.body && !inSight(focused)) focused.scrollIntoView({block: "nearest"});  // pushed down
     place.dataset.ready = "";
   }
 
