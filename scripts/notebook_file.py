@@ -122,7 +122,8 @@ def is_marked(cell: dict) -> bool:
 def only_shows(source: str) -> bool:
     """Whether code only imports, asserts, or draws with `vitutils.plot` what was computed before."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of "\\d" and the like
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "\d" and the like
             statements = ast.parse(source).body
     except (SyntaxError, ValueError):  # a magic; a null byte
         return False
