@@ -44,7 +44,7 @@ TOOLS = (
     ("thop", "by module"),
     ("torchinfo", "by module"),
 )
-VERSIONS = {"fvcore": "0.1.5.post20221221", "ptflops": "0.7.5", "thop": "0.1.1.post2209072238", "torchinfo": "1.8.0"}
+VERSIONS = {"fvcore": "0.1.5.post20221221", "ptflops": "0.7.5", "thop": "0.1.1-2209072238", "torchinfo": "1.8.0"}
 KEY = ("tool", "mode", "net")
 predicted = {
     "torch.profiler, ours, billions": {
