@@ -146,7 +146,8 @@ def replay(store: Store) -> dict:
 
 def configuration() -> dict:
     """The frozen configuration as plain values, for the .json."""
-    return constants(globals(), "SHAPES", "PLACES", "NETS", "STEPS", "REPEATS", "KINDS")
+    shapes = {shape: SHAPES[shape] for shape, _ in PLACES}
+    return {"shapes": shapes, **constants(globals(), "PLACES", "NETS", "STEPS", "REPEATS", "KINDS")}
 
 
 if __name__ == "__main__":
