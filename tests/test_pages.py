@@ -22,7 +22,6 @@ from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
 from pybtex.database import parse_file
 
-import fallbacks
 import tables
 from apidoc import convert
 from bookcite import short_name
@@ -372,26 +371,6 @@ def test_a_chapter_has_its_own_number():
     numbered = [page["file"] for part in toc["parts"] if part.get("numbered") for page in part["chapters"]]
     assert [int(Path(name).name[:2]) for name in numbered] == [*range(1, len(numbered) + 1)]
     assert [ROOT / f"{name}.ipynb" for name in numbered] == notebook_paths(ROOT)
-
-
-def test_a_build_without_real_data_says_so_on_top(monkeypatch):
-    held = {"Fashion-MNIST": True, "ImageNet weights": False, "photos": False}
-    monkeypatch.setattr(fallbacks, "at_hand", lambda: held)
-    context: dict = {}
-    fallbacks.announce(None, "book/preface", "page.html", context, None)
-    assert "Made without ImageNet weights and photos: chapters" in context["theme_announcement"]
-    assert "without photos: " in fallbacks.announcement({"photos": False})
-    monkeypatch.setattr(fallbacks, "at_hand", lambda: {"photos": True})
-    fallbacks.announce(None, "book/preface", "page.html", context := {}, None)
-    assert context == {}
-
-
-def test_what_is_at_hand_is_looked_for_in_every_folder(monkeypatch, tmp_path):
-    (tmp_path / "second/weights").mkdir(parents=True)
-    (tmp_path / "second/weights/vit.safetensors").touch()
-    monkeypatch.setenv("VITBOOK_DATA", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'second'}")
-    monkeypatch.setattr(fallbacks, "system_folder", lambda: tmp_path / "none")
-    assert fallbacks.at_hand() == {"Fashion-MNIST": False, "ImageNet weights": True, "photos": False}
 
 
 def test_a_glossary_entry_becomes_the_title_of_its_links():
