@@ -31,7 +31,7 @@ from previews import PAGE, meanings, preview
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "README.md", "CONTRIBUTING.md")
+PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "index.md", "README.md", "CONTRIBUTING.md")
 PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")
 PARTS += (".pre-commit-config.yaml", "LICENSE", "LICENSE-text")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -49,7 +49,7 @@ def rule(function: Callable[[Path], list[str]]) -> Callable[[Path], list[str]]:
 def texts(root: Path) -> Iterator[tuple[Path, str]]:
     """Every page and every notebook's Markdown."""
     pages = [*sorted(root.glob("book/*.md")), *sorted(root.glob("book/solutions/*.md"))]
-    for path in [*pages, root / "README.md", root / "CONTRIBUTING.md"]:
+    for path in [*pages, *(root / name for name in ("index.md", "README.md", "CONTRIBUTING.md"))]:
         yield path, path.read_text(encoding="utf-8")
     for path in notebook_paths(root):
         yield path, "\n\n".join(c["source"] for c in read(path)["cells"] if c["cell_type"] == "markdown")
@@ -133,7 +133,7 @@ def glossary_serves(root: Path) -> list[str]:
 @rule
 def pages_use_one_word(root: Path) -> list[str]:
     """The words that chapters use (`one_word` in scripts/notebook_rules.py); *italics* may name others."""
-    pages = sorted(root.glob("book/*.md"))
+    pages = [root / "index.md", *sorted(root.glob("book/*.md"))]
     plain = {path.name: said(path.read_text(encoding="utf-8"), {"em"}) for path in pages}
     return [f"{name} {line}" for name, words in plain.items() for line in other_words(words)]
 
