@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,12 +27,16 @@ def no_wishes(monkeypatch):
 
 # --- which figures depend on what stood in ---
 
-LOAD = 'from vitutils import data, plot\nmany = 3\nset = data.load_first("fashion_mnist", "digits")\nphoto = data.photos()["cat"]'
+LOAD = 'from vitutils import data, plot\nmany = 3\nset = data.load_first("fashion_mnist", "digits")\n'
+LOAD += 'photo = data.photos()["cat"]'
 STORIES = {
     "drawn from it": (["plot.images(set.images)"], True),
     "by way of other names": (["x = set.images\ny = x[:2]", "plot.images(y)"], True),
     "through a function": (["def some():\n    return set.images", "plot.images(some())"], True),
-    "through what it was added to": (["rows = []\nfor n in range(3):\n    rows.append(set.images)", "plot.rows(rows)"], True),
+    "through what it was added to": (
+        ["rows = []\nfor n in range(3):\n    rows.append(set.images)", "plot.rows(rows)"],
+        True,
+    ),
     "as an item": (["rows = {}\nrows['a'] = set.images", "plot.rows(rows)"], True),
     "in a comprehension": (["plot.images([image for image in set.images])"], True),
     "something else": (["plot.images(photo)"], False),
@@ -55,7 +58,11 @@ def test_a_figure_is_known_by_what_it_is_drawn_from(story):
 
 
 def test_two_stand_ins_are_both_named():
-    cells = [LOAD, 'try:\n    net = load()\nexcept OSError:\n    net = 0\n    print("stand-in: b in place of a")', "draw(net, set)"]
+    cells = [
+        LOAD,
+        'try:\n    net = load()\nexcept OSError:\n    net = 0\n    print("stand-in: b in place of a")',
+        "draw(net, set)",
+    ]
     assert fallbacks.dependent(cells, {0: LOST, 1: "b in place of a"})[2] == f"b in place of a; {LOST}"
     assert fallbacks.dependent(["a = first()\nb = 1", "draw(b)"], {0: LOST})[1] == LOST  # unnamed: all of the cell
 

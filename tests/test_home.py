@@ -17,11 +17,11 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 from PIL import Image
+from test_browser_vit import FILES, run_js
 
 import home
 import moving
 from notebook_rules import notebook_paths
-from test_browser_vit import FILES, run_js
 from vitutils.models.weights import load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,9 @@ def test_chapter_5_prints_what_is_read():
     cells = json.loads((ROOT / f"{home.PROOF}.ipynb").read_text("utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells)
     assert 'print(f"{name}: largest difference {off:.0e}", end=", ")' in source
-    assert {"timm", "torchvision"} <= {*re.findall(r'compare\(f?"([\w-]+)', source)} and '"vit-pytorch, {pool}"' in source
+    assert {"timm", "torchvision"} <= {
+        *re.findall(r'compare\(f?"([\w-]+)', source)
+    } and '"vit-pytorch, {pool}"' in source
 
 
 # --- the first answer ---
@@ -106,7 +108,10 @@ def test_the_words_and_bars_say_it(found):
     with Image.open(io.BytesIO(raw)) as picture:
         small = np.asarray(picture)[:: home.ZOOM, :: home.ZOOM]
     assert np.array_equal(small, found["image"].numpy()) and found["label"] in page.img["alt"]
-    assert f"{found['many']} test images" in page.figcaption.text and f"gets {found['wrong']} wrong" in page.figcaption.text
+    assert (
+        f"{found['many']} test images" in page.figcaption.text
+        and f"gets {found['wrong']} wrong" in page.figcaption.text
+    )
 
 
 LIVE = """
@@ -148,13 +153,21 @@ def small_book(root: Path) -> Path:
     """The home page with stubs of the pages that it links to; built. The folder of pages."""
     for folder in ("_static", "_ext"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("_config.yml", "index.md", "book/references.bib", "book/vit-in-your-browser.md", "book/bibliography.md"):
+    for name in (
+        "_config.yml",
+        "index.md",
+        "book/references.bib",
+        "book/vit-in-your-browser.md",
+        "book/bibliography.md",
+    ):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "vitutils", root / "vitutils", ignore=shutil.ignore_patterns("__pycache__", "*.py"))
     stubs = ["preface", "how-to-run", "status", "results", "solutions", "pocket-vit"]
     for stub in stubs:
         (root / f"book/{stub}.md").write_text(f"# {stub.capitalize()}\n\nWords.\n")
-    links = re.findall(r"glossary\.md#([\w-]+)", "".join(map(Path.read_text, [*root.glob("*.md"), *root.glob("book/*.md")])))
+    links = re.findall(
+        r"glossary\.md#([\w-]+)", "".join(map(Path.read_text, [*root.glob("*.md"), *root.glob("book/*.md")]))
+    )
     terms = "".join(f"## {word.replace('-', ' ')}\n\nA term.\n\n" for word in dict.fromkeys(links))
     (root / "book/glossary.md").write_text(f"# Glossary\n\n{terms}")
     (root / "notebooks").mkdir()
@@ -162,14 +175,35 @@ def small_book(root: Path) -> Path:
         if path.stem[:2] in ("01", "05", "10"):
             code = f"print({PRINTED!r}, end='')" if path.stem == Path(home.PROOF).name else "print(1)"
             cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": f"# {path.stem}"}]
-            cells += [{"cell_type": "code", "id": "one", "metadata": {}, "source": code, "execution_count": None, "outputs": []}]
+            cells += [
+                {
+                    "cell_type": "code",
+                    "id": "one",
+                    "metadata": {},
+                    "source": code,
+                    "execution_count": None,
+                    "outputs": [],
+                }
+            ]
             book = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
             (root / "notebooks" / path.name).write_text(json.dumps(book))
     files = [f"book/{stub}" for stub in [*stubs, "glossary", "bibliography", "vit-in-your-browser"]]
     files = [*(f"notebooks/{path.stem}" for path in sorted((root / "notebooks").iterdir())), *files]
-    (root / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n" + "".join(f"- file: {f}\n" for f in files))
-    (root / "book/_ext/moving.py").write_text((root / "book/_ext/moving.py").read_text().replace("PLACES = {", "PLACES = {} and {"))
-    command = [sys.executable, "-m", "jupyter_book", "build", str(root), "--all", "-W", "--keep-going", "-n"]
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: index\nchapters:\n" + "".join(f"- file: {f}\n" for f in files)
+    )
+    (root / "book/_ext/moving.py").write_text(
+        (root / "book/_ext/moving.py").read_text().replace("PLACES = {", "PLACES = {} and {")
+    )
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(root),
+        "--all",
+        "-W",
+        "--keep-going",
+        "-n",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return root / "_build" / "html"

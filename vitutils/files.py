@@ -33,7 +33,7 @@ def sweep(folder: Path) -> None:
 
 
 def stand_in(used: str, wanted: str) -> None:
-    """Print that one thing takes another's place; a built page reads the line and says it of the figures that follow."""
+    """Print that one thing takes another's place. Where a book is built, the line is read: book/_ext/fallbacks.py."""
     print(f"stand-in: {used} in place of {wanted}")
 
 
