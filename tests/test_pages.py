@@ -7,7 +7,6 @@ is wrong) and against a copy with one fault, which it must report.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 import unicodedata
