@@ -7,7 +7,6 @@ is wrong) and against a copy with one fault, which it must report.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 import unicodedata
@@ -22,7 +21,6 @@ from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
 from pybtex.database import parse_file
 
-import fallbacks
 import tables
 from apidoc import convert
 from bookcite import short_name
@@ -32,7 +30,7 @@ from previews import PAGE, meanings, preview
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "README.md", "CONTRIBUTING.md")
+PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "index.md", "README.md", "CONTRIBUTING.md")
 PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")
 PARTS += (".pre-commit-config.yaml", "LICENSE", "LICENSE-text")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,7 +48,7 @@ def rule(function: Callable[[Path], list[str]]) -> Callable[[Path], list[str]]:
 def texts(root: Path) -> Iterator[tuple[Path, str]]:
     """Every page and every notebook's Markdown."""
     pages = [*sorted(root.glob("book/*.md")), *sorted(root.glob("book/solutions/*.md"))]
-    for path in [*pages, root / "README.md", root / "CONTRIBUTING.md"]:
+    for path in [*pages, *(root / name for name in ("index.md", "README.md", "CONTRIBUTING.md"))]:
         yield path, path.read_text(encoding="utf-8")
     for path in notebook_paths(root):
         yield path, "\n\n".join(c["source"] for c in read(path)["cells"] if c["cell_type"] == "markdown")
@@ -134,7 +132,7 @@ def glossary_serves(root: Path) -> list[str]:
 @rule
 def pages_use_one_word(root: Path) -> list[str]:
     """The words that chapters use (`one_word` in scripts/notebook_rules.py); *italics* may name others."""
-    pages = sorted(root.glob("book/*.md"))
+    pages = [root / "index.md", *sorted(root.glob("book/*.md"))]
     plain = {path.name: said(path.read_text(encoding="utf-8"), {"em"}) for path in pages}
     return [f"{name} {line}" for name, words in plain.items() for line in other_words(words)]
 
@@ -372,26 +370,6 @@ def test_a_chapter_has_its_own_number():
     numbered = [page["file"] for part in toc["parts"] if part.get("numbered") for page in part["chapters"]]
     assert [int(Path(name).name[:2]) for name in numbered] == [*range(1, len(numbered) + 1)]
     assert [ROOT / f"{name}.ipynb" for name in numbered] == notebook_paths(ROOT)
-
-
-def test_a_build_without_real_data_says_so_on_top(monkeypatch):
-    held = {"Fashion-MNIST": True, "ImageNet weights": False, "photos": False}
-    monkeypatch.setattr(fallbacks, "at_hand", lambda: held)
-    context: dict = {}
-    fallbacks.announce(None, "book/preface", "page.html", context, None)
-    assert "Made without ImageNet weights and photos: chapters" in context["theme_announcement"]
-    assert "without photos: " in fallbacks.announcement({"photos": False})
-    monkeypatch.setattr(fallbacks, "at_hand", lambda: {"photos": True})
-    fallbacks.announce(None, "book/preface", "page.html", context := {}, None)
-    assert context == {}
-
-
-def test_what_is_at_hand_is_looked_for_in_every_folder(monkeypatch, tmp_path):
-    (tmp_path / "second/weights").mkdir(parents=True)
-    (tmp_path / "second/weights/vit.safetensors").touch()
-    monkeypatch.setenv("VITBOOK_DATA", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'second'}")
-    monkeypatch.setattr(fallbacks, "system_folder", lambda: tmp_path / "none")
-    assert fallbacks.at_hand() == {"Fashion-MNIST": False, "ImageNet weights": True, "photos": False}
 
 
 def test_a_glossary_entry_becomes_the_title_of_its_links():
