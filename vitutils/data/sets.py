@@ -186,8 +186,8 @@ def photos(size: int | None = None) -> dict[str, Tensor]:
     size: None returns each as it is; a number, the middle square shrunk to (3, size, size).
     They come with scikit-image, so no network is needed. All are free to use, according to
     scikit-image's documentation: cat (Chelsea, by Stefan van der Walt) and coffee (by Rachel
-    Michetti, courtesy of Pikolo Espresso Bar) are CC0; astronaut (Eileen Collins, NASA) and rocket (Falcon 9 with DSCOVR,
-    SpaceX) are in the public domain.
+    Michetti, courtesy of Pikolo Espresso Bar) are CC0; astronaut (Eileen Collins, NASA) and rocket
+    (Falcon 9 with DSCOVR, SpaceX) are in the public domain.
     """
     from skimage import data as bundled
 
