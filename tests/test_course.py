@@ -322,7 +322,11 @@ class Graded:
         return errors
 
 
-@pytest.fixture(scope="module", params=SOURCES, ids=[path.stem for path in SOURCES])
+# Two assignments can be graded side by side (`-n 2 --dist loadgroup`); the tests of one share what was graded.
+ONE_BY_ONE = [pytest.param(path, marks=pytest.mark.xdist_group(path.stem), id=path.stem) for path in SOURCES]
+
+
+@pytest.fixture(scope="module", params=ONE_BY_ONE)
 def graded(request, tmp_path_factory):
     pytest.importorskip("nbgrader", reason="nbgrader is not installed: `make course` does it")
     return Graded(request.param, tmp_path_factory.mktemp("course"))

@@ -102,8 +102,8 @@ def dino_loss(
 ) -> Tensor:  # fmt: skip
     """Cross-entropy of the student's answers with the teacher's, in nats.
 
-    student (V, B, K), teacher (G, B, K): outputs; view g of the teacher is
-    the same picture as view g of the student, and such pairs are left out.
+    student (V, B, K), teacher (G, B, K): outputs. View g of the teacher is
+    the same crop as view g of the student; such pairs are left out.
     centre (K,): subtracted from the teacher's. Source: DINO, algorithm 1.
     """
     targets = ((teacher.detach() - centre) / teacher_temp).softmax(dim=-1)
@@ -132,7 +132,7 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 def entropies(probabilities: Tensor) -> tuple[float, float]:
     """In nats: the mean entropy of the rows (B, K); the entropy of their mean.
 
-    The second is never smaller. Their difference is what an answer tells
+    The second is never smaller. Their difference is how much an answer tells
     about which image it was: 0 if every image gets the same answer.
     """
     mean = probabilities.mean(dim=0)
@@ -152,10 +152,10 @@ def verdict(each: float, together: float, K: int) -> str:
 
 
 class DINO(nn.Module):
-    """Self-distillation: a student learns what its own mean says.
+    """Self-distillation: a student learns from a mean of its own past.
 
     images (B, C, H, W) -> loss. The teacher is a moving mean of the student,
-    sees the large views only, and gets no gradient. centring keeps one output
+    sees only the large views, and gets no gradient. centring keeps one output
     from winning, sharpening (a teacher_temp below student_temp) keeps the
     answers from becoming uniform. Call after_step() after each optimizer step.
     """
@@ -297,12 +297,13 @@ def pretrain(
     every: int = 0,
     report: Callable[[dict], object] | None = None,
 ) -> list[dict]:
-    """Train a method on images whose labels it never sees; an entry per step: loss, seconds of processor, entropies.
+    """Train a method on images whose labels it never sees; an entry per step: loss, processor seconds, entropies.
 
     AdamW, warm-up over a tenth of the steps, a cosine to 0, gradients of length 1 at most. method: images (B, C, H, W)
-    -> loss; it may have after_step(), and told(), whose line is printed at every `every`-th step with the loss.
-    A smaller last batch of an epoch is left out. report: called with each entry. Modes are put back at the end.
-    Raises ValueError for fewer images than a batch, FloatingPointError, with the step, once the loss is not finite.
+    -> loss; it may have after_step(), and told(), whose line is printed with the loss at every `every`-th step.
+    A smaller last batch of an epoch is left out. report: called with each entry. At the end every module is back in its
+    own mode. Raises ValueError for fewer images than a batch; FloatingPointError, with the step, as soon as the loss
+    is not finite.
     """
     device, count = torch.device(device), len(dataset.train_images)
     if not 1 < batch_size <= count:
