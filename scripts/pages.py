@@ -63,7 +63,9 @@ FIREFOX = [
     "/Applications/Firefox.app/Contents/MacOS/firefox",
     r"C:\Program Files\Mozilla Firefox\firefox.exe",
 ]
-NO_FIREFOX = "No Firefox here (Debian: sudo apt install firefox-esr; or FIREFOX=/path): the pages are opened in Chromium only."
+NO_FIREFOX = (
+    "No Firefox here (Debian: sudo apt install firefox-esr; or FIREFOX=/path): the pages are opened in Chromium only."
+)
 PREFERENCES = {"ui.prefersReducedMotion": 1}  # this protocol cannot ask for it page by page
 
 

@@ -70,7 +70,11 @@ SEARCH = """<!DOCTYPE html><html lang="en"><head><title>Search</title><link rel=
 </script></body></html>"""
 # name: (what is changed, into what, what the report must say)
 FAULTS = {
-    "a picture from elsewhere": ("_images/large.png", "https://example.org/x.png", "asks another host: https://example"),
+    "a picture from elsewhere": (
+        "_images/large.png",
+        "https://example.org/x.png",
+        "asks another host: https://example",
+    ),
     "a script error": ("<script>\n", "<script>\nnothing();\n", "script error: nothing is not defined"),
     "a missing file": ('href="data:,"', 'href="icon.png"', "404: icon.png"),
     "grey on white": ("color: #222", "color: #bbb", "axe, light: color-contrast"),
