@@ -451,7 +451,7 @@ def check_site_in_firefox(site: Path, rows: list[Seen], firefox: str) -> list[st
 
 
 def try_firefox(site: Path, rows: list[Seen], firefox: str | None) -> list[str]:
-    """The faults in Firefox; none, and a line that says why, where there is no Firefox, or one that cannot be driven."""
+    """The faults in Firefox; none, and a line that says why, where there is none, or one that cannot be driven."""
     if not firefox:
         print(f"\n{NO_FIREFOX}")
         return []

@@ -179,7 +179,7 @@ def diagrams_speak(root: Path) -> list[str]:
 
 @rule
 def lines_show_on_every_screen(root: Path) -> list[str]:
-    """No line of the book's own style sheets is thinner than a pixel: Firefox, on a plain screen, draws none of those."""
+    """No line of the book's own style sheets is thinner than a pixel: at 1x, Firefox draws none of those."""
     sheets = [path for path in (root / "book" / "_static").rglob("*.css") if "katex" not in path.parts]
     thin = re.compile(r"(?:border|shadow|outline)[\w-]*:[^;}]*?(?<![\d.])0?[.]\d+px[^;}]*")
     return [f"{path.name}: {found[0]}" for path in sheets for found in thin.finditer(path.read_text(encoding="utf-8"))]

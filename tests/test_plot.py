@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 matplotlib.use("agg")
-from vitutils import plot  # noqa: E402
+from vitutils import plot
 
 
 @pytest.fixture(autouse=True)

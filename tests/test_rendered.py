@@ -191,7 +191,7 @@ IN_FIREFOX += ["a formula that is not set", "a word too wide", "a box no key rea
 
 @pytest.fixture(scope="module")
 def fox(site, driver):
-    """A function that opens a page with this text in Firefox, and says what was seen. A Firefox that is there must run."""
+    """A function that opens a page with this text in Firefox, and says what was seen. One that is there must run."""
     if not (found := pages.find_firefox()):
         pytest.skip(pages.NO_FIREFOX)
     with pages.server(site) as base:
