@@ -301,8 +301,10 @@ def stacked(parts: Mapping[str, Mapping[str, float]], *, xlabel: str) -> Figure:
     for n, name in enumerate(names):
         lengths = np.array([bar.get(name, 0.0) for bar in parts.values()])
         before = np.array([sum(bar.get(other, 0.0) for other in names[:n]) for bar in parts.values()])
-        colour, hatch = COLOURS[n % len(COLOURS)], hatches[n % len(hatches)]
+        colour = COLOURS[n % len(COLOURS)]
+        hatch = hatches[(n + n // len(COLOURS)) % len(hatches)]  # another one when a colour comes again
         ax.barh(list(parts), lengths, left=before, label=name, color=colour, hatch=hatch, edgecolor="white")
+    ax.set_axisbelow(True)  # no grid across the bars
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
     figure.legend(ncols=min(4, len(names)), loc="outside upper center")  # over the names of the bars too
