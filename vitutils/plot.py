@@ -326,7 +326,7 @@ def intervals(
 ) -> Figure:
     """Draw a value and its interval per row, panels side by side: {title: {row: (value, low, high)}}.
 
-    Rows are those of all panels together, in the order they come; a panel leaves out those it doesn't have. A value without
+    Rows are those of all panels together, in the order they come; a panel leaves out what it lacks. A value without
     an interval has equal ends. reference: a dotted vertical line. looks: the category of a row, where rows share one.
     share_x=False: each panel has its own horizontal axis.
     """
@@ -562,7 +562,7 @@ def top_answers(
 
 
 def reliability(bins: Sequence[tuple[float, float, int]]) -> Figure:
-    """Draw accuracy against confidence, one dot a bin of (confidence, accuracy, images), with bars of +- 1 std error."""
+    """Draw accuracy against confidence, a dot per bin, (confidence, accuracy, images), with bars of +- 1 std error."""
     sure, right, count = (np.array(column, dtype=float) for column in zip(*bins, strict=True))
     error = np.sqrt(right * (1 - right) / count)
     figure, ax = plt.subplots(figsize=(0.62 * WIDTH, 0.55 * WIDTH))
