@@ -1,5 +1,8 @@
 """The two studies of chapter 14 that take things apart: FLOP counters, and kernels timed by themselves."""
 
+from collections import Counter
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -68,6 +71,15 @@ def test_every_kernel_of_a_step_is_timed_backward_too():
     names, spent = profiles.calls_of(lambda: layer(x).relu().sum().backward())
     assert {"aten::addmm", "aten::relu", "aten::sum", "aten::threshold_backward", "aten::mm"} <= set(names)
     assert len(names) == len(spent) and min(spent) >= 0
+
+
+def test_what_timm_calls_beyond_ours_in_inference_is_dropout():
+    calls = {}
+    for name in ("timm", "ours"):
+        net = flop_counts.make_net(name, *flop_counts.SMALL)
+        with torch.inference_mode():
+            calls[name] = Counter(profiles.calls_of(partial(net, torch.zeros(1, 3, 32, 32)))[0])
+    assert set(calls["timm"] - calls["ours"]) == {"aten::dropout"} and not calls["ours"] - calls["timm"]
 
 
 def test_of_each_call_the_shortest_time_is_kept(monkeypatch):
