@@ -130,13 +130,15 @@ def fine_tune(
     """Train for `recipe.epochs` on the training part, in half precision where the device has it; judge each epoch.
 
     model: images (B, C, H, W) -> logits (B, K).  groups: for AdamW, as `layer_groups` makes them; None: one rate.
-    recipe: without mixing or an average of the weights.  checkpoint: a file written after each epoch, from which the
-    same call goes on.  report: called after each epoch with its entry in `History.epochs`.
-    The modes of the modules are put back at the end. Raises ValueError for a recipe with mixing or an average, nothing
-    to train and a checkpoint of another run; FloatingPointError, with the step, once the loss is not finite.
+    recipe: without mixing, an average of the weights or Muon.  checkpoint: a file written after each epoch, from which
+    the same call goes on.  report: called after each epoch with its entry in `History.epochs`.
+    The modes of the modules are put back at the end. Raises ValueError for a recipe with one of these, nothing to
+    train and a checkpoint of another run; FloatingPointError, with the step, once the loss is not finite.
     """
     if recipe.mixup or recipe.cutmix or recipe.ema_decay is not None:
         raise ValueError("fine_tune mixes no images and averages no weights: use `fit`, or a recipe without")
+    if recipe.muon_lr is not None:
+        raise ValueError(f"fine_tune moves all weights by AdamW, got muon_lr={recipe.muon_lr:g}: use `fit`, or None")
     device, model = torch.device(device), model.to(device)
     groups = groups or parameter_groups(model, recipe.weight_decay)
     trained = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
