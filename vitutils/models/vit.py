@@ -44,7 +44,7 @@ class ViTConfig:
             raise ValueError(f"num_heads {h} does not divide embed_dim {D}")
         pool = self.global_pool
         if pool not in ("token", "avg"):
-            raise ValueError(f"global_pool is token or avg, got {pool!r}")
+            raise ValueError(f"global_pool must be token or avg, got {pool!r}")
 
     @property
     def image_shape(self) -> tuple[int, int]:

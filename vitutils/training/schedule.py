@@ -9,9 +9,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Split parameters for AdamW: those that decay, those that do not.
 
     The weights that a layer multiplies by decay: matrices and filters.
-    Biases, tokens, positions and tables do not: they are offsets, and nearer
-    to 0 no simpler. Nor do scales, of norms or others: at 0 they let nothing
-    through.
+    Biases, tokens, positions and tables do not: they are offsets, and 0 is
+    no simpler than any other. Nor do scales, of norms or others: at 0 they
+    let nothing through.
     """
     decays = {}  # a parameter that two modules share is asked about once
     for module in model.modules():
