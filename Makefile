@@ -17,7 +17,7 @@ help:  ## these lines
 	@echo
 	@echo "Another Python: make test PYTHON=python3.13 (3.10 to 3.13). Size of the runs: VITBOOK_SCALE=smoke|cpu|gpu"
 
-book:  ## execute the notebooks and render the book to _build/html
+book:  ## execute the notebooks and render the book to _build/html (PUBLISH=1: only with the real data)
 	$(ENV) scripts/book.py
 
 test:  ## ruff, the package's tests, and every notebook at the smallest scale

@@ -52,6 +52,7 @@ PAGE = re.compile(r"^(?:reading sources|writing output)\.\.\. \[ *\d+%\] (?P<pag
 CELL_LINE = 10_000  # a notebook's warning stands at line 10000 * (cell number) + line
 LONGEST = 500  # characters of one problem: an undecodable notebook is all of it a line
 BESIDE = "files beside the notebooks"
+PUBLISHING = ("PUBLISH", "FALLBACKS")  # what book/_ext/fallbacks.py is asked for
 
 # --- what an output depends on --------------------------------------------------------------------
 
@@ -336,7 +337,8 @@ def make(root: Path) -> int:
     key_file, stamp_file = target / "execution-key.json", target / "book-stamp.json"
     key, sources = execution_key(root), page_sources(root)
     running.cell_limit(key["VITBOOK_SCALE"])
-    if read_json(stamp_file) == {"key": key, "sources": sources, "site": site_key(html)}:
+    asked = {name: os.environ.get(name, "") for name in PUBLISHING}
+    if read_json(stamp_file) == {"key": key, "sources": sources, "asked": asked, "site": site_key(html)}:
         print("Nothing changed since the last build.")
         return say_where(html)
     if problems := look_at_settings(root):
@@ -363,7 +365,7 @@ def make(root: Path) -> int:
         say_problems(problems)
         print(f"\nAll that was printed: {log}")
         return 1
-    write_json(stamp_file, {"key": key, "sources": sources, "site": site_key(html)})
+    write_json(stamp_file, {"key": key, "sources": sources, "asked": asked, "site": site_key(html)})
     print(f"Built in {time.monotonic() - begun:.0f} s.")
     return say_where(html)
 

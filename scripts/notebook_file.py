@@ -6,10 +6,12 @@ missing, or names the file and the cell. nbformat's schema says what a cell is, 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,10 +119,27 @@ def is_marked(cell: dict) -> bool:
     return cell["cell_type"] == "code" and text(cell["source"]).splitlines()[:1] == [MARKER]
 
 
+def only_shows(source: str) -> bool:
+    """Whether code only imports, asserts, or draws with `vitutils.plot` what was computed before."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "\d" and the like
+            statements = ast.parse(source).body
+    except (SyntaxError, ValueError):  # a magic; a null byte
+        return False
+    calls = [s.value.func if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) else s for s in statements]
+    drawn = [isinstance(call, ast.Attribute) and ast.unparse(call.value) == "plot" for call in calls]
+    kinds = (ast.Import, ast.ImportFrom, ast.Assert)
+    return bool(statements) and all(plots or isinstance(s, kinds) for plots, s in zip(drawn, statements, strict=True))
+
+
 def tags(cell: dict) -> list[str]:
-    """The cell's tags. What every chapter has, and no chapter is about, is folded on its page: a click opens it."""
+    """The cell's tags. What no chapter is about is folded on its page, and a click opens it: setup, imports, the checks
+    of exercises, and cells that only draw or only assert."""
     given = cell["metadata"].get("tags") or []
-    folded = cell["cell_type"] == "code" and re.fullmatch(r"setup|imports|exercise-.*-check", cell.get("id") or "")
+    folded = cell["cell_type"] == "code" and (
+        re.fullmatch(r"setup|imports|exercise-.*-check", cell.get("id") or "") or only_shows(text(cell["source"]))
+    )
     return given + ["hide-input"] * bool(folded and "hide-input" not in given)
 
 

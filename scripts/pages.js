@@ -36,15 +36,19 @@ window.look = {
     more.forEach((word) => word.replaceWith(word.textContent));
   },
 
+  file: (img) => (img.getAttribute("src") || "").replace(/^data:.*/, "data:").split("/").pop(),
+  shown() {
+    return [...document.images].filter((img) => !img.naturalWidth).map((img) => `picture ${this.file(img)} does not show`);
+  },
+
   // Every picture shows, has its words, and has two of its pixels for each pixel of the page.
   pictures() {
-    const found = [];
+    const found = this.shown();
     for (const img of document.images) {
-      const name = (img.getAttribute("src") || "").replace(/^data:.*/, "data:").split("/").pop();
+      const name = this.file(img);
       if (!img.hasAttribute("alt")) found.push(`picture ${name} has no alt text`);
       else if (/\.(png|svg|jpe?g|gif|webp)$/i.test(img.alt.trim())) found.push(`alt text of ${name} is a file name`);
-      if (!img.naturalWidth) found.push(`picture ${name} does not show`);
-      else if (this.seen(img) && !/\.svg($|\?)|^data:image\/svg/.test(img.currentSrc)) {
+      if (img.naturalWidth && this.seen(img) && !/\.svg($|\?)|^data:image\/svg/.test(img.currentSrc)) {
         const wide = img.getBoundingClientRect().width;
         if (img.naturalWidth < 2 * wide - 2) {
           found.push(`picture ${name} is not sharp at 2x: ${img.naturalWidth} pixels in ${Math.round(wide)}`);
@@ -134,5 +138,71 @@ window.look = {
       ring,
       there,
     };
+  },
+
+  // --- what a reader moves: scripts/moved.py ---
+
+  parts: () => [...document.querySelectorAll("figure.moving, [id$='-stage']")].map((part) => part.id),
+
+  // Loaded and open to use; or closed for good, as its page says in words.
+  begun(name) {
+    const part = document.getElementById(name), told = document.getElementById(name.replace("-stage", "-missing"));
+    if (part.matches("figure.moving")) return "ready" in part.dataset;
+    if (part.hidden) return !!window.photosAbout?.missing && told.textContent.includes(window.photosAbout.missing);
+    return name !== "photos-stage" || !!part.querySelector("[data-probabilities]");
+  },
+
+  kind(node) {
+    if (node.disabled) return "disabled";
+    const kind = node.getAttribute("role") || (node.type === "submit" ? "button" : node.type);
+    return kind === "range" && node.value === node.max ? "full range" : kind;
+  },
+
+  // [mark, label] of what can be used; of a group of choices, or a grid, the one that the Tab key comes to.
+  controls(name) {
+    const part = document.getElementById(name), groups = new Set(), found = [];
+    for (const node of part.querySelectorAll("[data-hand]")) delete node.dataset.hand; // of the time before
+    for (const node of part.querySelectorAll("input:not([type=file]), button, [role=gridcell][tabindex='0'], [role=application]")) {
+      if (!this.seen(node) || (node.type === "radio" && groups.has(node.name))) continue;
+      groups.add(node.name);
+      node.dataset.hand = `${name} ${found.length}`;
+      const words = node.closest("label")?.querySelector("span") || node.closest("label") || node;
+      const label = node.ariaLabel || words.textContent;
+      found.push([node.dataset.hand, label.trim().replace(/\s+/g, " ").slice(0, 40)]);
+    }
+    return found;
+  },
+  focus(mark) {
+    const node = document.querySelector(`[data-hand='${mark}']`);
+    node.focus();
+    return this.kind(node);
+  },
+
+  // All words and numbers of a part: its text, its names for those who don't see it, and where its sliders stand.
+  async said(name) {
+    for (let i = 0; i < 2; i++) await new Promise((go) => setTimeout(go)); // what was put off until the hand is free
+    const part = document.getElementById(name);
+    const lines = [part.textContent];
+    for (const node of part.querySelectorAll("[aria-label], [aria-valuetext], input")) {
+      lines.push(node.ariaLabel || "", node.ariaValueText || "", node.type === "range" ? node.value : "");
+      if (node.checked !== undefined) lines.push(node.checked ? "on" : "off");
+    }
+    for (const node of part.querySelectorAll("[data-probabilities]")) lines.push(node.dataset.probabilities);
+    return lines.join(" ").replace(/\d+ ms/g, "ms").replace(/\s+/g, " ").trim();
+  },
+
+  // Where the surface lies on which a pointer drags: a handle, or what takes keys of its own.
+  surface(name, number) {
+    const all = [...document.getElementById(name).querySelectorAll(".moving-handle, [role=application]")];
+    const node = all.filter((node) => this.seen(node) && !node.querySelector(".moving-handle"))[number];
+    if (!node) return null;
+    node.scrollIntoView({block: "center"});
+    const {x, y, width, height} = node.getBoundingClientRect();
+    return {x, y, width, height};
+  },
+  // All that a part has drawn, to see whether it changed.
+  drawn(name) {
+    const part = document.getElementById(name);
+    return [...part.querySelectorAll("svg, canvas")].map((node) => node.innerHTML || node.toDataURL()).join("|");
   },
 };

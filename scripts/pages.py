@@ -1,12 +1,14 @@
-"""Open the built pages in Chromium and hold them against what their readers need.
+"""Open the built pages in Chromium, and in Firefox where it is there, and hold them against what their readers need.
 
     .venv/bin/python scripts/pages.py [--only WORD] [--site FOLDER]
 
 A server on this machine serves _build/html. Of each page it is asked: does it call another host, log an error,
 miss a file; does axe-core find a fault, light, dark, and at a phone's width; how much does it weigh; are its
 pictures sharp and its formulas set; does it scroll sideways on a phone; can all of it be used by keyboard; do
-previous and next lead where the table of contents says; what would a link to it show elsewhere. Once for the
-site: does the search find. A table of the figures, then every fault; exit status 1 where there is one.
+previous and next lead where the table of contents says; what would a link to it show elsewhere; does what a reader can
+move answer to keys and mouse (moved.py). Once for the site: does the search find. Firefox is asked, at a phone's width,
+for other hosts, errors, files, pictures, formulas and sideways scrolling, and what moves has to say there what it says
+in Chromium. A table of the figures, then every fault; exit status 1 where there is one.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+import moved
 import running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,28 +57,63 @@ ELSEWHERE = [
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
 ]
+FIREFOX = [
+    "firefox-esr",
+    "firefox",
+    "/Applications/Firefox.app/Contents/MacOS/firefox",
+    r"C:\Program Files\Mozilla Firefox\firefox.exe",
+]
+NO_FIREFOX = "No Firefox here (Debian: sudo apt install firefox-esr; or FIREFOX=/path): the pages are opened in Chromium only."
+PREFERENCES = {"ui.prefersReducedMotion": 1}  # this protocol cannot ask for it page by page
 
 
 class NoBrowser(ValueError):
     """There is none; the message says how to get one."""
 
 
-def find_browser(goal: str = "pages") -> str:
-    """The browser to drive: what CHROME names, else one of the usual names. Raises NoBrowser."""
-    if named := os.environ.get("CHROME"):
+def named_or_usual(variable: str, usual: list[str]) -> str | None:
+    """The program that the environment's variable names, else the first of the usual ones that is there, else None.
+    Raises NoBrowser where the named one is not there."""
+    if named := os.environ.get(variable):
         if found := shutil.which(named):
             return found
-        raise NoBrowser(f"CHROME={named} is not there, or cannot be run.")
-    for name in BROWSERS + ELSEWHERE:
-        if found := shutil.which(name):
-            return found
+        raise NoBrowser(f"{variable}={named} is not there, or cannot be run.")
+    return next(filter(None, map(shutil.which, usual)), None)
+
+
+def find_browser(goal: str = "pages") -> str:
+    """The browser to drive: what CHROME names, else one of the usual names. Raises NoBrowser."""
+    if found := named_or_usual("CHROME", BROWSERS + ELSEWHERE):
+        return found
     raise NoBrowser(NO_BROWSER.format(names=", ".join(BROWSERS), goal=goal))
+
+
+def find_firefox() -> str | None:
+    """The Firefox to drive: what FIREFOX names, else one of the usual names, else None. Raises NoBrowser."""
+    return named_or_usual("FIREFOX", FIREFOX)
 
 
 def launch(playwright, browser: str):
     """Start it. Its sandbox needs a user who is not root."""
     flags = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     return playwright.chromium.launch(executable_path=browser, args=[*flags, "--disable-dev-shm-usage"])
+
+
+def launch_firefox(playwright, browser: str):
+    """Start a Firefox as everyone has it, by WebDriver BiDi: playwright's own Firefox is a download of its own. Raises
+    NoBrowser where it does not start, or speaks another version of that protocol than playwright."""
+    from playwright.sync_api import Error
+
+    try:
+        running = playwright.firefox.launch(
+            executable_path=browser, channel="moz-firefox", firefox_user_prefs=PREFERENCES, timeout=PATIENCE
+        )
+        running.new_context(viewport=PHONE).close()
+    except Error as error:
+        raise NoBrowser(
+            f"{browser} cannot be driven, so the pages are opened in Chromium only: {error.message.splitlines()[0]}"
+        ) from None
+    return running
 
 
 # --- the site -----------------------------------------------------------------------------------------------------
@@ -125,6 +163,7 @@ class Seen:
     pictures: int = 0
     formulas: int = 0
     stops: int = 0  # of the Tab key
+    moved: dict[str, moved.Part] = field(default_factory=dict)  # what moves, and what it said
     faults: list[str] = field(default_factory=list)
 
 
@@ -293,13 +332,42 @@ def check_page(browser, base: str, site: Path, name: str, order: list[str]) -> S
         phone.open(name)
         appearances["phone"] = axe(phone)
         seen.faults += [f"at 390 px: {fault}" for fault in phone.ask("sideways") + drawer(phone)]
+    others, errors = use_parts(browser, base, site, name, seen)
     for appearance, violations in appearances.items():
         seen.axe[appearance] = len(violations)
         seen.faults += [f"axe, {appearance}: {violation}" for violation in violations]
-    others = tab.others + phone.others
+    note(seen, tab.others + phone.others + others, tab.errors + phone.errors + errors)
+    return seen
+
+
+def note(seen: Seen, others: list[str], errors: list[str]) -> None:
+    """Requests to other hosts, and errors, each of them once."""
     seen.elsewhere = len(others)
     seen.faults += [f"asks another host: {url}" for url in dict.fromkeys(others)]
-    seen.faults += dict.fromkeys(tab.errors + phone.errors)
+    seen.faults += dict.fromkeys(errors)
+
+
+def use_parts(browser, base: str, site: Path, name: str, seen: Seen) -> tuple[list[str], list[str]]:
+    """Move what can be moved on a page, if anything can. Returns requests to other hosts, and errors."""
+    if not moved.MOVES.search((site / name).read_text(encoding="utf-8")):
+        return [], []
+    with Tab(browser, base, viewport=DESK) as tab:
+        tab.open(name)
+        seen.moved = moved.use(tab, site / CARD)
+    seen.faults += [fault for part in seen.moved.values() for fault in part.faults]
+    return tab.others, tab.errors
+
+
+def check_in_firefox(browser, base: str, site: Path, name: str) -> Seen:
+    """What may be different in another browser, of one page."""
+    seen = Seen(name)
+    with Tab(browser, base, viewport=PHONE) as phone:
+        phone.open(name)
+        seen.faults += phone.ask("shown") + phone.ask("formulas")
+        seen.faults += [f"at 390 px: {fault}" for fault in phone.ask("sideways")]
+    others, errors = use_parts(browser, base, site, name, seen)
+    note(seen, phone.others + others, phone.errors + errors)
+    seen.faults = [f"in Firefox: {fault}" for fault in seen.faults]
     return seen
 
 
@@ -330,32 +398,74 @@ def check_search(browser, base: str, terms: dict[str, str]) -> list[str]:
 # --- the command --------------------------------------------------------------------------------------------------
 
 
-def check_site(site: Path, names: list[str], order: list[str], terms: dict[str, str], browser: str):
-    """(what was seen of each page, faults of the search). Two browsers share the work."""
+def shared(site: Path, start: Callable, jobs: list[str], work: Callable) -> dict[str, object]:
+    """{job: work(browser, base, job)}, the work shared by two browsers, each of which start(playwright) brings."""
     from playwright.sync_api import sync_playwright
 
-    jobs = iter(["", *sorted(names, key=lambda name: -(site / name).stat().st_size)])  # the search first
-    seen: dict[str, Seen] = {}
+    waiting, done = iter(jobs), {}
 
-    def work(base: str) -> list[str]:
-        search = []
+    def drive(base: str) -> None:
         with sync_playwright() as playwright:
-            running = launch(playwright, browser)
             try:
-                for name in jobs:
-                    if name:
-                        seen[name] = check_page(running, base, site, name, order)
-                        print(".", end="", flush=True)
-                    elif terms:
-                        search = check_search(running, base, terms)
+                browser = start(playwright)
+                for job in waiting:
+                    done[job] = work(browser, base, job)
+                    print(".", end="", flush=True)
             except BaseException:
-                list(jobs)  # the other one stops as well
+                list(waiting)  # the other one stops as well
                 raise
-        return search
 
     with server(site) as base, concurrent.futures.ThreadPoolExecutor(2) as pool:
-        search = [fault for found in pool.map(work, [base, base]) for fault in found]
-    return [seen[name] for name in names], search
+        list(pool.map(drive, [base, base]))
+    return done
+
+
+def check_site(site: Path, names: list[str], order: list[str], terms: dict[str, str], browser: str):
+    """(what Chromium saw of each page, faults of the search)."""
+
+    def work(running, base: str, name: str):
+        if not name:
+            return check_search(running, base, terms)
+        return check_page(running, base, site, name, order)
+
+    jobs = ["", *largest_first(site, names)]  # the search first
+    done = shared(site, lambda playwright: launch(playwright, browser), jobs, work)
+    return [done[name] for name in names], done[""]
+
+
+def check_site_in_firefox(site: Path, rows: list[Seen], firefox: str) -> list[str]:
+    """Faults of the pages in Firefox; what moves has to say there what it said in Chromium (`rows`)."""
+    done = shared(
+        site,
+        lambda playwright: launch_firefox(playwright, firefox),
+        largest_first(site, [row.page for row in rows]),
+        lambda running, base, name: check_in_firefox(running, base, site, name),
+    )
+    faults = []
+    for row in rows:
+        unlike = [f"in Firefox other than in Chromium: {line}" for line in moved.apart(row.moved, done[row.page].moved)]
+        faults += [f"{row.page}: {fault}" for fault in done[row.page].faults + unlike]
+    return faults
+
+
+def try_firefox(site: Path, rows: list[Seen], firefox: str | None) -> list[str]:
+    """The faults in Firefox; none, and a line that says why, where there is no Firefox, or one that cannot be driven."""
+    if not firefox:
+        print(f"\n{NO_FIREFOX}")
+        return []
+    began = time.monotonic()
+    print(f"\nOpening them in {firefox}", flush=True)
+    try:
+        faults = check_site_in_firefox(site, rows, firefox)
+    except NoBrowser as error:
+        print(error)
+        return []
+    print(f" {time.monotonic() - began:.0f} s")
+    return faults
+
+
+def largest_first(site: Path, names: list[str]) -> list[str]:
+    return sorted(names, key=lambda name: -(site / name).stat().st_size)
 
 
 COLUMNS = "kB bare | with figures | elsewhere | axe light | dark | phone | pictures | formulas | Tab stops"
@@ -391,11 +501,13 @@ def look(options: argparse.Namespace) -> int:
     browser = find_browser()
     began = time.monotonic()
     names = [name for name in pages_of(site) if options.only in name]
+    firefox = find_firefox()
     print(f"Opening {len(names)} pages in {browser}", flush=True)
     terms = {} if options.only else TERMS
     rows, search = check_site(site, names, order_of(ROOT), terms, browser)
     print(f"\n{table(rows)}")
     faults = [f"{row.page}: {fault}" for row in rows for fault in row.faults] + search
+    faults += try_firefox(site, rows, firefox)
     if faults:
         print(f"\n{len(faults)} faults:\n")
         print("\n".join(f"  {fault}" for fault in faults))

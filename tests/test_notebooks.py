@@ -116,7 +116,7 @@ GOOD = [
     markdown("claim", "## Halving\n\nOne class is [enough](../book/glossary.md#patch-size): "
                       f"`{{x}}`, $x_{{1}} < 2$, and **half**.\n\n{FILLER}"),
     code("half-class", CLASS.rstrip()),
-    code("half-look", "plot.images([image, Half()(image)])", alt=ALT),
+    code("half-look", "plot.images([image, Half()(image)])", alt=ALT, tags=["hide-input"]),
     markdown("half-caption", CAPTION),
     code("half-check", '# NBVAL_CHECK_OUTPUT\nprint("half")', prints="half\n"),
     markdown("mistakes", "## Common mistakes\n\n**Halving twice.** See Figure 4.1."),
@@ -424,6 +424,26 @@ def from_colab(notebook):
         cell["metadata"]["id"] = f"{cell.pop('id')[:3]}XyZ_9"
         if cell["cell_type"] == "code":
             cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "half\n"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "folded"),
+    [
+        ("import math\nfrom torch import nn", True),
+        ("plot.dots(\n    runs, xlabel='accuracy')", True),
+        ("assert len(runs) == 3\nassert max(runs) < 1\nplot.dots(runs)", True),
+        ("runs = train()\nplot.dots(runs)", False),
+        ("train()\nassert True", False),
+        ("print(plot.dots(runs))", False),
+        ("plotted.dots(runs)", False),
+        ("...  # your code", False),
+        ("%pip install numpy", False),
+        ("# nothing yet", False),
+    ],
+)
+def test_what_only_draws_or_only_asserts_is_folded(source, folded):
+    done = rules.normalise(notebook(code("look", source)))["cells"][0]["metadata"]
+    assert (done.get("tags") == ["hide-input"]) == folded
 
 
 def test_colab_takes_the_ids_and_strip_gives_them_back(book, capsys):

@@ -32,7 +32,7 @@ def test_without_weights_the_pocket_vit_stands_in_and_says_so(capsys, monkeypatc
     monkeypatch.setattr(own_photos, "SMALL", ("digits",))
     backbone, photos = own_photos.backbone_and_photos()
     assert backbone.name == "pocket" and photos.name == "digits"
-    assert capsys.readouterr().out == "left out: no weights\n"
+    assert capsys.readouterr().out == "left out: no weights\nstand-in: the pocket ViT in place of ViT-Tiny and photos\n"
 
 
 @pytest.mark.parametrize(("side", "suffix"), [(28, ".png"), (80, ".jpg")])

@@ -7,7 +7,6 @@ is wrong) and against a copy with one fault, which it must report.
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 import unicodedata
@@ -22,17 +21,17 @@ from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
 from pybtex.database import parse_file
 
-import fallbacks
 import tables
 from apidoc import convert
 from bookcite import short_name
 from markers import without_markers
 from notebook_rules import broken_links, config, headings, notebook_paths, other_words, read, said, slugify, tokens
+from pagehead import pages_address
 from previews import PAGE, meanings, preview
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "README.md", "CONTRIBUTING.md")
+PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "index.md", "README.md", "CONTRIBUTING.md")
 PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")
 PARTS += (".pre-commit-config.yaml", "LICENSE", "LICENSE-text")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,7 +49,7 @@ def rule(function: Callable[[Path], list[str]]) -> Callable[[Path], list[str]]:
 def texts(root: Path) -> Iterator[tuple[Path, str]]:
     """Every page and every notebook's Markdown."""
     pages = [*sorted(root.glob("book/*.md")), *sorted(root.glob("book/solutions/*.md"))]
-    for path in [*pages, root / "README.md", root / "CONTRIBUTING.md"]:
+    for path in [*pages, *(root / name for name in ("index.md", "README.md", "CONTRIBUTING.md"))]:
         yield path, path.read_text(encoding="utf-8")
     for path in notebook_paths(root):
         yield path, "\n\n".join(c["source"] for c in read(path)["cells"] if c["cell_type"] == "markdown")
@@ -117,6 +116,22 @@ def links_resolve(root: Path) -> list[str]:
 
 
 @rule
+def github_shows_what_can_be_read(root: Path) -> list[str]:
+    """GitHub shows a page's source: where that holds directives, README and the guide link to the published page."""
+    site, wrong = pages_address(config(root)["repository"]["url"]), []
+    for path, _, target in links(root):
+        if path.parent != root:
+            continue
+        page = re.sub(r"[.]html$", ".md", target.removeprefix(site)).partition("#")[0] or "_toc.yml"
+        there = (root / page).is_file()
+        if target.startswith(site) and not there:
+            wrong.append(f"{path.name}: {target} is none of the book's pages")
+        elif there and page == target.partition("#")[0] and "\n```{" in (root / page).read_text(encoding="utf-8"):
+            wrong.append(f"{path.name}: GitHub shows {page} with its directives; link to {site}{page[:-3]}.html")
+    return wrong
+
+
+@rule
 def glossary_serves(root: Path) -> list[str]:
     """Terms in alphabetical order, each explained, and linked from a page or a chapter."""
     page = (root / "book" / "glossary.md").read_text(encoding="utf-8")
@@ -134,7 +149,7 @@ def glossary_serves(root: Path) -> list[str]:
 @rule
 def pages_use_one_word(root: Path) -> list[str]:
     """The words that chapters use (`one_word` in scripts/notebook_rules.py); *italics* may name others."""
-    pages = sorted(root.glob("book/*.md"))
+    pages = [root / "index.md", *sorted(root.glob("book/*.md"))]
     plain = {path.name: said(path.read_text(encoding="utf-8"), {"em"}) for path in pages}
     return [f"{name} {line}" for name, words in plain.items() for line in other_words(words)]
 
@@ -158,6 +173,16 @@ def diagrams_speak(root: Path) -> list[str]:
             small = [px for px in re.findall(r"font-size: *([\d.]+)", source) if float(px) < 15]
             wrong += [f"{path.name} has letters of {px} px" for px in small]
     return wrong
+
+
+@rule
+def lines_show_on_every_screen(root: Path) -> list[str]:
+    """No line of the book's own style sheets is thinner than a pixel: Firefox, on a plain screen, draws none of those."""
+    sheets = [path for path in (root / "book" / "_static").rglob("*.css") if "katex" not in path.parts]
+    thin = re.compile(r"(?:border|shadow|outline)[\w-]*:[^;}]*?(?<![\d.])0?[.]\d+px[^;}]*")
+    return [
+        f"{path.name}: {found[0]}" for path in sheets for found in thin.finditer(path.read_text(encoding="utf-8"))
+    ]
 
 
 @rule
@@ -285,6 +310,9 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("citations_resolve", "book/glossary.md", "[He et al. 2016]", "[Hu et al. 2016]", "He et al. 2016"),
     ("links_resolve", "book/notation.md", "glossary.md#token)", "glossary.md#tokens)", "tokens"),
     ("links_resolve", "README.md", "](CONTRIBUTING.md)", "](CONTRIBUTE.md)", "CONTRIBUTE.md"),
+    ("github_shows_what_can_be_read", "README.md", "https://your_org.github.io/vit-book/book/status.html",
+     "book/status.md", "book/status.html"),
+    ("github_shows_what_can_be_read", "README.md", "book/results.html", "book/result.html", "book/result.html"),
     ("glossary_serves", "book/glossary.md", "## Stride", "## A stride", "a stride"),
     ("glossary_serves", "book/glossary.md", "One pass of the training over all training images.", "", "Epoch"),
     ("glossary_serves", "notebooks/08_vit_pytorch.ipynb", "#patch-dropout", "#dropout", "Patch dropout"),
@@ -292,6 +320,7 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("diagrams_speak", "book/_static/vit-block.svg", ">One pre-norm block</title>", "></title>", "title"),
     ("diagrams_speak", "book/_static/vit-model.svg", 'fill="#fff"/>', 'fill="none"/>', "ground"),
     ("diagrams_speak", "book/_static/multi-head.svg", "font-size: 15px", "font-size: 9px", "9 px"),
+    ("lines_show_on_every_screen", "book/_static/pocket/page.css", "border-width: 1px", "border-width: 0.5px", "0.5px"),
     ("diagrams_are_shown", "notebooks/02_attention.ipynb", "local-global", "global-local", "no diagram global-local"),
     ("diagrams_are_shown", "book/notation.md", "_static/vit-patches.svg", "_static/home.png", "vit-patches.svg"),
     ("pictures_speak", "README.md", "![A photo", "![](a.png) ![A photo", "a.png"),
@@ -372,26 +401,6 @@ def test_a_chapter_has_its_own_number():
     numbered = [page["file"] for part in toc["parts"] if part.get("numbered") for page in part["chapters"]]
     assert [int(Path(name).name[:2]) for name in numbered] == [*range(1, len(numbered) + 1)]
     assert [ROOT / f"{name}.ipynb" for name in numbered] == notebook_paths(ROOT)
-
-
-def test_a_build_without_real_data_says_so_on_top(monkeypatch):
-    held = {"Fashion-MNIST": True, "ImageNet weights": False, "photos": False}
-    monkeypatch.setattr(fallbacks, "at_hand", lambda: held)
-    context: dict = {}
-    fallbacks.announce(None, "book/preface", "page.html", context, None)
-    assert "Made without ImageNet weights and photos: chapters" in context["theme_announcement"]
-    assert "without photos: " in fallbacks.announcement({"photos": False})
-    monkeypatch.setattr(fallbacks, "at_hand", lambda: {"photos": True})
-    fallbacks.announce(None, "book/preface", "page.html", context := {}, None)
-    assert context == {}
-
-
-def test_what_is_at_hand_is_looked_for_in_every_folder(monkeypatch, tmp_path):
-    (tmp_path / "second/weights").mkdir(parents=True)
-    (tmp_path / "second/weights/vit.safetensors").touch()
-    monkeypatch.setenv("VITBOOK_DATA", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'second'}")
-    monkeypatch.setattr(fallbacks, "system_folder", lambda: tmp_path / "none")
-    assert fallbacks.at_hand() == {"Fashion-MNIST": False, "ImageNet weights": True, "photos": False}
 
 
 def test_a_glossary_entry_becomes_the_title_of_its_links():

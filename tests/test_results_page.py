@@ -175,7 +175,7 @@ def test_every_study_that_ended_is_shown_with_seeds_device_and_date(tables):
         if not about["finished"]:
             continue
         device = "CPU" if about["device"] == "cpu" else about["device"]
-        said = rf"\d (seeds|repeats); {device},[^;]*; ended {about['finished'][:10]} \(studies/{path.stem}\.py\)"
+        said = rf"\d (seed|repeat)s?; {device},[^;]*; ended {about['finished'][:10]} \(studies/{path.stem}\.py\)"
         assert re.search(said, captions), f"results.md does not show results/{path.stem}.csv, or not when it ended"
 
 

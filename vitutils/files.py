@@ -32,6 +32,11 @@ def sweep(folder: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def stand_in(used: str, wanted: str) -> None:
+    """Print that one thing takes another's place. Where a book is built, the line is read: book/_ext/fallbacks.py."""
+    print(f"stand-in: {used} in place of {wanted}")
+
+
 def short(path: Path) -> str:
     """The path with the home folder written ~."""
     home, text = str(Path.home()), str(path)

@@ -285,7 +285,7 @@ def stacked(parts: Mapping[str, Mapping[str, float]], *, xlabel: str) -> Figure:
         ax.barh(list(parts), lengths, left=before, label=name, color=colour, hatch=hatch, edgecolor="white")
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
-    ax.legend(ncols=min(4, len(names)), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.legend(ncols=min(4, len(names)), loc="outside upper center")  # over the names of the bars too
     return finish(figure)
 
 

@@ -63,6 +63,11 @@
       table.parentNode.insertBefore(box, table);
       box.appendChild(table);
     });
+    // What a cell prints in columns keeps them: at least two of its lines have a gap.
+    each(".bd-article .cell_output pre", function (box) {
+      var gaps = box.textContent.split("\n").filter(function (line) { return /\S {2,}\S|^ {2,}\S/.test(line); });
+      if (gaps.length > 1) box.classList.add("book-columns");
+    });
     // Lists that are none, and entries of a list with a role of yesterday.
     each("dt.sig dl", function (list) {
       list.querySelectorAll("dd").forEach(function (line) {
@@ -92,7 +97,7 @@
         return;
       }
       boxes += 1;
-      var kind = box.tagName === "PRE" ? "Code" : box.classList.contains("katex-display") ? "Formula" : "Table";
+      var kind = box.tagName === "PRE" ? (box.closest(".cell_output") ? "Output" : "Code") : box.classList.contains("katex-display") ? "Formula" : "Table";
       box.tabIndex = 0;
       box.setAttribute("role", "region");
       box.setAttribute("aria-label", kind + " " + boxes + ", scrolls sideways");

@@ -172,11 +172,11 @@ def attention_maps(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def rollout(maps: Tensor) -> Tensor:
-    """Follow attention down to the input. (B, depth, h, T, T) -> (B, T, T).
+    """Follow attention back to the input. (B, depth, h, T, T) -> (B, T, T).
 
     Row i: the share of each input token in output token i, if every block
     kept half of each token and took the other half from the mean of its
-    heads; values and MLPs are ignored. Rows sum to 1.
+    heads; values and MLPs are left out. Rows sum to 1.
     Source: Abnar and Zuidema 2020.
     """
     check_attention(maps)

@@ -31,9 +31,10 @@ warnings.filterwarnings("ignore", "The number of unique classes is greater than 
 
 
 def draw_shots(labels: Tensor, shots: int | None, seed: int) -> Tensor:
-    """Places of `shots` images of each class, or of all it has; None: all.
+    """Positions of `shots` images of each class; None: of all its images.
 
-    For one seed a smaller draw is a part of a larger one.
+    A class with fewer gives all. With one seed, a smaller draw is part of a
+    larger one.
     """
     labels = checked_labels(labels)
     if shots is not None and shots < 1:
@@ -45,10 +46,10 @@ def draw_shots(labels: Tensor, shots: int | None, seed: int) -> Tensor:
 
 
 def split_shots(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Places to fit on, places to choose by: a fifth of each class.
+    """Positions to fit on, and positions to choose by: a fifth per class.
 
-    At least one image of each class chooses, but a class's only image
-    fits. Raises ValueError where every class has a single image.
+    Each class has at least one image to choose by, but a class's only image
+    is for fitting. Raises ValueError if no class has two images.
     """
     labels = checked_labels(labels)
     if labels.bincount().max() < 2:
@@ -66,11 +67,11 @@ def split_shots(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 def knn_predict(
     x: Tensor, y: Tensor, new_x: Tensor, k: int = 20, temperature: float = 0.07
 ) -> Tensor:
-    """Let the k most similar images vote, the more similar the more.
+    """Let the k most similar images vote; closer ones count for more.
 
     x (N, D), y (N,): known images. new_x (M, D) -> answers (M,). Similarity
     is the cosine; a vote weighs exp(cosine / temperature), as in DINO.
-    Raises ValueError for features or labels that do not fit, or are nan.
+    Raises ValueError if features and labels do not match, or are nan.
     """
     at_least_1(k=k)
     what = "a temperature above 0"
@@ -93,9 +94,9 @@ def linear_probe(
     """Logistic regression on features of length 1: answers (M,), and C.
 
     C, the inverse of the weight penalty, is chosen on a fifth of the known
-    images; then the probe is fitted again on all. With one image a class
-    there is nothing to choose by, and C = 10. Raises ValueError as
-    `knn_predict`, and where there is one class only.
+    images; then the probe is fitted again on all. With one image per class
+    there is nothing to choose by, and C = 10. Raises ValueError like
+    `knn_predict`, and if there is only one class.
     """
 
     def fitted(x, y, C):

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from vitutils.data._splits import balanced_order, class_counts, split_off
 from vitutils.data.batches import batches, channel_statistics, check_pair
 from vitutils.data.sources import SOURCES, DataError, find_set
+from vitutils.files import stand_in
 
 DATA_SETS = ("digits", *SOURCES)
 
@@ -141,7 +142,7 @@ def load(name: str, *, download: bool = True) -> Dataset:
 
 
 def load_first(*names: str, download: bool = True) -> Dataset:
-    """The first of these sets that is available; its `source` says which ones are not.
+    """The first of these sets that is available; its `source`, and a printed line, say which ones are not.
 
     Raises ValueError for an unknown name, before anything is tried; DataError if none is available.
     """
@@ -155,8 +156,10 @@ def load_first(*names: str, download: bool = True) -> Dataset:
         except DataError as error:
             failures.append(str(error))
             continue
-        absent = f" ({' and '.join(names[:i])} not available)" if i else ""
-        return replace(found, source=found.source + absent)
+        if i:
+            stand_in(name, absent := " and ".join(names[:i]))
+            found = replace(found, source=f"{found.source} ({absent} not available)")
+        return found
     raise DataError("\n\n".join(failures))
 
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 
 def nearest(points: Tensor, k: int) -> Tensor:
-    """Which k points of the cloud are nearest to each, itself among them.
+    """The k nearest points of each point, itself included.
 
     points (B, N, 3) -> indices (B, N, k), the nearest first. Distances are
-    taken of differences, not of products, which round too coarsely.
-    Raises ValueError for k above N.
+    computed from differences, because products round too coarsely.
+    Raises ValueError unless k is from 1 to N.
     """
     B, N, _ = points.shape
     if not 1 <= k <= N:
@@ -31,9 +31,9 @@ def nearest(points: Tensor, k: int) -> Tensor:
 
 
 def of_neighbours(values: Tensor, near: Tensor) -> Tensor:
-    """What the neighbours have: values (B, N, D), near (B, N, k).
+    """The neighbours' values: values (B, N, D), near (B, N, k).
 
-    Returns (B, N, k, D): at [b, i, j] the row of point i's j-th neighbour.
+    Returns (B, N, k, D): at [b, i, j] the values of point i's j-th neighbour.
     """
     B, N, k = near.shape
     first = N * torch.arange(B, device=near.device)  # where each cloud begins
@@ -42,7 +42,7 @@ def of_neighbours(values: Tensor, near: Tensor) -> Tensor:
 
 
 class PointMLP(nn.Module):
-    """PointNet's idea: every point by itself. tokens (B, N, D) -> the same.
+    """PointNet's idea: each point by itself. tokens (B, N, D) -> (B, N, D).
 
     Points meet only where they are pooled, at the network's end.
     """
@@ -61,10 +61,10 @@ class OffsetAttention(nn.Module):
     """PCT's global self-attention: every point looks at all points.
 
     tokens (B, N, D) -> (B, N, D); with need_weights=True also attn (B, N, N),
-    whose rows sum to 1. A softmax over the queries (columns sum to 1), then
-    rows divided by their sums; the layer hands on the token less the mean of
-    the values. With bias=True far points count less, by a learned width. Here
-    without PCT's BatchNorm. Source: PCT, section 3.3.
+    whose rows sum to 1: a softmax over the queries (columns sum to 1), then
+    rows divided by their sums. The layer passes on the token minus the mean
+    of the values. With bias=True far points count less, by a learned width.
+    PCT's BatchNorm is left out. Source: PCT, section 3.3.
     """
 
     def __init__(self, embed_dim: int, bias: bool = False):
@@ -93,9 +93,10 @@ class VectorAttention(nn.Module):
     """Point Transformer's local attention: each point looks at k neighbours.
 
     tokens (B, N, D), points (B, N, 3), near (B, N, k) -> (B, N, D); with
-    need_weights=True also attn (B, N, k, D): every channel has weights of its
-    own, which sum to 1 over the neighbours. Only differences of coordinates
-    come in. mask (B, N, k): True = may look. Source: Zhao et al. 2021, eq. 3.
+    need_weights=True also attn (B, N, k, D): every channel has its own
+    weights, which sum to 1 over the neighbours. Uses only differences of
+    coordinates. mask (B, N, k): True = may look. Source: Zhao et al. 2021,
+    eq. 3.
     """
 
     def __init__(self, embed_dim: int):
@@ -120,7 +121,7 @@ class VectorAttention(nn.Module):
 
 
 def bilinear(places: Tensor, G: int) -> Tensor:
-    """How much of each of G x G cells a place has: (..., 2) -> (..., G*G).
+    """The weights of G x G cells at a position: (..., 2) -> (..., G*G).
 
     places: from -1, the middle of the first cell, to 1, that of the last. At
     most four weights are above 0; they sum to 1.
@@ -133,23 +134,23 @@ def bilinear(places: Tensor, G: int) -> Tensor:
 
 
 def splat(values: Tensor, weights: Tensor) -> Tensor:
-    """Lay points on cells: values (..., N, D), weights (..., N, G*G).
+    """Put points into cells: values (..., N, D), weights (..., N, G*G).
 
-    Returns (..., G*G, D), in each cell the weighted mean of the points that
-    reach it, 0 where none does.
+    Returns (..., G*G, D): in each cell the weighted mean of the points that
+    reach it, or 0 if none does.
     """
     total = weights.sum(dim=-2)[..., None]  # (..., G*G, 1)
     return weights.transpose(-2, -1) @ values / total.clamp_min(1e-6)
 
 
 class CloudTransform(nn.Module):
-    """Cloud Transformers' layer: each head lays the points on a small grid.
+    """Cloud Transformers' layer: each head puts the points on a small grid.
 
-    tokens (B, N, D), points (B, N, 3) -> (B, N, D). Head by head: predict a
-    place in the plane for each point, splat the values there, convolve, and
-    slice back at the same places. No softmax over points and no map: points
-    meet in the cells. The paper takes a cell's maximum, this its mean; and it
-    has 3-D grids too. Source: Mazur and Lempitsky 2021, section 3.
+    tokens (B, N, D), points (B, N, 3) -> (B, N, D). Each head predicts a
+    position on the grid for each point, splats the values there, convolves,
+    and slices at the same positions. No softmax over points and no map:
+    points meet in the cells. A cell holds its mean, in the paper its maximum;
+    the paper has 3-D grids too. Source: Mazur and Lempitsky 2021, section 3.
     """
 
     def __init__(self, embed_dim: int, num_heads: int = 4, grid: int = 8):
@@ -180,7 +181,7 @@ class CloudTransform(nn.Module):
 
 
 class PointEmbed(nn.Module):
-    """Embed coordinates, each point's by itself: (B, N, 3) -> (B, N, D)."""
+    """Embed coordinates, point by point: (B, N, 3) -> (B, N, D)."""
 
     def __init__(self, embed_dim: int):
         super().__init__()
@@ -192,10 +193,10 @@ class PointEmbed(nn.Module):
 
 
 class NeighbourEmbed(nn.Module):
-    """Embed what stands around a point: (B, N, 3) -> (B, N, D).
+    """Embed what is around each point: (B, N, 3) -> (B, N, D).
 
     The steps to its neighbours near (B, N, k), each through one MLP, then the
-    maximum over them. Where the point itself stands is not seen.
+    maximum over them. The point's own position is not used.
     """
 
     def __init__(self, embed_dim: int):
@@ -211,9 +212,9 @@ class PointClassifier(nn.Module):
     """Embed, `depth` times tokens + layer(norm(tokens)), pool, classify.
 
     points (B, N, 3), any N -> logits (B, K). layer and embed are called with
-    embed_dim. k: neighbours of a point, itself among them; 0 where neither
-    asks for any. The pooled vector holds, for each of pool_dim features, its
-    maximum over the points.
+    embed_dim. k: neighbours per point, itself included; 0 if neither layer
+    nor embed needs any. The pooled vector holds the maximum of each of
+    pool_dim features over the points.
     """
 
     def __init__(

@@ -31,8 +31,7 @@ class SwinConfig:
     second block shifts its windows, and whether a mask then keeps apart what
     the shift has brought together. position: "relative" (a bias per head
     and offset), "absolute" (a vector per patch, for images of img_size) or
-    "none".
-    version: 1 or 2. Raises ValueError where sizes do not fit together.
+    "none". version: 1 or 2. Raises ValueError if sizes do not fit together.
     """
 
     img_size: int | Pair = 224
@@ -79,8 +78,8 @@ class SwinConfig:
 def window_partition(tokens: Tensor, window: Pair) -> Tensor:
     """Cut a grid of tokens into windows: (B, H, W, D) -> (B, nW, M, D).
 
-    Windows, and the tokens in each, stand row by row.
-    Raises ValueError where the window does not divide the grid.
+    Windows are in order row by row, and so are the tokens in each.
+    Raises ValueError if the window does not divide the grid.
     """
     B, H, W, D = tokens.shape
     Mh, Mw = window
@@ -99,10 +98,11 @@ def window_reverse(windows: Tensor, window: Pair, grid: Pair) -> Tensor:
 
 
 def relative_position_index(window: Pair) -> Tensor:
-    """Which offset lies between any two tokens of a window: (M, M).
+    """The number of the offset between any two tokens of a window: (M, M).
 
-    Entry (i, j) numbers the offset of token i from token j, a row offset of
-    -(Mh - 1) .. Mh - 1 and a column offset likewise, row by row from 0.
+    Entry (i, j) belongs to the offset of token i from token j. Row offsets
+    run from -(Mh - 1) to Mh - 1, column offsets likewise; offsets are
+    numbered row by row, from 0.
     """
     Mh, Mw = window
     row = torch.arange(Mh).repeat_interleave(Mw)  # of each token, (M,)
@@ -115,9 +115,9 @@ def relative_position_index(window: Pair) -> Tensor:
 def shifted_mask(grid: Pair, window: Pair, shift: Pair) -> Tensor:
     """Which tokens of a shifted window may look at each other.
 
-    (nW, M, M), True = may look. The roll has brought the first rows behind
-    the last ones, and the first columns behind the last: two tokens of a
-    window belong together if no such seam lies between them.
+    (nW, M, M), True = may look. The roll has moved the first rows after the
+    last ones, and the first columns after the last: two tokens of a window
+    belong together if no such seam lies between them.
     """
     labels = []
     for side, M, s in zip(grid, window, shift, strict=True):
@@ -155,7 +155,7 @@ class WindowAttention(nn.Module):
             self.register_buffer(name, index, persistent=False)
 
     def make_bias(self) -> None:
-        """One learned number for each offset and head."""
+        """Make one learned number per offset and head."""
         Mh, Mw = self.window_size
         table = torch.empty((2 * Mh - 1) * (2 * Mw - 1), self.num_heads)
         nn.init.trunc_normal_(table, std=0.02)
@@ -171,7 +171,7 @@ class WindowAttention(nn.Module):
         return self.qkv(windows)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """(B, nW, h, M, Dh), twice -> (B, nW, h, M, M)."""
+        """Scaled dot products of (B, nW, h, M, Dh): (B, nW, h, M, M)."""
         return q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
 
     def forward(
@@ -196,12 +196,12 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Pre-norm block whose attention stays in windows: (B, H, W, D), same out.
+    """Pre-norm block with attention in windows: tokens (B, H, W, D), same out.
 
-    With shift (0, 0) windows start at the grid's corner; else they start that
-    many rows and columns further on: the grid is rolled back by that, and
-    `masked` keeps apart what the roll has brought together. A grid that the
-    window does not divide is padded with zeros, which take part as keys.
+    With shift (0, 0) windows start at the grid's corner, otherwise that many
+    rows and columns further on: the grid is rolled back by the shift, and if
+    `masked`, a mask keeps apart what the roll has brought together. A grid
+    that the window does not divide is padded with zeros, which serve as keys.
     """
 
     attention = WindowAttention
@@ -254,9 +254,9 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Each 2 x 2 tokens become one of twice the width.
+    """Merge each 2 x 2 tokens into one of twice the width.
 
-    (B, H, W, D) -> (B, H/2, W/2, 2 D). The four stand column by column:
+    (B, H, W, D) -> (B, H/2, W/2, 2 D). The four are joined column by column:
     upper left, lower left, upper right, lower right. A grid with an odd side
     gets a row or column of zeros.
     """
@@ -300,9 +300,9 @@ class GridEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Merging, in every stage but the first, then blocks in pairs.
+    """Patch merging, except in the first stage, then blocks in pairs.
 
-    The second of each pair shifts its windows by half of their side.
+    The second block of each pair shifts its windows by half their side.
     """
 
     def __init__(self, config: SwinConfig, number: int):
@@ -329,7 +329,7 @@ class Stage(nn.Module):
 class Swin(nn.Module):
     """Swin Transformer. images (B, C, H, W) -> logits (B, K).
 
-    Images of any size that patches divide are accepted, unless position is
+    Accepts images of any size that patches divide, unless position is
     "absolute". num_classes 0: no head, features (B, 2^(stages - 1) D).
     """
 
@@ -377,11 +377,11 @@ class Swin(nn.Module):
 
 
 class WindowAttentionV2(WindowAttention):
-    """Swin V2's attention: by angle, and with a bias for any offset.
+    """Swin V2's attention: cosine scores, and a bias for any offset.
 
-    Scores are cosines times a learned factor, at most 100, per head; keys have
-    no bias. What is added comes from a small network of the offset, which is
-    given on a logarithmic scale, and lies between 0 and 16.
+    Scores are cosines times a learned factor per head, at most 100; keys have
+    no bias. A small network computes what is added to the scores, between 0
+    and 16, from the offset on a logarithmic scale.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, *sizes, **options):
@@ -390,7 +390,7 @@ class WindowAttentionV2(WindowAttention):
         self.logit_scale = nn.Parameter(factor)
 
     def make_bias(self) -> None:
-        """A network from offsets (rows, columns) to a number per head."""
+        """Make the network from offsets (rows, columns) to heads' biases."""
         first, last = nn.Linear(2, 512), nn.Linear(512, self.num_heads, False)
         self.cpb_mlp = nn.Sequential(first, nn.ReLU(), last)
         sides = [
@@ -417,7 +417,7 @@ class WindowAttentionV2(WindowAttention):
         return F.linear(windows, self.qkv.weight, bias)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """(B, nW, h, M, Dh), twice -> (B, nW, h, M, M)."""
+        """Scaled cosines of (B, nW, h, M, Dh): (B, nW, h, M, M)."""
         cosine = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
         return cosine * self.logit_scale.clamp(max=math.log(100)).exp()
 

@@ -29,7 +29,7 @@ class DropPath(nn.Module):
     """In training, leave out an update for some images of a batch.
 
     updates (B, T, D) -> (B, T, D): 0 with probability `rate`, else divided by
-    1 - rate, so that the mean stays.
+    1 - rate, so that the mean stays the same.
     """
 
     def __init__(self, rate: float):
@@ -75,7 +75,7 @@ def patch_coordinates(grid: tuple[int, int], own=None, to_one: bool = True, devi
 
 
 def rope_angles(places: Tensor, head_dim: int, temperature: float) -> Tensor:
-    """By how much each pair of channels turns: (..., N, A) -> (..., N, Dh/2).
+    """The angle of each pair of channels: (..., N, A) -> (..., N, Dh/2).
 
     Each of the A axes gets an equal share of the pairs; their frequencies fall
     from 1 towards 1 / temperature.

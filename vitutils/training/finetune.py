@@ -108,7 +108,7 @@ def add_lora(net: nn.Module, r: int, image: Tensor) -> nn.Module:
 
 
 def unreached(net: nn.Module, image: Tensor) -> list[str]:
-    """Names of the parameters to train that no gradient reaches."""
+    """Names of the trainable parameters that no gradient reaches."""
     own = {n: p for n, p in net.named_parameters() if p.requires_grad}
     with torch.enable_grad():
         net(image.to(next(iter(own.values())).device)).sum().backward()

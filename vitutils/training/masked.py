@@ -46,7 +46,7 @@ def random_masking(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the patches to hide by sorting noise (B, N), one row per image.
 
-    Returns keep (B, n), the places of the n = N (1 - ratio) visible patches,
+    Returns keep (B, n), the indices of the n = N (1 - ratio) visible patches,
     rounded down; restore (B, N), which undoes the shuffle; and hidden (B, N),
     True where a patch is hidden. Raises ValueError if none or all are hidden.
     """
@@ -60,7 +60,7 @@ def random_masking(
 
 
 def pick_tokens(tokens: Tensor, places: Tensor) -> Tensor:
-    """The tokens (B, T, D) at places (B, n), in that order: (B, n, D)."""
+    """The tokens (B, T, D) at indices (B, n), in that order: (B, n, D)."""
     return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
@@ -73,8 +73,8 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 class Decoder(nn.Module):
     """Tokens of the visible patches in, pixels of every patch out.
 
-    tokens (B, prefix + n, D) and restore (B, N) -> (B, N, C*P*P). Each hidden
-    place gets the same learned token; positions tell them apart.
+    tokens (B, prefix + n, D) and restore (B, N) -> (B, N, C*P*P). All hidden
+    patches get the same learned token; positions tell them apart.
     """
 
     def __init__(self, encoder: ViTConfig, light: ViTConfig):
@@ -107,9 +107,9 @@ class Decoder(nn.Module):
 class MAE(nn.Module):
     """Masked autoencoder around a ViT: images (B, C, H, W) -> loss.
 
-    The encoder sees the visible patches alone; a light decoder predicts the
+    The encoder sees only the visible patches; a light decoder predicts the
     pixels of all. The loss is the mean squared error on the hidden patches.
-    normalise: a target is its patch minus the patch's mean, over its standard
+    normalise: targets are patches minus their mean, divided by their standard
     deviation. noise (B, N), if given, decides what is hidden. With
     need_patches=True also the predicted patches (B, N, C*P*P), and hidden.
     """
@@ -137,7 +137,7 @@ class MAE(nn.Module):
         return self.encoder.norm(tokens)
 
     def targets(self, images: Tensor) -> Tensor:
-        """What the decoder is to predict: patches (B, N, C*P*P)."""
+        """What the decoder should predict: patches (B, N, C*P*P)."""
         patches = patchify(images, self.encoder.config.patch_size)
         if self.normalise:
             mean, std = patch_statistics(patches)

@@ -102,8 +102,8 @@ def dino_loss(
 ) -> Tensor:  # fmt: skip
     """Cross-entropy of the student's answers with the teacher's, in nats.
 
-    student (V, B, K), teacher (G, B, K): outputs; view g of the teacher is
-    the same picture as view g of the student, and such pairs are left out.
+    student (V, B, K), teacher (G, B, K): outputs. View g of the teacher is
+    the same crop as view g of the student; such pairs are left out.
     centre (K,): subtracted from the teacher's. Source: DINO, algorithm 1.
     """
     targets = ((teacher.detach() - centre) / teacher_temp).softmax(dim=-1)
@@ -132,7 +132,7 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 def entropies(probabilities: Tensor) -> tuple[float, float]:
     """In nats: the mean entropy of the rows (B, K); the entropy of their mean.
 
-    The second is never smaller. Their difference is what an answer tells
+    The second is never smaller. Their difference is how much an answer tells
     about which image it was: 0 if every image gets the same answer.
     """
     mean = probabilities.mean(dim=0)
@@ -152,10 +152,10 @@ def verdict(each: float, together: float, K: int) -> str:
 
 
 class DINO(nn.Module):
-    """Self-distillation: a student learns what its own mean says.
+    """Self-distillation: a student learns from a mean of its own past.
 
     images (B, C, H, W) -> loss. The teacher is a moving mean of the student,
-    sees the large views only, and gets no gradient. centring keeps one output
+    sees only the large views, and gets no gradient. centring keeps one output
     from winning, sharpening (a teacher_temp below student_temp) keeps the
     answers from becoming uniform. Call after_step() after each optimizer step.
     """

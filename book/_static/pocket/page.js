@@ -1,5 +1,6 @@
 // The page "A ViT in your browser": pick or draw a picture, read the answer, ask a patch where its heads attend.
-// vit.js computes; weights.js and images.js hold numbers; the page's Markdown holds the frame that is filled here.
+// vit.js computes; weights.js and images.js hold numbers; the page's Markdown holds the frame that is filled here. The
+// home page has less of that frame, and names the images to pick from: what is not there is left out.
 (function () {
   "use strict";
 
@@ -70,7 +71,7 @@
       row.querySelector(".pocket-bar > span").style.width = 100 * shares[k] + "%";
       row.querySelector(".pocket-share").textContent = percent(shares[k]);
     });
-    place("time").textContent = `Computed here in ${Math.round(milliseconds)} ms.`;
+    if (place("time")) place("time").textContent = `Computed here in ${Math.round(milliseconds)} ms.`;
     let words = `First answer: ${classes[first]}, ${percent(shares[first])}. `;
     if (truth === null) words += pixels.some((v) => v > 0) ? "Your own picture has no label." : "The picture is empty.";
     else if (touched) words += `You changed the picture; its label was ${classes[truth]}.`;
@@ -123,6 +124,7 @@
   }
 
   function showMaps() {
+    if (!place("maps")) return;
     const asks = hovered === null ? chosen : hovered;
     place("from").textContent = nameOf(asks);
     place("class").setAttribute("aria-pressed", String(asks === 0));
@@ -161,7 +163,7 @@
   // Show the picture at once; compute when the browser is free, once for all that happened until then.
   function changed() {
     paint(place("draw"), pixels);
-    paint(place("seen"), pixels);
+    if (place("seen")) paint(place("seen"), pixels);
     place("answer").setAttribute("aria-busy", "true");
     if (!due) due = setTimeout(run);
   }
@@ -169,11 +171,12 @@
   // --- picking ---
 
   function picks() {
-    const all = pocketViT.bytes(pocketImages.pixels), count = {};
-    pocketImages.labels.forEach((k, i) => {
+    const all = pocketViT.bytes(pocketImages.pixels), {labels} = pocketImages;
+    const wanted = stage.dataset.picks ? stage.dataset.picks.split(" ").map(Number) : [...labels.keys()];
+    wanted.forEach((i) => {
+      const k = labels[i], number = labels.slice(0, i + 1).filter((label) => label === k).length;
       const image = Float32Array.from(all.subarray(i * S * S, (i + 1) * S * S), (v) => v / 255);
-      count[k] = (count[k] || 0) + 1;
-      const radio = make("input", {type: "radio", name: "pocket-pick", "aria-label": `${classes[k]} ${count[k]}`});
+      const radio = make("input", {type: "radio", name: "pocket-pick", "aria-label": `${classes[k]} ${number}`});
       const canvas = make("canvas", {width: S, height: S, "aria-hidden": "true"});
       paint(canvas, image);
       const pick = () => {
@@ -191,8 +194,8 @@
   // --- drawing ---
 
   function pen() {
-    const shade = stage.querySelector("input[name=pocket-pen]:checked").value;
-    return {value: PENS[shade], radius: Number(place("width").value) / 2};
+    const shade = stage.querySelector("input[name=pocket-pen]:checked")?.value || "light";
+    return {value: PENS[shade], radius: Number(place("width")?.value || 3) / 2};
   }
 
   // Mix the pen's value into the pixels around (x, y), by how far the pen covers them.
@@ -318,10 +321,12 @@
   // --- begin ---
 
   bars();
-  mapsTable();
   picks();
   drawing();
-  grid();
+  if (place("maps")) {
+    mapsTable();
+    grid();
+  }
   missing.remove();
   stage.hidden = false;
   model = pocketViT.load(pocketWeights);

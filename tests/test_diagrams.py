@@ -1,0 +1,127 @@
+"""The numbers in the drawings of book/_static are what the book's code computes."""
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vitutils.models.attention import attention
+from vitutils.models.transformer import rotate
+
+STATIC = Path(__file__).resolve().parent.parent / "book" / "_static"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def read(name: str) -> ET.Element:
+    return ET.parse(STATIC / f"{name}.svg").getroot()
+
+
+def part(drawing: ET.Element, name: str) -> list[ET.Element]:
+    """The groups of a drawing that have this class."""
+    return [group for group in drawing.iter(f"{SVG}g") if group.get("class") == name]
+
+
+def texts(group: ET.Element) -> list[str]:
+    return [node.text.replace("−", "-") for node in group.iter(f"{SVG}text")]
+
+
+def grid(group: ET.Element) -> list[list[str]]:
+    """What a group's boxes contain, row by row as they are drawn."""
+    rows: dict[float, list[str]] = {}
+    for box, text in zip(group.iter(f"{SVG}rect"), texts(group), strict=True):
+        rows.setdefault(float(box.get("y")), []).append(text)
+    return list(rows.values())
+
+
+def matrix(drawing: ET.Element, name: str) -> torch.Tensor:
+    (group,) = part(drawing, name)
+    return torch.tensor([[float(number) for number in row] for row in grid(group)])
+
+
+def test_queries_keys_and_values_as_matrices():
+    drawing = read("qkv-matrices")
+    q, k, v = matrix(drawing, "q"), matrix(drawing, "kt").T, matrix(drawing, "v")
+    assert torch.equal(matrix(drawing, "scores"), q @ k.T) and not torch.equal(q @ k.T, k @ q.T)
+    out, attn = attention(q, k, v)
+    for name, expected in {"attn": attn, "out": out}.items():
+        torch.testing.assert_close(matrix(drawing, name), expected, atol=0.005, rtol=0)
+    torch.testing.assert_close(matrix(drawing, "attn").sum(1), torch.ones(3))  # as printed, too
+    results = {"Kᵀ": (q @ k.T)[0, 1], "V": out[0, 0]}
+    (sums,) = part(drawing, "sums")
+    for line, (other, result) in zip(texts(sums), results.items(), strict=True):
+        _, formula = line.split(f"of {other}: ")
+        terms, printed = formula.split(" = ")
+        total = sum(float(a) * float(b) for a, b in (term.split("·") for term in terms.split(" + ")))
+        assert total == pytest.approx(float(printed)) == pytest.approx(result.item(), abs=0.005)
+
+
+def test_heads_are_cut_by_reshape_and_permute():
+    drawing = read("head-axes")
+    tokens = matrix(drawing, "tokens")
+    T, D = tokens.shape
+    assert torch.equal(tokens, torch.arange(T * D).float().reshape(T, D))
+    assert torch.equal(matrix(drawing, "cut"), tokens)
+    h = len(part(drawing, "right"))
+    right = tokens.reshape(T, h, D // h).permute(1, 0, 2)
+    for name, expected in {"right": right, "wrong": tokens.reshape(h, T, D // h)}.items():
+        drawn = torch.stack([torch.tensor([[float(n) for n in row] for row in grid(g)]) for g in part(drawing, name)])
+        assert torch.equal(drawn, expected), name
+    colour = {}  # one per token, wherever its numbers are drawn
+    for name in ("tokens", "cut", "right", "wrong"):
+        for group in part(drawing, name):
+            for box, number in zip(group.iter(f"{SVG}rect"), texts(group), strict=True):
+                colour.setdefault(int(number) // D, set()).add(box.get("fill"))
+    assert all(len(fills) == 1 for fills in colour.values()) and len(set().union(*colour.values())) == T
+
+
+def arrows(group: ET.Element, kind: str) -> torch.Tensor:
+    """The arrows of a kind, (n, 2), in pixels, y upwards."""
+    paths = [path.get("d") for path in group.iter(f"{SVG}path") if path.get("class") == kind]
+    ends = torch.tensor([[float(n) for n in re.findall(r"-?[\d.]+", path)] for path in paths])
+    return (ends[:, 2:] - ends[:, :2]) * torch.tensor([1.0, -1.0])
+
+
+def turned(vector: torch.Tensor, pair: int, position: int) -> torch.Tensor:
+    """A pair of numbers that rotary attention turns, in queries of width 8."""
+    queries = torch.zeros(position + 1, 8)
+    queries[:, 2 * pair : 2 * pair + 2] = vector
+    return rotate(queries)[position, 2 * pair : 2 * pair + 2]
+
+
+def test_rotary_positions_turn_pairs():
+    drawing = read("rope")
+    rates = [float(text.split("· ")[1]) for text in texts(drawing) if text.startswith("m ·")]
+    for pair, rate in enumerate(rates):
+        angle = torch.atan2(*turned(torch.tensor([1.0, 0.0]), pair, 1).flip(0))
+        assert angle.item() == pytest.approx(rate, rel=1e-3)
+    for pair in (0, 1):
+        (group,) = part(drawing, f"pair-{pair}")
+        drawn = arrows(group, "turn")
+        expected = torch.stack([turned(drawn[0], pair, m) for m in range(len(drawn))])
+        torch.testing.assert_close(drawn, expected, atol=0.3, rtol=0)
+
+
+def test_rotary_positions_keep_the_dot_product_at_an_offset():
+    drawing, products = read("rope"), []
+    length = arrows(part(drawing, "pair-0")[0], "turn")[0].norm()
+    meetings = part(drawing, "meeting")
+    vectors = [[arrows(group, kind)[0] / length for kind in "qk"] for group in meetings]
+    positions = [[int(group.get(f"data-{name}")) for name in ("query", "key")] for group in meetings]
+    assert positions[0][0] - positions[0][1] == positions[1][0] - positions[1][1]
+    for n in (0, 1):  # the later picture is the earlier, turned by the difference of the positions
+        moved = turned(vectors[0][n], 0, positions[1][n] - positions[0][n])
+        torch.testing.assert_close(vectors[1][n], moved, atol=0.005, rtol=0)
+    for group, (q, k) in zip(meetings, vectors, strict=True):
+        products.append(float(texts(group)[0].removeprefix("dot product ")))
+        assert products[-1] == pytest.approx((q @ k).item(), abs=0.01)
+    assert products[0] == products[1]
+
+
+def test_the_kernel_slides():
+    numbers = [float(t) for t in texts(read("sliding-kernel")) if re.fullmatch(r"-?\d", t)]
+    image, kernel, answer = (torch.tensor(n) for n in (numbers[:36], numbers[36:45], numbers[45:]))
+    found = F.conv2d(image.reshape(1, 1, 6, 6), kernel.reshape(1, 1, 3, 3))
+    assert torch.equal(found, answer.reshape(1, 1, 4, 4))
