@@ -1,8 +1,9 @@
 """Chapter 6's other optimizer: both of its nets with AdamW alone, and with Muon for the matrices inside.
 
 Nets, images and the rest of the recipe are those of studies/training.py, and so is AdamW's peak rate, which that study
-chose among five. Muon gets its own five, chosen likewise; AdamW's rate for what is left to it stays. (The first five
-began at .005, which led .01 by a point: .04 and .08 then made way for two lower ones, before either had run.)
+chose among five. Muon gets its own, chosen likewise; AdamW's rate for what is left to it stays. (The first five rates
+began at .005, which led .01 for the ViT: .04 and .08 then made way for two lower ones, before either had run. When .02
+was the CNN's best, .04 came back, for both.)
 
 Parts, in the order they run:
     search    both nets at each peak rate of Muon, 3 epochs, held-out training images, seed 100
@@ -24,7 +25,7 @@ from vitutils import data, train
 from vitutils.data import Dataset
 
 NETS, OPTIMIZERS, EPOCHS = ("vit", "cnn"), ("AdamW", "Muon"), (2, 4)
-RATES = (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2)
+RATES = (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 KEY = ("part", "net", "optimizer", "variant", "epochs", "seed")
 FIELDS = ("lr", "muon_lr", "steps", "accuracy", "loss", "train_loss", "share_of_commonest_answer", "seconds")
 predicted = {
