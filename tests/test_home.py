@@ -115,12 +115,13 @@ def test_the_words_and_bars_say_it(found):
 
 
 LIVE = """
-await new Promise((go) => setTimeout(go, 3000));
+while (document.getElementById("pocket-stage").hidden) await new Promise((go) => setTimeout(go, 100));
 const place = (id) => document.getElementById("pocket-" + id), pause = () => new Promise((go) => setTimeout(go, 600));
 const read = () => ({
   answer: place("answer").textContent,
   bars: [...place("bars").children].map((row) => row.querySelector(".pocket-share").textContent),
 });
+await pause();
 const result = {first: read(), hidden: place("stage").hidden, missing: !!place("missing")};
 result.picks = [...place("picks").querySelectorAll("input")].map((one) => one.ariaLabel);
 place("clear").click();

@@ -105,21 +105,34 @@ def site(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def look(site):
-    """A function that opens a page with this text, and says what was seen."""
+def driver():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `make pages` does it")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def look(site, driver):
+    """A function that opens a page with this text, and says what was seen."""
     pytest.importorskip("axe_playwright_python", reason="axe is not installed: `make pages` does it")
     try:
         browser = pages.find_browser()
     except pages.NoBrowser as error:
         pytest.skip(str(error))
-    with sync_api.sync_playwright() as playwright, pages.server(site) as base:
-        running = pages.launch(playwright, browser)
+    with pages.server(site) as base:
+        running = pages.launch(driver, browser)
 
         def see(text: str) -> pages.Seen:
             (site / "page.html").write_text(text)
             return pages.check_page(running, base, site, "page.html", ORDER)
 
+        def use(text: str) -> dict:
+            seen = pages.Seen("page.html")
+            (site / "page.html").write_text(text)
+            assert pages.use_parts(running, base, site, "page.html", seen) == ([], [])
+            return seen.moved
+
+        see.use = use
         see.search = lambda terms: pages.check_search(running, base, terms)
         yield see
 
@@ -166,6 +179,109 @@ def test_the_search(look):
     assert "finds nothing" in look.search({"dropout": "page.html"})[0]
 
 
+# --- in Firefox ---------------------------------------------------------------------------------------------------
+
+IN_FIREFOX = ["a picture from elsewhere", "a script error", "a missing file", "a picture that is not there"]
+IN_FIREFOX += ["a formula that is not set", "a word too wide", "a box no key reaches"]
+
+
+@pytest.fixture(scope="module")
+def fox(site, driver):
+    """A function that opens a page with this text in Firefox, and says what was seen. A Firefox that is there must run."""
+    if not (found := pages.find_firefox()):
+        pytest.skip(pages.NO_FIREFOX)
+    with pages.server(site) as base:
+        running = pages.launch_firefox(driver, found)
+
+        def see(text: str) -> pages.Seen:
+            (site / "page.html").write_text(text)
+            return pages.check_in_firefox(running, base, site, "page.html")
+
+        yield see
+        running.close()
+
+
+@pytest.mark.slow
+def test_a_page_that_is_right_in_firefox(fox):
+    seen = fox(moving())
+    assert seen.faults == []
+    assert [step for step in seen.moved["try-stage"].said if "click" in step] == ["4. a click on 'More'"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_FIREFOX)
+def test_a_fault_is_reported_in_firefox(fox, name):
+    before, after, said = FAULTS[name]
+    assert any(said in fault and fault.startswith("in Firefox: ") for fault in fox(GOOD.replace(before, after)).faults)
+
+
+@pytest.mark.slow
+def test_a_firefox_that_does_not_run_is_told(driver, tmp_path):
+    broken = tmp_path / "firefox"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    with pytest.raises(pages.NoBrowser, match="firefox cannot be driven"):
+        pages.launch_firefox(driver, str(broken))
+
+
+# --- what a reader moves ------------------------------------------------------------------------------------------
+
+STAGE = """<div id="try-stage"><label>Much <input type="range" max="3" value="1"></label>
+<button type="button">More</button><p id="much">1</p>
+<canvas width="90" height="90" tabindex="0" role="application" aria-label="A board"></canvas></div>
+<script>
+  const much = document.querySelector("#much"), stage = document.querySelector("#try-stage");
+  stage.querySelector("[type=range]").addEventListener("input", (event) => { much.textContent = event.target.value; });
+  stage.querySelector("button").addEventListener("click", () => { much.textContent = Number(much.textContent) + 1; });
+  stage.querySelector("canvas").addEventListener("pointermove", (event) => {
+    if (event.buttons) event.target.getContext("2d").fillRect(event.offsetX, event.offsetY, 9, 9);
+  });
+</script>"""
+STILL = {  # what is changed, into what, what the report must say
+    "a slider no key moves": ('type="range"', 'type="range" onkeydown="return false"', "no key moves 'Much'"),
+    "a button that does nothing": ('addEventListener("click"', 'addEventListener("klick"', "no click changes what"),
+    "a board that can't be dragged": ("event.buttons", "false", "dragging changes nothing"),
+    "a part that does not open": ('id="try-stage"', 'id="try-stage" hidden', "try-stage does not start"),
+}
+
+
+def moving(text: str = STAGE) -> str:
+    return GOOD.replace("</article>", text + "<p id='try-missing'></p></article>")
+
+
+@pytest.mark.slow
+def test_what_moves_is_used_and_says_what_it_shows(look):
+    part = look.use(moving())["try-stage"]
+    assert part.faults == []
+    assert list(part.said)[1:] == [
+        "1. ArrowRight on 'Much'", "2. Enter on 'More'", "3. ArrowRight n Space on 'A board'",
+        "4. a click on 'More'", "at last"]  # fmt: skip
+    assert [re.search(r"More (\d)", words)[1] for words in part.said.values()] == list("123344")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STILL)
+def test_what_does_not_move_is_reported(look, name, monkeypatch):
+    if "does not start" in STILL[name][2]:
+        monkeypatch.setattr(pages.moved, "STARTED", 500)
+    before, after, said = STILL[name]
+    assert before in STAGE
+    faults = look.use(moving(STAGE.replace(before, after)))["try-stage"].faults
+    assert any(said in fault for fault in faults), faults
+
+
+def test_two_browsers_that_say_different_things():
+    def part(*words: str) -> dict:
+        return {"a": pages.moved.Part(dict(zip(("at first", "1. a click", "at last"), words, strict=False)))}
+
+    assert pages.moved.apart(part("0 of 4", "1 of 4"), part("0 of 4", "1 of 4")) == []
+    assert pages.moved.apart(part("0 of 4", "1 of 4", "x"), part("0 of 4", "2 of 4", "y")) == [
+        "a, 1. a click: '1 of 4' against '2 of 4'"
+    ]
+    assert pages.moved.apart(part("0 of 4", "1 of 4"), part("0 of 4")) == ["a, 1. a click: '1 of 4' against 'nothing'"]
+    assert pages.moved.apart(part("0 of 4"), {}) == ["a, at first: '0 of 4' against 'nothing'"]
+
+
 # --- without a browser --------------------------------------------------------------------------------------------
 
 
@@ -192,6 +308,18 @@ def test_no_browser_is_said_in_words(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CHROME", "/not/there")
     with pytest.raises(pages.NoBrowser, match="CHROME=/not/there is not there"):
         pages.find_browser()
+
+
+def test_no_firefox_is_said_in_a_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("FIREFOX", raising=False)
+    monkeypatch.setattr(pages, "FIREFOX", ["firefox-esr", "firefox"])
+    assert pages.find_firefox() is None
+    assert pages.try_firefox(tmp_path, [], None) == []
+    assert capsys.readouterr().out.strip() == pages.NO_FIREFOX
+    monkeypatch.setenv("FIREFOX", "/not/there")
+    with pytest.raises(pages.NoBrowser, match="FIREFOX=/not/there is not there"):
+        pages.find_firefox()
 
 
 def test_only_what_nothing_needs_goes_from_a_style_sheet():

@@ -62,7 +62,7 @@ FRAME = """<link rel="stylesheet" href="_static/pocket/page.css">
 </div>
 <figcaption><span class="home-live">Draw on it, or pick another.</span> It knows ten kinds of clothes and nothing else,
 so whatever you draw, it names a garment. Of the {many} test images on its
-<a href="book/vit-in-your-browser.html">own page</a> it gets {wrong} wrong; this is one of them.</figcaption>
+<a href="book/vit-in-your-browser.html">own page</a> it gets {wrong} wrong, among them the one it begins with.</figcaption>
 </figure>
 <script src="_static/pocket/home.js" defer></script>
 """
@@ -143,7 +143,7 @@ def numbers(chapters: list[Path]) -> list[str]:
     spread = f"{mean(pocket.values()):.1f} ± {stdev(pocket.values()):.1f}"
     return [
         f"**{len(chapters)}** chapters, [executed](book/status.md) to make these pages",
-        f"**{PENDING}** between our logits and those of [three libraries](notebooks/05_vit_from_scratch.ipynb)",
+        f"**{PENDING}** at most between our logits and those of [three libraries](notebooks/05_vit_from_scratch.ipynb)",
         f"**{runs:,}** recorded runs in {len(studies)} studies behind the [results](book/results.md)",
         f"**{pocket[0]:.1f} %** of 10,000 test images right: the [network above](book/pocket-vit.md) "
         f"({len(pocket)} seeds: {spread})",

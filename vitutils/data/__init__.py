@@ -1,7 +1,7 @@
 """Images and point clouds for the book: data sets, photos, drawn shapes, batches; sets of any size; your own.
 
-`load` finds a set without the network if it can: in the reader's own cache, in a copy the system
-holds, and only then in torchvision's download. Everything is a tensor in memory: small sets are
+`load` finds a set without the network if it can: first in the reader's own cache, then in a copy on
+the system, and only then does it download torchvision's. Everything is a tensor in memory: small sets are
 indexed, not streamed. `load_image_set` gives images of any size, read one at a time.
 """
 

@@ -189,7 +189,7 @@ def _plain(names: Iterable[str]) -> tuple[str, ...]:
 def read_layout(path: Path) -> Layout:
     """The parts and classes of a folder or zip of pictures.
 
-    Either parts, each with one folder a class, or class folders alone; one folder around it all is looked through.
+    Either parts, each with one folder per class, or class folders only; a single folder around it all is ignored.
     Parts go by any of the names in `KNOWN`, in any case; of three, the second joins the training part. Raises DataError
     for what is none of this, for parts that are not recognised, for folders below the classes that may be parts or
     classes themselves, classes that are empty, alone, or differ between the parts, and for class names that differ in

@@ -1,4 +1,4 @@
-"""Which images are drawn and which split off: classes in balance, or in proportion."""
+"""Which images are drawn and which are split off: classes balanced, or in proportion."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ def _by_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def balanced_order(labels: Tensor, seed: int) -> Tensor:
-    """The indices (N,) of shuffled images, dealt in rounds of one a class: any beginning of it is in balance."""
+    """The indices (N,) of shuffled images, in rounds of one per class, so that any beginning of it is balanced."""
     by_class, turn = _by_class(labels, seed)
     return by_class[turn.argsort(stable=True)]
 
 
 def split_off(labels: Tensor, count: int, seed: int, classes: Sequence[str]) -> Tensor:
-    """Which images to split off, bool (N,): `count` of them, each class in proportion and with one on either side.
+    """Which images to split off, bool (N,): `count`, in proportion, at least one of each class on either side.
 
-    labels: int64 (N,).  classes: their names.  A class without images is passed over.
-    Raises ValueError that names each class of one image, and for a count too small or large for one of each class.
+    labels: int64 (N,).  classes: their names.  A class without images is skipped.
+    Raises ValueError, naming each class with a single image, and if count is too small or large for one of each class.
     """
     counts = labels.bincount(minlength=len(classes))
     if single := [f"{classes[k]!r} (1)" for k in (counts == 1).nonzero().flatten().tolist()]:
@@ -65,7 +65,7 @@ def _shares(counts: Tensor, count: int) -> Tensor:
 
 
 def class_counts(classes: Sequence[str], train_labels: Tensor, test_labels: Tensor) -> str:
-    """Images a class, training + test, in brackets; nothing where no class has more than twice those of another."""
+    """Images per class, training + test, in brackets; "" if no class has more than twice as many as another."""
     train, test = (labels.bincount(minlength=len(classes)) for labels in (train_labels, test_labels))
     if all(len(n) == 0 or n.max() <= 2 * n.min() for n in (train, test)):
         return ""

@@ -13,10 +13,10 @@ from vitutils.distributed import share
 
 
 def batch_sizes(count: int, size: int) -> list[int]:
-    """How many images each batch of an epoch of training has: `size`, and in the last what is left.
+    """How many images each batch of a training epoch has: `size`; the last one has what is left.
 
-    A single image that is left joins the batch before it: BatchNorm has no spread to learn from in one image, and
-    refuses it where it has one position a channel.
+    If a single image is left, it joins the batch before it: BatchNorm can't measure a spread on one image, and raises
+    an error if that image has only one position per channel.
     """
     full, left = divmod(count, size)
     if left == 1 and full:
@@ -40,19 +40,19 @@ def batches(
     """One epoch: float images (b, C, H, W), normalised, and int64 labels (b,), on `device`.
 
     images: uint8 (N, C, H, W), 0..255, or float, 0..1.  labels: int64 (N,).
-    size: images a batch; the last one takes what is left, as `batch_sizes` says.
-    seed: the order, and what `augment` draws; give each epoch another. None: in order, for evaluation; then the last
-    batch may have one image.
+    size: images per batch; the last one takes what is left, as `batch_sizes` explains.
+    seed: decides the order and what `augment` draws; use a new one for each epoch. None: in order, for evaluation; then
+    the last batch may have one image.
     augment: function of a batch on `device`, before normalisation, in the images' own dtype.
     mean, std: per channel, of images scaled to 0..1; the defaults map 0..1 to -1..1.
-    rank, world: of several processes, each takes its part of every batch (`distributed.share`). Where there are too
-    few for all to have two, some have none of their own: they get its first two images, and `Ranks.weight` is 0.
+    rank, world: with several processes, each takes its part of every batch (`distributed.share`). If a batch is too
+    small to give each of them two images, some get none of their own: they get its first two, with `Ranks.weight` 0.
     The same seed gives the same batches on one device, whatever was drawn before, and torch's own
     random state stays as it was. Raises ValueError for shapes or dtypes that do not fit.
 
-    A trap: torchvision's v2 transforms draw once a call, so that on a batch *every image gets the
+    A trap: torchvision's v2 transforms draw once per call, so that on a batch *every image gets the
     same crop and flip* (pytorch/vision issue 8484). Use `flip_shift()`, or
-    `per_image(transform)`, which calls any v2 transform once an image.
+    `per_image(transform)`, which calls any v2 transform once per image.
     """
     check_pair(images, labels)
     if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -80,7 +80,7 @@ def _batches(images, labels, size, seed, augment, device, mean, std, rank, world
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers, on the CPU and `device`, start from `seed` here and go on as before after."""
+    """Inside, random numbers on the CPU and `device` start from `seed`; afterwards they go on as before."""
     side = None if device.type == "cpu" else getattr(torch, device.type)  # torch.cuda, torch.mps
     where = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     before = torch.get_rng_state()
@@ -101,10 +101,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def flip_shift(pad: int = 2, flip: bool = True) -> Callable[[Tensor], Tensor]:
     """An augmentation for `batches`: each image mirrored or not, and shifted by up to `pad` pixels.
 
-    What torchvision's RandomCrop(padding=pad) and RandomHorizontalFlip do to an image, done to a
-    batch with one draw *per image*, in one gather: 0.1 s for 60,000 images of 28 x 28 on one core,
-    where calling the two transforms once an image takes 2.3 s. What comes in from outside is 0.
-    flip: leave it off where left and right mean something (digits, letters).
+    It does to a batch what torchvision's RandomCrop(padding=pad) and RandomHorizontalFlip do to an
+    image, with one draw *per image*, in one gather: 0.1 s for 60,000 images of 28 x 28 on one core;
+    calling the two transforms once per image takes 2.3 s. Pixels that move in from outside are 0.
+    flip: leave it off if left and right mean something (digits, letters).
     """
 
     def augment(images: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def flip_shift(pad: int = 2, flip: bool = True) -> Callable[[Tensor], Tensor]:
 
 
 def per_image(transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """An augmentation for `batches` out of any torchvision v2 transform, called once an image."""
+    """An augmentation for `batches` made from any torchvision v2 transform, called once per image."""
     return lambda images: torch.stack([transform(image) for image in images])
 
 

@@ -1,4 +1,4 @@
-"""What clouds of points are trained on and judged by: batches of a few points each, clouds turned or cut in half."""
+"""Point clouds for training and testing: batches with a few points of each, and clouds turned or cut in half."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def turn(points: Tensor, degrees: float | Tensor, axis: int = 2) -> Tensor:
-    """Turn clouds about one axis, 0 to 2: points (B, N, 3), degrees one number or one a cloud (B,)."""
+    """Turn clouds about one axis, 0 to 2: points (B, N, 3), degrees one number, or one per cloud (B,)."""
     angles = torch.as_tensor(degrees, dtype=points.dtype, device=points.device).expand(len(points)) * (math.pi / 180)
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]  # (B, 1)
     one, other = (axis + 1) % 3, (axis + 2) % 3
@@ -32,7 +32,7 @@ def cloud_batches(
 
     points (M, N, 3), labels (M,) -> (batch, count, 3), (batch,). Each axis is stretched by 0.8 to 1.25, each coordinate
     moved by noise of standard deviation 0.01. turned: the axis about which each cloud is turned by any angle, or none.
-    Raises ValueError where a cloud has fewer points, or there are fewer clouds than a batch takes.
+    Raises ValueError if a cloud has fewer points, or if there are fewer clouds than a batch needs.
     """
     M, N, _ = points.shape
     if not (1 <= count <= N and 1 <= batch <= M):

@@ -1,7 +1,7 @@
 """One way to open a picture file, for every loader: as a person sees it.
 
-What comes out is upright (the camera's orientation tag is applied), has eight bits a channel (deep greys are scaled to
-their range, not clipped), and is opaque (transparency is laid on white). Of a moving picture it is the first frame.
+The result is upright (the camera's orientation tag is applied), has eight bits per channel (deep greys are scaled to
+their range, not clipped), and is opaque (transparent areas become white). Of an animation it is the first frame.
 """
 
 import io
@@ -64,9 +64,9 @@ def decode(source: Path | str | io.BufferedIOBase, name: str, side: int | None =
     """Read one picture as RGB, as `as_seen` shows it.
 
     source: a path, or a file open for reading.  name: the picture's name, for the error.
-    side: pixels; the middle square of the picture, brought to (side, side). None: the whole picture in its own size,
-    but of one more than 16 times as long as wide the middle.
-    Raises DataError, which names the file, for one that cannot be decoded or has more pixels than Pillow opens.
+    side: pixels; the middle square of the picture, resized to (side, side). None: the whole picture in its own size,
+    or its middle if it is more than 16 times as long as it is wide.
+    Raises DataError, naming the file, if it cannot be decoded or has more pixels than Pillow opens.
     """
     try:
         with warnings.catch_warnings():
@@ -90,9 +90,9 @@ def as_seen(image: Image.Image) -> Image.Image:
     """The picture upright, opaque and in RGB, whatever the mode of `image`.
 
     Greys of 16 or 32 bits keep their order: whole numbers are scaled from the smallest of 8, 10, 12, 14 or 16 bits that
-    holds them, fractions from 0..1, and what fits neither from its smallest value to its largest. What is no number
-    becomes black. What the file says about itself stays behind, so that nobody turns the picture again: seen twice it
-    is the same.
+    holds them, fractions from 0..1, and anything else from its smallest value to its largest. NaN becomes black. The
+    file's metadata are dropped, so that the picture isn't turned again: applied twice, the function changes nothing
+    more.
     """
     turn = None
     image.load()  # a TIFF is turned by Pillow as it is loaded, and its tag is taken away
@@ -113,7 +113,7 @@ def as_seen(image: Image.Image) -> Image.Image:
 class AsSeen:
     """`as_seen` as a step of a transform: PIL images become upright, opaque and RGB; tensors pass through.
 
-    grey: grey images stay in one channel, for a net that reads grey.
+    grey: grey images keep their single channel, for a network that reads grey.
     """
 
     def __init__(self, grey: bool = False):
@@ -130,7 +130,7 @@ class AsSeen:
 
 
 def is_picture(source: Path | str | io.BufferedIOBase) -> bool:
-    """Whether this is a picture, by its content: the header is read, the pixels are not."""
+    """Whether this is a picture, judged by its content: the header is read, the pixels are not."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

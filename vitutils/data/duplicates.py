@@ -1,7 +1,7 @@
-"""Pictures that are there twice, or nearly: found by a hash of what they show, and kept on one side of a split.
+"""Pictures that occur twice, or nearly: found by a hash of what they show, and kept on one side of a split.
 
-A picture and its copy (smaller, recompressed, brighter, grey, mirrored, turned by quarters) on both sides of a split
-make the test part easier than the world is.
+If a picture is in the training part and a copy of it (smaller, recompressed, brighter, grey, mirrored, turned by a
+quarter) in the test part, the test is easier than the real world.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ def thumbnail(picture: Image.Image) -> np.ndarray:
 def hashes(thumbnails: np.ndarray) -> np.ndarray:
     """Which of two neighbours is brighter, to the right and below: thumbnails (N, 18, 18) -> +1 or -1, (N, 128).
 
-    The difference hash: it outlives scaling, compression and other brightness. Half the number of bits minus half the
-    product of two rows is the number of bits in which they differ.
+    This is the difference hash, which survives scaling, compression and changes of brightness. Half the number of bits
+    minus half the dot product of two rows is the number of bits in which they differ.
     """
     grid = thumbnails.reshape(len(thumbnails), SIDE + 1, 2, SIDE + 1, 2).mean(axis=(2, 4))  # (N, 9, 9)
     right, below = np.diff(grid, axis=2)[:, :SIDE], np.diff(grid, axis=1)[:, :, :SIDE]
@@ -43,11 +43,12 @@ def hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def find_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of pictures that show the same: thumbnails (N, 18, 18).
+    """Pairs (i, j), i < j, of pictures that show the same thing: thumbnails (N, 18, 18).
 
-    Two do if their hashes differ in 16 of 128 bits or fewer and their thumbnails correlate to 0.98 or more, one of them
-    mirrored or turned by quarters if need be. Measured on 647 photos: different ones differ in 25 bits or more, and of
-    copies at half the size or at JPEG quality 30 all are found. Copies cut closer by a tenth are mostly missed.
+    Two pictures do if their hashes differ in at most 16 of 128 bits and their thumbnails have a correlation of 0.98 or
+    more, with one of them mirrored or turned by quarters if necessary. Measured on 647 photos: different ones differ in
+    25 bits or more, and all copies at half the size or at JPEG quality 30 are found. Copies that are cropped by a tenth
+    are mostly missed.
     """
     thumbnails = np.asarray(thumbnails, dtype=np.float32)
     if not len(thumbnails):
@@ -83,9 +84,9 @@ def _centred(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def groups(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """A group's number for each of `count` pictures, (N,): copies of copies are in one group, most are alone in theirs.
+    """A group number for each of `count` pictures, (N,): copies of copies share a group; most pictures have their own.
 
-    Numbers go up with the first picture of each group.
+    Groups are numbered in the order of their first pictures.
     """
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
     graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count))
@@ -97,10 +98,10 @@ def groups(count: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def split_groups(labels: Tensor, group: Tensor, share: float, seed: int, classes: Sequence[str]) -> Tensor:
-    """Which pictures to split off, bool (N,): about `share` of each class, and whole groups alone.
+    """Which pictures to split off, bool (N,): about `share` of each class, and only whole groups.
 
-    A group whose pictures have different labels is not split off: what it would measure is the labels' own
-    contradiction. Raises ValueError that names each class with fewer than two groups of its own.
+    A group whose pictures have different labels is not split off: it would only measure that the labels contradict each
+    other. Raises ValueError, naming each class with fewer than two groups of its own.
     """
     _, first, place = np.unique(group.numpy(), return_index=True, return_inverse=True)
     place = torch.from_numpy(place.reshape(-1))  # of each picture's group

@@ -1,4 +1,4 @@
-"""Your own images: a folder or zip with one folder a class becomes a `Dataset`, all in memory as uint8."""
+"""Your own images: a folder or zip with one folder per class becomes a `Dataset`, all in memory as uint8."""
 
 import os
 from numbers import Integral, Real
@@ -14,9 +14,9 @@ from vitutils.data.sources import DataError
 
 
 def memory() -> float:
-    """Return the bytes of memory that this process may count on: under torchrun the ranks of a machine share its own.
+    """Return the bytes of memory that this process can count on; under torchrun, the ranks of a machine share it.
 
-    Infinity where the system does not say.
+    Infinity if the system does not say.
     """
     try:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -26,9 +26,9 @@ def memory() -> float:
 
 
 def read_image(file: Path | Packed, size: int) -> Tensor:
-    """Return one image as uint8 (3, size, size): its middle square, as a person sees it, brought to `size`.
+    """Return one image as uint8 (3, size, size): its middle square, as a person sees it, resized to `size`.
 
-    Raises DataError, which names the file, if it cannot be decoded.
+    Raises DataError, naming the file, if it cannot be decoded.
     """
     try:
         return torch.from_numpy(np.array(read_picture(file, size))).permute(2, 0, 1)
@@ -39,7 +39,7 @@ def read_image(file: Path | Packed, size: int) -> Tensor:
 def read_classes(
     found: dict[str, list[Path | Packed]], size: int, skip_unreadable: bool
 ) -> tuple[Tensor, Tensor, list[Path | Packed]]:
-    """Return images (N, 3, size, size), labels (N,), and the files passed over."""
+    """Return images (N, 3, size, size), labels (N,), and the files that were skipped."""
     images, labels, skipped = [], [], []
     for label, (name, files) in enumerate(found.items()):
         before = len(images)
@@ -61,17 +61,17 @@ def load_folder(
 ) -> Dataset:
     """Read images from FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or from FOLDER/CLASS/*; or from a zip of the same.
 
-    The parts are called train or training; val, valid, validation or dev; test or testing, in any case. There are two
-    or three of them; of three the second joins the training part. Without parts `test_share` of the images becomes the
-    test part: each class in proportion, and at least one image of it on either side.
+    The parts are called train or training; val, valid, validation or dev; test or testing, in upper or lower case.
+    There are two or three of them; if there are three, the second joins the training part. Without parts, `test_share`
+    of the images becomes the test part, in proportion for each class, with at least one image on either side.
 
-    size: pixels; the middle square of each image is brought to it.  skip_unreadable: pass over damaged files.
-    `source` says what was joined, skipped or left out: files that are no images, images in no class folder or without
-    labels. Hidden files and those that systems leave do not count.
-    Raises ValueError for a size that is no whole number above 0 and for a share that is not between 0 and 1.
-    Raises DataError, which names the folder, class or file, for what is missing, empty or unreadable, for classes
-    that differ between the parts or have a single image to split, for parts that are not recognised or lie below the
-    classes, for a folder that links reach twice, and for more than half of this machine's memory.
+    size: pixels; the middle square of each image is resized to it.  skip_unreadable: skip damaged files.
+    `source` says what was joined, skipped or left out: files that aren't images, images outside a class folder or
+    without labels. Hidden files, and those that operating systems leave behind, do not count.
+    Raises ValueError if size is not a whole number above 0, or a share is not between 0 and 1.
+    Raises DataError, naming the folder, class or file, if something is missing, empty or unreadable, if classes differ
+    between the parts or have a single image to split, if parts are not recognised or lie below the classes, if links
+    reach a folder twice, or if the images need more than half of this machine's memory.
     """
     if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size!r}; it is a whole number")

@@ -55,9 +55,9 @@ def image_folders() -> list[Path]:
 
 
 def at_hand() -> list[str]:
-    """Names of the folders and zips of photos under `image_folders()`, sorted, as `load_image_set` takes them.
+    """Names of the folders and zips of photos under `image_folders()`, sorted, as `load_image_set` accepts them.
 
-    One that is called like an official set goes by `images/NAME`.
+    If one has the name of an official set, it appears as `images/NAME`.
     """
     return sorted({_called(path) for path in _own_paths()})
 
@@ -80,7 +80,7 @@ def _called(path: Path) -> str:
 
 
 def find_images(name: str) -> Path:
-    """The folder NAME or file NAME.zip under `image_folders()`. Raises DataError that lists what was tried."""
+    """The folder NAME or file NAME.zip under `image_folders()`. Raises DataError, listing what was tried."""
     for folder in image_folders():
         for path in _own_paths():
             if path.parent == folder and _called(path).removeprefix(OWN) == name.removeprefix(OWN):
@@ -119,8 +119,8 @@ def data_short(path: Path) -> str:
 def numbered(name: str) -> ImagePart:
     """Photos whose file names begin with their label, `INDEX_*.jpg`, in a folder or zip: one part, "test".
 
-    For samples of a checkpoint's own classes: labels are places in its list, and `classes` stays empty.
-    Raises DataError for a set that is not available, and for a name without a number.
+    For samples of a checkpoint's own classes: labels are indices into its list, and `classes` stays empty.
+    Raises DataError if the set is not available, or a file name has no number.
     """
     path = find_images(name)
     found = [entry for entry in entries(path) if entry.picture]
@@ -134,9 +134,9 @@ def numbered(name: str) -> ImagePart:
 
 
 def imagenet_photos(*, download: bool = True) -> ImagePart:
-    """Photos labelled by their place among ImageNet's 1,000 classes, to try a checkpoint on.
+    """Photos labelled with the indices of ImageNet's 1,000 classes, to try a checkpoint on.
 
-    `imagenet_sample_250` where it is under `$VITBOOK_DATA/images`, else the validation part of Imagenette, which holds
+    `imagenet_sample_250` if it is under `$VITBOOK_DATA/images`; otherwise the validation part of Imagenette, which has
     ten of the classes. Raises DataError if neither is available.
     """
     if "imagenet_sample_250" in at_hand():
@@ -155,12 +155,12 @@ OWN = "images/"  # before the name of a set of one's own that is called like one
 def load_image_set(name: str, *, download: bool = True) -> ImageSet:
     """A set by name: one of `IMAGE_SETS`, or a folder or zip of photos under `$VITBOOK_DATA/images`.
 
-    Flowers-102, Pets, DTD, EuroSAT are looked for where torchvision puts them, in each folder of `$VITBOOK_DATA`, and
-    then downloaded into the first of them; download=False, or `VITBOOK_OFFLINE=1`, leaves the network alone. Train and
-    validation parts are one training part here, as in the papers; EuroSAT has no official split and is cut with a seed.
+    It looks for Flowers-102, Pets, DTD and EuroSAT where torchvision puts them, in each folder of `$VITBOOK_DATA`, and
+    then downloads them into the first; download=False, or `VITBOOK_OFFLINE=1`, means no network. Train and validation
+    parts form one training part, as in the papers; EuroSAT has no official split and is split with a seed.
     Photos of your own: NAME/train/CLASS/*.jpg with test (or val), or NAME/CLASS/*.jpg, or the same inside NAME.zip,
-    which is read in place; `folders.load_folder` says how parts may be called. One that is called like an official set
-    is had as images/NAME. Raises ValueError for an unknown name, DataError for a set that is not available.
+    which is read in place; `folders.load_folder` lists the names of parts. If your set has the name of an official one,
+    call it images/NAME. Raises ValueError for an unknown name, DataError for a set that is not available.
     """
     there = at_hand()
     if name in IMAGE_SETS:
@@ -184,7 +184,7 @@ def load_image_set(name: str, *, download: bool = True) -> ImageSet:
 
 
 def load_image_sets(names: Sequence[str], *, download: bool = True) -> dict[str, ImageSet]:
-    """Those of the sets that are available, {name: set}; for each other one a printed line says why not."""
+    """Those of the sets that are available, {name: set}; for each of the others it prints one line that says why."""
     found = {}
     for name in names:
         try:
@@ -199,11 +199,11 @@ def load_image_sets(names: Sequence[str], *, download: bool = True) -> dict[str,
 def load_own_image_sets(
     *, first: str | None = None, skip: Collection[str] = (), most: int | None = None
 ) -> dict[str, ImageSet]:
-    """Every set of photos of your own under `image_folders()`, {name: set}; each that is not used is named and why.
+    """Every set of your own photos under `image_folders()`, {name: set}; it prints which ones it doesn't use, and why.
 
-    first: the set to begin with, where it is there; the others follow by name.  skip: names to pass over in silence.
-    most: at most so many sets. Not used are, besides, sets that cannot be read, one whose name another set has that is
-    found first, archives that are no zip, and pictures in no folder.
+    first: the set to begin with, if it is there; the others follow by name.  skip: names to leave out without a word.
+    most: the largest number of sets. It also leaves out sets that cannot be read, a second set of the same name,
+    archives that are not zips, and pictures outside a folder.
     """
     used, unused = {}, []
     for path in _own_paths():

@@ -1,7 +1,7 @@
-"""Sets of images of any size, read one at a time: what pretrained networks are tried on.
+"""Sets of images of any size, read one at a time, for pre-trained networks.
 
-`vitutils.data.sets` holds small images of one size as tensors in memory. Photos differ in size and do not fit in:
-here a set is a pair of torch `Dataset`s, of (picture, label), that read a picture when it is asked for.
+`vitutils.data.sets` holds small images of one size as tensors in memory. Photos differ in size and would not fit:
+here a set is a pair of torch `Dataset`s of (picture, label), which read a picture when you ask for it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImagePart(torch.utils.data.Dataset):
-    """One part of a set: `part[i]` is (picture, label), read when asked for.
+    """One part of a set: `part[i]` is (picture, label), read when you ask for it.
 
-    A picture is a PIL image in RGB, or a uint8 tensor (C,H,W) where the set is a tensor.
+    A picture is a PIL image in RGB, or a uint8 tensor (C, H, W) if the set is a tensor.
     labels: int64 (N,), 0..K-1.  classes: K names.  source: where the pictures came from, for people to read.
     """
 
@@ -60,12 +60,12 @@ class ImagePart(torch.utils.data.Dataset):
         return f"<ImagePart {self.name}, {self.part}: {len(self):,} of {len(self.classes)} classes, from {self.source}>"
 
     def at(self, indices: Sequence[int] | Tensor) -> ImagePart:
-        """The pictures at these places, in this order."""
+        """The pictures at these positions, in this order."""
         indices = torch.as_tensor(indices, dtype=torch.int64)
         return replace(self, labels=self.labels[indices], places=self.places[indices])
 
     def take(self, count: int | None, seed: int = 0) -> ImagePart:
-        """At most `count` pictures, classes in balance, drawn with `seed`; all of them where count is None or more."""
+        """At most `count` pictures with balanced classes, drawn with `seed`; all if count is None or larger."""
         if count is not None and count < 1:
             raise ValueError(f"expected a count of 1 or more, or None, got {count}")
         if count is None or count >= len(self):
@@ -73,7 +73,7 @@ class ImagePart(torch.utils.data.Dataset):
         return self.at(balanced_order(self.labels, seed)[:count])
 
     def fingerprint(self) -> str:
-        """A hash of the pictures' own bytes, their labels and order, and the class names: another set, another hash."""
+        """A hash of the pictures' bytes, their labels and order, and the class names: another set has another hash."""
         digest = hashlib.sha256(repr((self.name, self.part, self.classes)).encode())
         digest.update(self.labels.numpy())
         for place in self.places.tolist():
@@ -101,13 +101,13 @@ class ImageSet:
         return self.train.source
 
     def take(self, train: int | None, test: int | None, seed: int = 0) -> ImageSet:
-        """A smaller set: at most so many of each part, classes in balance; None keeps all."""
+        """A smaller set: at most this many of each part, with balanced classes; None keeps all."""
         return replace(self, train=self.train.take(train, seed), test=self.test.take(test, seed))
 
     def fitting(self, train: int, test: int, seed: int = 0) -> ImageSet:
-        """`take`, and of a set with more classes than that has room for only the first of them, which `source` says.
+        """Like `take`, but if there are too many classes for these numbers it keeps the first ones, as `source` says.
 
-        There is room for a class with two pictures to train on and one to test on.
+        A class needs two pictures to train on and one to test on.
         """
         K, most = len(self.classes), max(1, min(train // 2, test))
         if K <= most:
@@ -120,7 +120,7 @@ class ImageSet:
         return replace(self, **parts).take(train, test, seed)
 
     def summary(self) -> str:
-        """One line: title, sizes, classes, source; and pictures a class where they are unlike."""
+        """One line: title, sizes, classes, source; and pictures per class if these differ a lot."""
         told = class_counts(self.classes, self.train.labels, self.test.labels)
         return (
             f"{self.title}: {len(self.train):,} training and {len(self.test):,} test pictures, "

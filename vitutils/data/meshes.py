@@ -89,10 +89,12 @@ def load_cloud_folder(
 ) -> PointSet:
     """Read objects from FOLDER/CLASS/*, or from FOLDER/train/CLASS/* and FOLDER/test/CLASS/*.
 
-    points: of each object, as `read_cloud` draws them.  test_share: of the objects, each class in proportion and at
-    least one on either side, where there are no parts. A file is on one side, with all its points.
-    Raises ValueError for numbers that don't fit; DataError, which names the folder, class or file, for what is missing,
-    empty, unreadable or a single object of its class, for fewer than two classes, and for parts whose classes differ.
+    points: number per object, as `read_cloud` draws them.  test_share: the share of the objects that becomes the test
+    part if there are no parts, in proportion for each class and with at least one on either side. All points of a file
+    are on the same side.
+    Raises ValueError for numbers that don't fit; DataError, naming the folder, class or file, if something is missing,
+    empty or unreadable, if a class has a single object, if there are fewer than two classes, or if the parts' classes
+    differ.
     """
     if not isinstance(points, Integral) or isinstance(points, bool) or points < 8:
         raise ValueError(f"expected 8 points or more of each object, got {points!r}")

@@ -1,4 +1,4 @@
-"""Point clouds: the book's own set of real objects, aerial scans where they lie on this machine, and drawn bodies.
+"""Point clouds: the book's own set of real objects, aerial scans if this machine has them, and drawn bodies.
 
 A cloud is (P, 3) float32: x to the right, y away from you, z up.
 """
@@ -71,11 +71,11 @@ class PointSet:
 
     @property
     def num_points(self) -> int:
-        """P, the number of points of a cloud."""
+        """P, the number of points per cloud."""
         return self.train_points.shape[1]
 
     def summary(self) -> str:
-        """One line: name, sizes, points of a cloud, classes, source; and clouds a class where they are unlike."""
+        """One line: name, sizes, points per cloud, classes, source; and clouds per class if these differ a lot."""
         told = class_counts(self.classes, self.train_labels, self.test_labels)
         return (
             f"{self.name}: {len(self.train_labels):,} training and {len(self.test_labels):,} test clouds of "
@@ -86,10 +86,11 @@ class PointSet:
         return f"<PointSet {self.summary()}>"
 
     def hold_out(self, count: int, seed: int = 0) -> PointSet:
-        """A set for choosing: `count` training clouds, each class in proportion, become its test part.
+        """A set to choose with: `count` training clouds, in proportion for each class, become its test part.
 
-        Every class keeps a cloud on either side. Choose rates on this one; keep the real test part for one last
-        evaluation. Raises ValueError that names the classes of one cloud, and for a count that is too small or large.
+        Every class keeps at least one cloud on either side. Choose rates on this set, and keep the real test part for
+        one last evaluation. Raises ValueError, naming them, if classes have a single cloud, and if count is too small
+        or too large.
         """
         held = split_off(self.train_labels, count, seed, self.classes)
         return replace(
@@ -116,13 +117,13 @@ def _part(part: str, chosen: Tensor, points: Tensor, labels: Tensor, names: tupl
 def load_points(name: str = "solids", *, fold: int = 0) -> PointSet:
     """A set of point clouds by name: solids or dales_500.
 
-    solids: real objects of ten kinds, 1,024 points each, which travel with this package; `vitutils/solids.md` says how
-    they were made, by whom, and under which licences. Centred, in the unit sphere; z is up, fronts look to -y.
+    solids: real objects of ten kinds, 1,024 points each, which come with this package; `vitutils/solids.md` says how
+    they were made, by whom, and under which licences. Centred, in the unit sphere; z is up, fronts face -y.
     dales_500: 499 pieces of an aerial scan in five classes, `points/dales_500.npz` in a folder of `$VITBOOK_DATA`;
-    metres, centred. It isn't shipped.
-    fold: which of the three parts of the objects is the test part, 0, 1 or 2; the others are for training. Each
-    object is in one part. Every class is in proportion.
-    Raises ValueError for another name or fold; DataError, which names the file, where it isn't there or damaged.
+    in metres, centred. It does not come with the package.
+    fold: which third of the objects is the test part, 0, 1 or 2; the others are for training. Each object is in
+    exactly one, and every class is in proportion.
+    Raises ValueError for another name or fold; DataError, naming the file, if it is missing or damaged.
     """
     if name not in POINT_SETS:
         raise ValueError(f"unknown point set {name!r}: expected one of {', '.join(POINT_SETS)}")
@@ -182,7 +183,7 @@ def folds_of(labels: Tensor, seed: int) -> Tensor:
 def unit_sphere(points: Tensor) -> Tensor:
     """Move each cloud's mean to the origin and scale it to a largest distance of 1: (..., P, 3) -> the same.
 
-    Raises ValueError for coordinates that are NaN or infinite, and for a cloud whose points are all one point.
+    Raises ValueError if coordinates are NaN or infinite, or if all points of a cloud are the same.
     """
     if not points.isfinite().all():
         raise ValueError("expected finite coordinates, got NaN or infinity")
@@ -195,11 +196,11 @@ def unit_sphere(points: Tensor) -> Tensor:
 
 
 def sample_surface(triangles: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw points from a surface, equally likely on every part of it.
+    """Draw points from a surface, uniformly over its area.
 
     triangles: (F, 3, 3), each of F faces as its three corners.  count: points to draw.
     Returns float64 (count, 3). Faces of no area are never drawn.
-    Raises ValueError where there are no faces, none with an area, or a corner is NaN or infinite.
+    Raises ValueError if there are no faces, if none has an area, or if a corner is NaN or infinite.
     """
     triangles = np.asarray(triangles, np.float64)
     if not len(triangles):

@@ -1,4 +1,4 @@
-"""Drawn point clouds whose truth is known: spheres, boxes, tori and others, without end. Used by `vitutils.data`.
+"""Drawn point clouds whose truth is known: spheres, boxes, tori and others, as many as you like.
 
 Everything random about cloud i comes from a generator keyed by the seed and by i, so cloud i doesn't depend on how many
 are drawn.
@@ -59,13 +59,13 @@ def primitives(
 ) -> Primitives:
     """Draw n clouds of one body each: a sphere, box, cylinder, cone, torus, pyramid, capsule or prism.
 
-    seed, start: cloud i of a seed is the same however many are drawn; `start` begins at another cloud than the first.
-    points: P, drawn from the surface, each part of it equally likely; then centred, in the unit sphere.
-    noise: standard deviation of what is added to each coordinate, after that scaling.
+    seed, start: cloud i of a seed is the same however many you draw; `start` begins with a later cloud than the first.
+    points: P, drawn uniformly from the surface; then centred, in the unit sphere.
+    noise: standard deviation of the noise that is added to each coordinate after that scaling.
     rotation: "none"; "upright", about z; or "any", all directions equally likely.
-    holes: each takes away the 15 % of the surface, or of what is left of it, around one of its points.
+    holes: each removes 15 % of the surface, or of what is left of it, around one of its points.
     classes: which bodies, out of `PRIMITIVES`. Lengths and widths of each are drawn too.
-    Raises ValueError for what cannot be drawn; the message says what can.
+    Raises ValueError for anything that cannot be drawn; the message says what can.
     """
     classes = tuple(classes)
     _check(n, seed, start, points, noise, rotation, holes, classes)

@@ -33,7 +33,7 @@ class Scenes:
 def coverage(drawn: Shapes, seed: int, start: int = 0) -> Tensor:
     """How much of each pixel the shape covers, 0..1, float32 (N, H, W), in images that `shapes` drew.
 
-    seed, start: those that it drew them with.
+    seed, start: as `shapes` got them.
     """
     size, parts, done = drawn.images.shape[-1], [], 0
     circles = torch.cat([drawn.centres, drawn.radii[:, None]], dim=1).numpy()
@@ -55,10 +55,10 @@ def scenes(
     n: int, seed: int, size: int = 112, *, count: int = 3, scale: tuple[float, float] = (0.14, 0.24),
     classes: Sequence[str] = KINDS,
 ) -> Scenes:  # fmt: skip
-    """Draw n scenes of `count` shapes on one textured ground; a later shape hides what it lies on.
+    """Draw n scenes of `count` shapes on one textured background; a later shape hides the ones below it.
 
-    A pixel belongs to a shape that covers half of it or more. The same seed gives the same scenes, whatever n.
-    Raises ValueError as `shapes`, and for a count below 1.
+    A pixel belongs to a shape that covers at least half of it. The same seed gives the same scenes, whatever n is.
+    Raises ValueError like `shapes`, and for a count below 1.
     """
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"expected a count of 1 shape a scene or more, got {count!r}")

@@ -1,7 +1,7 @@
 """Data sets by name, and photos to look at.
 
-`load` finds a set without the network if it can: in the reader's own cache, in a copy the system
-holds, and only then in torchvision's download. Everything is a tensor in memory: small sets are
+`load` finds a set without the network if it can: first in the reader's own cache, then in a copy on
+the system, and only then does it download torchvision's. Everything is a tensor in memory: small sets are
 indexed, not streamed.
 """
 
@@ -67,13 +67,13 @@ class Dataset:
     def batches(self, size: int, *, seed: int | None, **how) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of the training part, normalised with `mean` and `std`.
 
-        how: goes to `data.batches`, which says what comes and what `size` and `seed` do.
+        how: arguments of `data.batches`, which explains what it yields and what `size` and `seed` do.
         """
         parts = self.train_images, self.train_labels
         return batches(*parts, size, seed=seed, mean=self.mean, std=self.std, **how)
 
     def summary(self) -> str:
-        """One line: name, sizes, image shape, classes, source; and images a class where they are unlike."""
+        """One line: name, sizes, image shape, classes, source; and images per class if these differ a lot."""
         told = class_counts(self.classes, self.train_labels, self.test_labels)
         return (
             f"{self.name}: {len(self.train_labels):,} training and {len(self.test_labels):,} test "
@@ -85,10 +85,11 @@ class Dataset:
         return f"<Dataset {self.summary()}>"
 
     def hold_out(self, count: int, seed: int = 0) -> Dataset:
-        """A set for choosing: `count` training images, each class in proportion, become its test part.
+        """A set to choose with: `count` training images, in proportion for each class, become its test part.
 
-        Every class keeps an image on either side. Choose recipes on this one; keep the real test part for one last
-        evaluation. Raises ValueError that names the classes of one image, and for a count that is too small or large.
+        Every class keeps at least one image on either side. Choose recipes on this set, and keep the real test part for
+        one last evaluation. Raises ValueError, naming them, if classes have a single image, and if count is too small
+        or too large.
         """
         held = split_off(self.train_labels, count, seed, self.classes)
         return replace(
@@ -101,12 +102,12 @@ class Dataset:
         )
 
     def take(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
-        """A smaller set, its classes in balance: counts differ by one at most while none runs out.
+        """A smaller set with balanced classes: counts differ by at most one until a class runs out.
 
         train, test: how many images to keep; None keeps that part whole and in its order.
-        A drawn part is dealt in rounds of one image a class; for one seed, a smaller draw is the
+        Images are drawn in rounds of one per class; with the same seed, a smaller draw is the
         beginning of a larger one. mean and std stay those of the whole training part, so that
-        runs can be compared. Raises ValueError if more images are asked for than there are.
+        runs can be compared. Raises ValueError if you ask for more images than there are.
         """
         kept = {}
         for part, count in (("train", train), ("test", test)):
@@ -123,16 +124,16 @@ class Dataset:
 def load(name: str, *, download: bool = True) -> Dataset:
     """A data set by name: digits, fashion_mnist, mnist, kmnist, cifar10, cifar100.
 
-    Looked for in this order: the cache in `$VITBOOK_DATA` (several folders may be named, split at
-    os.pathsep; the first is written to; unset, it is `~/.cache/vitbook`); raw files in the same
+    It looks in this order: the cache in `$VITBOOK_DATA` (you can give several folders, separated by
+    os.pathsep; it writes to the first; the default is `~/.cache/vitbook`); raw files in the same
     folders, where torchvision puts them (`FashionMNIST/raw/*.gz`; CIFAR as its authors' binary
     archive, `cifar-10-binary.tar.gz`); the system's copy (Debian's dataset-fashion-mnist); a
-    download, checked. `digits` comes with scikit-learn and needs none of these.
+    download, which is verified. `digits` comes with scikit-learn and needs none of these.
 
-    download: False, or `VITBOOK_OFFLINE=1` in the environment, leaves the network alone.
-    A damaged file is named in a warning, passed over, and written anew where it is the cache's.
-    Raises ValueError for another name; DataError, naming all that was tried, if the set cannot be
-    had.
+    download: False, or `VITBOOK_OFFLINE=1` in the environment, means no network.
+    If a file is damaged, a warning names it and it is skipped; if it is the cache's, it is replaced.
+    Raises ValueError for another name; DataError, naming all that was tried, if the set is not
+    available.
     """
     if name not in DATA_SETS:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(DATA_SETS)}")
@@ -185,11 +186,11 @@ def _digits() -> tuple[dict[str, Tensor], tuple[str, ...], str]:
 def photos(size: int | None = None) -> dict[str, Tensor]:
     """Four photos to look at: cat, coffee, astronaut, rocket; uint8 (3, H, W), 0..255.
 
-    size: None gives each as it is; a number, the middle square shrunk to (3, size, size).
-    Bundled with scikit-image, no network. Free to use, as scikit-image's documentation says of
-    each: cat (Chelsea, by Stefan van der Walt) and coffee (by Rachel Michetti, courtesy of Pikolo
-    Espresso Bar) are CC0; astronaut (Eileen Collins, NASA) and rocket (Falcon 9 with DSCOVR,
-    SpaceX) are in the public domain.
+    size: None returns each as it is; a number, the middle square shrunk to (3, size, size).
+    They come with scikit-image, so no network is needed. All are free to use, according to
+    scikit-image's documentation: cat (Chelsea, by Stefan van der Walt) and coffee (by Rachel
+    Michetti, courtesy of Pikolo Espresso Bar) are CC0; astronaut (Eileen Collins, NASA) and rocket
+    (Falcon 9 with DSCOVR, SpaceX) are in the public domain.
     """
     from skimage import data as bundled
 

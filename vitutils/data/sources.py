@@ -1,7 +1,7 @@
-"""Where a data set comes from: found, checked, decoded, kept. Used by `vitutils.data` alone.
+"""Where a data set comes from: found, checked, decoded, kept. Only `vitutils.data` uses this.
 
-The order is: our own cache, raw files in the same folders, a copy the system holds, a download.
-A file is believed only after its checksum, its sizes and its label range agree; a damaged one is
+The order is: our own cache, raw files in the same folders, a copy on the system, a download.
+A file is used only if its checksum, its sizes and its label range are right; a damaged one is
 named. No pickle is ever opened: raw files are IDX or CIFAR's binary records, the cache is
 safetensors.
 """

@@ -1,4 +1,4 @@
-"""Look at every photo of a folder once, before anything is computed on them: which can be read, which are odd."""
+"""Look at every photo of a folder once, before anything is computed: which can be read, and which are unusual."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FLAT = 0.02  # of 1, five shades of 256: what differs less all over is called bl
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen. kept: places of the photos that can be read.  thumbnails: theirs, (len(kept), 18, 18).
+    """What was found. kept: indices of the photos that can be read.  thumbnails: theirs, (len(kept), 18, 18).
 
-    unreadable: place -> why.  turned: places of photos that the camera's orientation tag turns.  small: places of those
-    with a side below 64 pixels.
+    unreadable: index -> why.  turned: indices of the photos that the camera's orientation tag turns.  small: indices of
+    those with a side below 64 pixels.
     """
 
     kept: tuple[int, ...]
@@ -36,7 +36,7 @@ class Survey:
 
     @property
     def blank(self) -> frozenset[int]:
-        """Which of the thumbnails are of one shade, or nearly: a lens cap, an empty scan."""
+        """Which of the thumbnails have a single shade, or nearly: a lens cap, an empty scan."""
         return frozenset(np.flatnonzero(np.ptp(self.thumbnails, axis=(1, 2)) < FLAT).tolist())
 
 

@@ -1,4 +1,4 @@
-"""Drawn images whose truth is known: coloured shapes on textured ground. Used by `vitutils.data`.
+"""Drawn images whose truth is known: coloured shapes on a textured background. Used by `vitutils.data`.
 
 Everything random about image i comes from a counter-based generator keyed by the seed and by i's
 block of 64, so image i does not depend on how many are drawn. Drawing uses only + - * / sqrt, min
@@ -32,7 +32,7 @@ Range = tuple[float, float]
 class Shapes:
     """Images that `shapes` drew, and the truth about each.
 
-    images: uint8 (N, 3, H, W).  labels: int64 (N,), the place in `classes`.  classes: K names.
+    images: uint8 (N, 3, H, W).  labels: int64 (N,), indices into `classes`.  classes: K names.
     centres: float32 (N, 2), x from the left, y from the top, in pixels; the corner is (0, 0).
     radii: float32 (N,), in pixels: of the circle around the shape.
     """
@@ -67,20 +67,20 @@ def shapes(
     classes: Sequence[str] = SHAPES,
     start: int = 0,
 ) -> Shapes:
-    """Draw n images of one coloured shape each, on textured ground.
+    """Draw n images of one coloured shape each, on a textured background.
 
-    seed, start: image i of a seed is the same to the bit however many are drawn; `start` begins at
-    another image than the first (a test part, or the next thousand).  size: H = W, in pixels.
+    seed, start: image i of a seed is the same to the bit however many you draw; `start` begins with
+    a later image than the first (a test part, or the next thousand).  size: H = W, in pixels.
     positions: "any", "left", "right", "top", "bottom": the whole shape lies in that part; "centre";
     or ((x0, x1), (y0, y1)): where its centre lies, as fractions of the image from the left and from
-    the top (the shape may then hang over the edge).
+    the top (the shape may then extend beyond the edge).
     scale: smallest and largest radius of the circle around the shape, as fractions of the image.
     background: "textured" (a tone in slow waves, with grain) or "plain" (one tone).
     classes: which shapes, out of `SHAPES`.
 
-    Kind, colours, ground and a turn of up to 20 degrees do not hang on position and scale: two
-    calls that differ only in `positions` show the same shapes at other places. Colour says nothing
-    about the kind. Raises ValueError for what cannot be drawn; the message says what can.
+    Kind, colours, background and a rotation of up to 20 degrees do not depend on position and scale:
+    two calls that differ only in `positions` show the same shapes in other positions. Colour says
+    nothing about the kind. Raises ValueError for anything that cannot be drawn, and says what can.
     """
     classes = tuple(classes)
     region = _check(n, seed, start, size, positions, scale, background, classes)
@@ -240,7 +240,7 @@ def _edge(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def check_room(n: int, distances: list, size: tuple) -> None:
-    """Hold that two blobs at these distances, whole numbers, fit into images of this size. Raises ValueError."""
+    """Check that two blobs at these distances, whole numbers, fit into images of this size; else raise ValueError."""
     H, W = size
     if n < 1 or not len(distances):
         raise ValueError(f"expected one image or more and one distance or more, got {n} and {list(distances)}")

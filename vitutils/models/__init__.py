@@ -1,4 +1,4 @@
-"""The networks of the book, and what reads the weights of others into them."""
+"""The networks of the book, and the loading of other libraries' weights into them."""
 
 from vitutils.models.cnn import BlurPool, ConvStack, ConvStem, LocallyConnected, PixelMLP, SmallCNN, blur_pooling
 from vitutils.models.deit import DistilledViT

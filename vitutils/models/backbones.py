@@ -1,7 +1,7 @@
 """Any pre-trained backbone that timm knows, by name: features of an image, a grid of features, transform, licence.
 
-Where a checkpoint is a plain ViT, ours computes; anything else (DINOv2, DINOv3, SigLIP, CLIP, EVA-02, BEiT, Swin,
-ConvNeXt ...) is timm's network.
+If a checkpoint is a plain ViT, our own class runs it; for anything else (DINOv2, DINOv3, SigLIP, CLIP, EVA-02, BEiT,
+Swin, ConvNeXt ...) it is timm's network.
 """
 
 import difflib
@@ -54,12 +54,12 @@ METHODS = {
 
 
 class Backbone(nn.Module):
-    """A network without its head, and what belongs to its checkpoint. Called as a module it gives `features`.
+    """A network without its head, and what belongs to its checkpoint. Calling it returns `features`.
 
     net: our ViT, or timm's model, without a head; in eval mode.  name: timm's, or "pocket".
-    input_size: (C, H, W) of what `transform` gives: the checkpoint's own evaluation transform for one PIL image (which
-    is taken as a person sees it) or (C, H, W) uint8 tensor.  mean, std: per channel, what it normalises with.
-    licence: the weights', as timm's card has it, or None where that says nothing; `licence_note` puts it in words.
+    transform: the checkpoint's own evaluation transform, for one PIL image (taken as a person sees it) or one uint8
+    tensor (C, H, W).  input_size: (C, H, W) of what it returns.  mean, std: per channel, what it normalises with.
+    licence: of the weights, from timm's card, or None if that says nothing; `licence_note` puts it in words.
     pretraining: in words, from timm's tag.  source: where the weights came from.
     """
 
@@ -86,18 +86,18 @@ class Backbone(nn.Module):
 
     @property
     def ours(self) -> bool:
-        """Whether the network is the book's own ViT; else it is timm's."""
+        """Whether the network is the book's own ViT; if not, it is timm's."""
         return isinstance(self.net, ViT)
 
     @property
     def licence_note(self) -> str:
-        """The licence in one sentence, which warns of one that is not open."""
+        """The licence in one sentence, with a warning if it is not an open one."""
         return licence_note(self.licence)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), normalised -> what the head would read (B, D).
 
-        Raises ValueError for images of a shape that the network does not take.
+        Raises ValueError for images of a shape that the network does not accept.
         """
         if self.ours:
             return self._run(self.net, images)
@@ -108,10 +108,10 @@ class Backbone(nn.Module):
         return found
 
     def grid(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), normalised -> a feature for each place (B, H', W', D), as the last norm leaves them.
+        """Images (B, C, H, W), normalised -> a feature for each position (B, H', W', D), after the last norm.
 
-        H' and W' count patches (of a Swin or ConvNeXt the places of the last stage); class tokens and registers are
-        left out. Raises ValueError as `features`, and for a network whose places form no grid.
+        H' and W' count patches (for a Swin or ConvNeXt, the positions of the last stage); class tokens and registers
+        are left out. Raises ValueError like `features`, and if the network's positions do not form a grid.
         """
         tokens = self._run(self.net.forward_features, images)
         if not isinstance(tokens, Tensor) or tokens.ndim not in (3, 4):
@@ -161,7 +161,7 @@ class Backbone(nn.Module):
 
 
 def licence_note(licence: str | None) -> str:
-    """A licence, as timm names it, in one sentence; anything but the usual open ones comes with a warning."""
+    """One sentence about a licence, as timm names it; anything but the usual open ones comes with a warning."""
     if licence is None:
         return "timm states no licence for these weights: ask their authors before you use them"
     if licence in OPEN:
@@ -174,11 +174,11 @@ def licence_note(licence: str | None) -> str:
 def load_backbone(name: str = DEFAULT, *, img_size: int | None = None, random_weights: bool = False) -> Backbone:
     """Load a backbone by timm's name, such as "vit_small_patch14_dinov2.lvd142m"; "pocket" is the book's own.
 
-    NAME.safetensors is looked for in the `weights` folders of `$VITBOOK_DATA`, then the Hugging Face hub is asked.
-    img_size: side of the images, where it shall differ from the checkpoint's: 224 in place of DINOv2's 518 is far
+    It looks for NAME.safetensors in the `weights` folders of `$VITBOOK_DATA`, and then on the Hugging Face hub.
+    img_size: side of the images, if it should differ from the checkpoint's: 224 instead of DINOv2's 518 is far
     cheaper; positions are stretched.  random_weights: load nothing; for tests, and to look at shapes on the meta
-    device (`with torch.device("meta"):`). They are never taken unasked.
-    Raises ValueError for a name that timm does not know, a size that does not fit, a damaged file, and a network that
+    device (`with torch.device("meta"):`). You never get random weights unless you ask for them.
+    Raises ValueError for a name that timm does not know, a size that does not fit, a damaged file, or a network that
     gives no features; FileNotFoundError, naming all that was tried, if the weights can't be found or downloaded.
     """
     if img_size is not None and (not isinstance(img_size, Integral) or isinstance(img_size, bool) or img_size < 1):
@@ -209,7 +209,7 @@ def load_backbone(name: str = DEFAULT, *, img_size: int | None = None, random_we
 
 
 def known_name(name: str) -> str:
-    """A name as timm has it, with its tag where it has one. Raises ValueError, with names near it, for any other."""
+    """A name as timm writes it, with its tag if it has one. Raises ValueError, suggesting similar names, otherwise."""
     import timm
 
     architecture, _, tag = str(name).partition(".")
@@ -221,7 +221,7 @@ def known_name(name: str) -> str:
 
 
 def pretraining(name: str) -> str:
-    """What a network of this name was trained on, in words, as far as timm's tag says it."""
+    """What a network of this name was trained on, in words, as far as timm's tag tells."""
     architecture, _, tag = name.partition(".")
     words = re.split(r"[_.]", f"{architecture}_{tag}")
     told = [METHODS[word] for word in words if word in METHODS]

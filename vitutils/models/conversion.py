@@ -75,7 +75,7 @@ class VitPytorchPatchEmbed(nn.Module):
 def rename(state: State, table: dict[str, str]) -> State:
     """Rename every key of `state` by a table of prefixes, in which {i} stands for a block's number.
 
-    Raises ValueError that lists the keys no row of the table covers.
+    Raises ValueError, listing the keys that no row of the table covers.
     """
     rows = [
         (re.compile(re.escape(old).replace(r"\{i\}", r"(\d+)") + r"(\.\w+)?$"), new) for old, new in table.items()
@@ -111,12 +111,12 @@ def to_timm(state: State) -> State:
 
 
 def from_torchvision(state: State) -> State:
-    """torchvision -> ours. Raises ValueError for keys that its plain VisionTransformer does not have."""
+    """torchvision -> ours. Raises ValueError for keys that torchvision's plain VisionTransformer does not have."""
     return rename(state, {theirs: ours for ours, theirs in TORCHVISION.items()})
 
 
 def to_torchvision(state: State) -> State:
-    """ours -> torchvision. It knows only the class token and biased qkv; anything else raises ValueError."""
+    """ours -> torchvision. Raises ValueError unless there is a class token and qkv has a bias, as it needs both."""
     for needed in ("cls_token", "blocks.0.attn.qkv.bias"):
         if needed not in state:
             raise ValueError(f"torchvision's VisionTransformer always has {needed}, these weights do not")
@@ -126,7 +126,7 @@ def to_torchvision(state: State) -> State:
 def from_vit_pytorch(state: State) -> State:
     """vit-pytorch's ViT -> `ViT(config, VitPytorchPatchEmbed)` with qkv_bias=False and norm_eps=1e-5.
 
-    Raises ValueError for keys of another architecture, or where its heads have no output projection.
+    Raises ValueError for keys of another architecture, or if its heads have no output projection.
     """
     if not any(key.endswith("to_out.0.weight") for key in state):
         raise ValueError("no weights named to_out.0: one head as wide as the model has no output projection, ours has")
@@ -190,14 +190,14 @@ def swin_from_torchvision(state: State) -> State:
 
 
 def swin_from_timm(state: State) -> State:
-    """timm's SwinTransformer -> our `Swin`: the names are the same but for the head's."""
+    """timm's SwinTransformer -> our `Swin`: the names are the same, except for the head's."""
     return {re.sub(r"^head\.fc\.", "head.", key): x for key, x in state.items() if not key.endswith(SWIN_BUFFERS)}
 
 
 def load_into(model: nn.Module, state: State, origin: str = "these weights") -> nn.Module:
     """Copy a state dict into a model and return the model; all or nothing.
 
-    Raises ValueError that lists what is missing, what is unexpected and what has another shape.
+    Raises ValueError, listing what is missing, what is unexpected and what has another shape.
     """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -218,8 +218,8 @@ def load_into(model: nn.Module, state: State, origin: str = "these weights") -> 
 def config_of(timm_model: nn.Module) -> ViTConfig:
     """Read our configuration off timm's VisionTransformer.
 
-    Raises ValueError, which lists what it has, for one that our ViT cannot stand for: another class, layer scale,
-    registers, normalised queries, gated MLPs, other activations, poolings or positions.
+    Raises ValueError if it has something that our ViT lacks, and lists it: another class, layer scale, registers,
+    normalised queries, gated MLPs, other activations, pooling or positions.
     """
     import timm
 

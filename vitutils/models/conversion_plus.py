@@ -1,9 +1,9 @@
 """Weights of today's architectures in our `ViTPlus`: timm's VisionTransformer and Eva (DINOv3), vit-pytorch's vit_5.
 
-Which name is which is data, in the tables. Two things are more than a name: DINOv3 keeps the biases of queries and
-values apart, and a gated MLP may hold both projections in one matrix; and vit_5 pairs channels 2i and 2i + 1 for its
-rotary positions, where ours are i and i + Dh/2: the rows of queries and keys are put in that order, as dot products
-don't mind. Whatever does not fit is refused, by name.
+The tables say which name is which. Three things take more than a new name: DINOv3 keeps the biases of queries and
+values apart; a gated MLP may hold both projections in one matrix; and vit_5 pairs channels 2i and 2i + 1 for its rotary
+positions, where ours pairs i and i + Dh/2, so the rows of queries and keys are put in that order, which leaves their
+dot products as they were. Whatever does not fit raises an error that names it.
 """
 
 import math
@@ -44,10 +44,10 @@ KNOWN += " ModuleList Sequential"
 
 
 def plus_from_timm(theirs: nn.Module) -> ViTPlus:
-    """A `ViTPlus` with the weights of timm's VisionTransformer or Eva, that gives its outputs; in eval mode.
+    """A `ViTPlus` with the weights of timm's VisionTransformer or Eva and the same outputs; in eval mode.
 
-    Registers, LayerScale, QK norm, RMSNorm, gated MLPs, attention pooling and DINOv3's rotary positions are taken over.
-    Raises ValueError that names what `ViTPlus` lacks, or if one image gives another output.
+    It handles registers, LayerScale, QK norm, RMSNorm, gated MLPs, attention pooling and DINOv3's rotary positions.
+    Raises ValueError, naming what `ViTPlus` lacks, or if the outputs for one image differ.
     """
     if has := _beyond_ours(theirs):
         raise ValueError(f"ViTPlus cannot stand for this {type(theirs).__name__}: it has {some(has)}")
@@ -151,9 +151,9 @@ def _proved(ours: ViTPlus, theirs: nn.Module) -> ViTPlus:
 
 
 def plus_from_vit_5(theirs: nn.Module) -> ViTPlus:
-    """A `ViTPlus` with the weights of vit-pytorch's `vit_5.ViT`, that gives its outputs; in eval mode.
+    """A `ViTPlus` with the weights of vit-pytorch's `vit_5.ViT` and the same outputs; in eval mode.
 
-    Made without a head, vit_5 returns all its tokens: compare `forward_features`. Raises ValueError for others.
+    Without a head, vit_5 returns all its tokens: compare `forward_features`. Raises ValueError for other networks.
     """
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("rotary_emb.")}
     if not hasattr(theirs, "rotary_emb") or not state.keys() >= {"transformer.ls1.0", "transformer.norm.g"}:

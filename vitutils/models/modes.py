@@ -1,4 +1,4 @@
-"""Train mode and eval mode: switched for a while, and put back module by module, whatever happens in between."""
+"""Train mode and eval mode: switched for a while, and restored module by module, whatever happens in between."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from torch import nn
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put every module's own mode back at the end of the block, after an error too.
+    """Restore every module's own mode at the end of the block, even after an error.
 
-    A model need not be in one mode: a BatchNorm that somebody froze is in eval mode while the rest trains, and plain
-    `model.train()` would thaw it.
+    The modules of a model may be in different modes: a BatchNorm that somebody froze is in eval mode while the rest
+    trains, and a plain `model.train()` would unfreeze it.
     """
     modes = own_modes(model)
     try:
@@ -22,7 +22,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run the block with the whole model in eval mode; afterwards every module is in its own mode again."""
+    """Run the block with the whole model in eval mode; afterwards every module is back in its own mode."""
     with modes_kept(model):
         model.eval()
         yield
@@ -34,7 +34,7 @@ def own_modes(model: nn.Module) -> dict[nn.Module, bool]:
 
 
 def set_modes(modes: dict[nn.Module, bool]) -> None:
-    """Give each module its mode, as `own_modes` tells it."""
+    """Set each module's mode, as `own_modes` returned it."""
     for module, mode in modes.items():
         if module.training != mode:
             module.train(mode)  # not the flag alone: some modules do something here, as LoRA layers do

@@ -1,4 +1,4 @@
-"""Networks for point clouds: one classifier, and four layers that let points speak to each other, or not.
+"""Networks for point clouds: one classifier, and four layers, three of which let points exchange information.
 
 Chapter 13 writes out each of these in the same words. Letters: B clouds, N points of a cloud, k neighbours, D width
 of a token, h heads, Dh = D / h, G cells along a side of a grid, K classes. `points` (B, N, 3) are coordinates; every

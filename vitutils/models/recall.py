@@ -1,4 +1,4 @@
-"""The recall task of chapter 2, on which one attention layer stands beside an LSTM; in the chapter in the same words.
+"""The recall task of chapter 2, which compares one attention layer with an LSTM. The chapter has the same code.
 
 Letters: B batch, T tokens, D width. Source of the LSTM: Hochreiter and Schmidhuber 1997.
 """

@@ -36,9 +36,9 @@ class Pretrained:
     """A model and what belongs to its checkpoint.
 
     model: our ViT, in eval mode.  mean, std: per channel, of images scaled to 0..1 (the checkpoint's own).
-    transform: the checkpoint's own evaluation transform for one PIL image or (C,H,W) uint8 tensor; a PIL image is taken
-    as a person sees it (`decoding.as_seen`), whatever its mode.
-    source: where it came from.  classes: K names; none where the checkpoint has no head, and the model gives features.
+    transform: the checkpoint's own evaluation transform for one PIL image or uint8 tensor (C, H, W); a PIL image is
+    taken as a person sees it (`decoding.as_seen`), whatever its mode.
+    source: where it came from.  classes: K names; none if the checkpoint has no head and the model returns features.
     """
 
     name: str
@@ -70,7 +70,7 @@ def hub_reachable() -> bool:
 def find_weights(name: str, repo: str) -> Path:
     """Find NAME.safetensors in `weight_folders()`, in the hub's cache on this machine, or on the hub.
 
-    Raises FileNotFoundError that names all that was tried.
+    Raises FileNotFoundError, naming all that was tried.
     """
     from huggingface_hub.utils import logging
 
@@ -89,9 +89,9 @@ def find_weights(name: str, repo: str) -> Path:
 
 
 def from_hub(name: str, repo: str) -> Path:
-    """The file from the hub's cache on this machine, else from the hub, which says how much and shows its bar.
+    """The file from the hub's cache on this machine, or else a download, which says how large it is and shows progress.
 
-    token=False: the weights are public, and on Colab the hub's client would ask the reader for a secret.
+    token=False: the weights are public, and on Colab the hub's client would otherwise ask the reader for a secret.
     Raises what the hub's client raises.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -111,14 +111,14 @@ def from_hub(name: str, repo: str) -> Path:
 
 
 def load_pretrained(*names: str) -> Pretrained:
-    """Load the first of these plain ViTs that can be found, by timm's names; its `source` names the others.
+    """Load the first of these plain ViTs that can be found, by timm's names; its `source` names those that could not.
 
-    Such as "vit_tiny_patch16_224.augreg_in21k_ft_in1k": NAME.safetensors is looked for in the `weights` folders of
-    `$VITBOOK_DATA`, then the Hugging Face hub is asked. "pocket" is the book's own small ViT and comes with this
-    package: grey images of 28 x 28 pixels, ten classes of Fashion-MNIST.
-    A checkpoint without a head (`vit_small_patch16_224.dino`) gives features (B, D) in place of logits.
-    Raises ValueError for a name timm does not know, a damaged file, or an architecture that is not a plain ViT;
-    FileNotFoundError, naming all that was tried, if none can.
+    For a name such as "vit_tiny_patch16_224.augreg_in21k_ft_in1k", it looks for NAME.safetensors in the `weights`
+    folders of `$VITBOOK_DATA`, and then on the Hugging Face hub. "pocket" is the book's own small ViT and comes with
+    this package: grey images of 28 x 28 pixels, ten classes of Fashion-MNIST.
+    A checkpoint without a head (`vit_small_patch16_224.dino`) returns features (B, D) instead of logits.
+    Raises ValueError for a name that timm does not know, a damaged file, or an architecture that is not a plain ViT;
+    FileNotFoundError, naming all that was tried, if none can be found.
     """
     if not names:
         raise ValueError("expected the name of a model, got none")
@@ -160,7 +160,7 @@ def _load(name: str) -> Pretrained:
 def transform_of(reference: nn.Module, img_size: int | None = None) -> tuple[dict, Callable]:
     """The data settings of timm's model, and its evaluation transform as `Pretrained.transform` describes it.
 
-    img_size: side of the square images that come out; None: the checkpoint's own.
+    img_size: side of the square images that it returns; None: the checkpoint's own.
     """
     from timm.data import create_transform, resolve_model_data_config
 
@@ -185,7 +185,7 @@ def read_file(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def load_pocket() -> Pretrained:
-    """Load the book's own small ViT, which `studies/pocket.py` trained on Fashion-MNIST; see its card beside it."""
+    """Load the book's own small ViT, which `studies/pocket.py` trained on Fashion-MNIST; its card is beside it."""
     if not POCKET_FILE.is_file():
         raise FileNotFoundError(f"no {POCKET_FILE}: it comes with the book; install vitutils again")
     state, words = read_file(POCKET_FILE)

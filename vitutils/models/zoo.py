@@ -10,7 +10,10 @@ from vitutils.models.vit import ViT, ViTConfig
 
 
 def named_net(name: str, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """Return a fresh net by name (book/P, Ti/P, cnn, ...) for images (C, H, W). Raises ValueError if none fits."""
+    """Return an untrained network by name (book/P, Ti/P, cnn, ...) for images (C, H, W).
+
+    Raises ValueError for an unknown name, or sizes that do not fit.
+    """
     C, H, W = image_shape
     if name == "cnn":
         if min(H, W) < 8:

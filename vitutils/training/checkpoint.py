@@ -1,4 +1,4 @@
-"""A run's file: what it holds, how it is written and read, and what must not have changed when a run goes on."""
+"""A run's checkpoint: what it holds, how it is written and read, and what must not change before a run resumes."""
 
 import copy
 import pickle
@@ -21,7 +21,7 @@ from vitutils.training.recipe import Recipe
 
 
 def save_checkpoint(path: Path, **parts) -> None:
-    """Write a checkpoint in one piece, so that no half-written file stays."""
+    """Write a checkpoint in one piece, so that no half-written file is left behind."""
     with whole_file(path) as temporary:
         torch.save(parts, temporary)
 
@@ -64,8 +64,8 @@ def described_data(dataset: Dataset) -> dict:
 def load_checkpoint(path: Path, recipe: Recipe, device: torch.device, objective: Callable = labels_alone) -> dict:
     """Read a checkpoint written by `fit` (no pickle is executed).
 
-    Raises ValueError for a damaged file, one that is no such checkpoint, and one written under another recipe or
-    objective (the message says which field); OSError and MemoryError as they come.
+    Raises ValueError for a damaged file, a file that isn't such a checkpoint, or one written with another recipe or
+    objective (the message says which field); OSError and MemoryError are passed on.
     """
     state = _read_checkpoint(path, device)
     if changed := _changed(state["recipe"], described(recipe, objective)):
@@ -123,9 +123,9 @@ def check_alike(about: dict) -> None:
 
 
 def restore(path: Path, about: dict, device: torch.device, stateful: dict, steps_per_epoch: int) -> History:
-    """Give every part its state in the checkpoint and return the history; an empty one where there is no file.
+    """Give every part its state in the checkpoint and return the history, or an empty one if there is no file.
 
-    The model stays as it was where the checkpoint is refused.
+    If the checkpoint doesn't fit, the model stays as it was.
     """
     if not path.exists():
         return History()

@@ -1,8 +1,9 @@
-"""What a function, a net or tensors are, in a name and digits that a checkpoint can keep and a later run compare.
+"""Fingerprints of functions, networks and tensors: a name and digits that a checkpoint keeps and a later run compares.
 
-Of a function its name, code, defaults and what it closes over count; of an object its class and attributes; of both
-only numbers, words, tuples, tensors, functions and further objects, for lists and dicts are often written to while a
-run goes on. A wrapper made with `functools.wraps` counts as what it wraps. Another Python compiles to another code.
+For a function they cover its name, code, defaults and closure; for an object its class and attributes. Of the values in
+these, only numbers, words, tuples, tensors, functions and further objects count, because lists and dicts often change
+during a run. A wrapper made with `functools.wraps` counts as what it wraps. Another version of Python compiles to
+different code.
 """
 
 import functools

@@ -25,10 +25,10 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class History:
-    """What happened in a run: one entry a batch in losses, lrs and grad_norms, one a finished epoch in epochs.
+    """What happened in a run: one entry per batch in losses, lrs and grad_norms, one per finished epoch in epochs.
 
-    Where float16 let a gradient overflow, its norm is not finite, no step was taken, and the next has the same rate.
-    epochs: dicts with epoch, step, val_loss, val_accuracy, and the seconds of training so far (evaluation left out).
+    If a gradient overflowed in float16, its norm is not finite, no step was taken, and the next has the same rate.
+    epochs: dicts with epoch, step, val_loss, val_accuracy, and the seconds of training so far (without evaluation).
     """
 
     losses: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, evaluation left out."""
+        """Seconds of training, without evaluation."""
         return self.epochs[-1]["seconds"] if self.epochs else 0.0
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class History:
         )
 
     def plot(self):
-        """Draw the training loss a step and the held-out accuracy an epoch; returns the figure."""
+        """Draw the training loss per step and the held-out accuracy per epoch; returns the figure."""
         from vitutils import plot  # matplotlib, for those who draw
 
         steps = [e["step"] for e in self.epochs]
@@ -64,7 +64,7 @@ class History:
 
 
 def autocast(device: torch.device):
-    """Half precision on a GPU (bfloat16 where it has it, else float16); full precision elsewhere."""
+    """Half precision on a GPU (bfloat16 if it supports that, otherwise float16); full precision elsewhere."""
     if device.type != "cuda":
         return nullcontext()
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -72,7 +72,7 @@ def autocast(device: torch.device):
 
 
 def make_scaler(device: torch.device) -> torch.amp.GradScaler:
-    """Scale the loss where `autocast` takes float16, so that small gradients do not vanish; elsewhere do nothing."""
+    """Scale the loss if `autocast` uses float16, so that small gradients do not vanish; otherwise do nothing."""
     half = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.amp.GradScaler(device.type, enabled=half)
 
@@ -88,12 +88,12 @@ def evaluate(
     device="cpu",
     batch_size: int = 500,
 ) -> Evaluation:
-    """Evaluate on the test part of a `Dataset`, in eval mode; each module's own mode is put back after.
+    """Evaluate on the test part of a `Dataset`, in eval mode; afterwards each module is back in its own mode.
 
     Or on uint8 images (N, C, H, W) and int64 labels (N,), which need mean and std, per channel: those that the model
     was trained with.
-    Raises ValueError for no images, labels that are no classes, and a model that gives anything but logits (B, K) with
-    a place for each; FloatingPointError where the loss is not finite, for then argmax is no answer.
+    Raises ValueError if there are no images, if labels are not classes, or if the model returns anything but logits
+    (B, K) with a column for each class; FloatingPointError if the loss is not finite, since argmax then means nothing.
     """
     if isinstance(images, Dataset):
         if any(one is not None for one in (labels, mean, std)):

@@ -1,4 +1,4 @@
-"""Fine-tuning a pre-trained network: rates that fall from layer to layer, adapters, and the loop. Chapter 15's.
+"""Fine-tuning a pre-trained network, as in chapter 15: rates that fall from layer to layer, adapters, and the loop.
 
 The network is any of timm's, or the book's ViT, whose parameters have timm's names.
 """
@@ -36,7 +36,7 @@ VIT_LAYERS = {
 
 
 def layers_of(net: nn.Module) -> dict[nn.Parameter, int]:
-    """The layer of each parameter: 0 what stands before the blocks, then block by block. timm's network, or our ViT.
+    """The layer of each parameter: 0 before the blocks, then block by block. For timm's networks, and our ViT.
 
     Raises ValueError for a network whose layers timm does not know.
     """
@@ -72,9 +72,10 @@ def layer_groups(
 
 
 def photo_augmentation(side: int) -> Callable[[Tensor], Tensor]:
-    """An augmentation for photos (B, C, side, side): half of the area or more, mirrored or not, other light.
+    """An augmentation for photos (B, C, side, side): a crop of at least half the area, random mirroring, other light.
 
-    torchvision's transforms, called once an image. Not for what must not be mirrored (letters, left and right hands).
+    These are torchvision's transforms, called once per image. Don't use them on anything that must not be mirrored
+    (letters, left and right hands).
     """
     steps = [
         v2.RandomResizedCrop(side, scale=(0.5, 1.0), antialias=True),
@@ -127,13 +128,14 @@ def fine_tune(
     checkpoint: Path | str | None = None,
     report: Callable[[dict], object] | None = None,
 ) -> History:
-    """Train for `recipe.epochs` on the training part, in half precision where the device has it; judge each epoch.
+    """Train for `recipe.epochs` on the training part, in half precision if the device has it; evaluate each epoch.
 
     model: images (B, C, H, W) -> logits (B, K).  groups: for AdamW, as `layer_groups` makes them; None: one rate.
-    recipe: without mixing, an average of the weights or Muon.  checkpoint: a file written after each epoch, from which
-    the same call goes on.  report: called after each epoch with its entry in `History.epochs`.
-    The modes of the modules are put back at the end. Raises ValueError for a recipe with one of these, nothing to
-    train and a checkpoint of another run; FloatingPointError, with the step, once the loss is not finite.
+    recipe: without mixing, averaged weights or Muon.  checkpoint: a file written after each epoch, from which the same
+    call resumes.  report: called after each epoch with its entry in `History.epochs`.
+    At the end every module is back in its own mode. Raises ValueError if the recipe has one of these, if there is
+    nothing to train, or for a checkpoint of another run; FloatingPointError, with the step, as soon as the loss is not
+    finite.
     """
     if recipe.mixup or recipe.cutmix or recipe.ema_decay is not None:
         raise ValueError("fine_tune mixes no images and averages no weights: use `fit`, or a recipe without")

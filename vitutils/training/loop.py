@@ -1,6 +1,6 @@
-"""Train a classifier: one loop for every net of the book, ViT, CNN or another.
+"""Train a classifier: one loop for every network of the book, ViT, CNN or another.
 
-The model is known through `nn.Module` alone: images (B, C, H, W) in, logits (B, K) out.
+All that the loop knows of the model is `nn.Module`: images (B, C, H, W) in, logits (B, K) out.
 Source of the choices: Dosovitskiy et al. 2021, appendix B; DeiT (2012.12877), table 9.
 """
 
@@ -43,25 +43,25 @@ def fit(
 
     Pass `dataset.hold_out(n)` to choose a recipe, and keep the test part for one last evaluation.
     objective: (what the model returns, images, labels, label_smoothing) -> loss; `distill.Distillation` adds a teacher.
-    images are those that the model saw: augmented, mixed, normalised. Evaluation looks at the labels alone.
-    checkpoint: a file written after each epoch; with resume=True a run goes on from it, to the same weights (bit for
-    bit on a CPU, with one rank or two) as if it had never stopped. With recipe.ema_decay the model holds the averaged
-    weights at the end.
+    The images are those that the model saw: augmented, mixed, normalised. Evaluation uses the labels only.
+    checkpoint: a file written after each epoch; with resume=True a run continues from it and ends with the same weights
+    (bit for bit on a CPU, with one rank or two) as if it had never stopped. With recipe.ema_decay the model has the
+    averaged weights at the end.
     report: called after each epoch with its entry in `History.epochs`.
-    Modes: a model in train mode is trained as it is, so that a BatchNorm that you put in eval mode stays frozen; a
-    model in eval mode is put in train mode, all of it. At the end, or after an error, every module has its own again.
-    A last batch of one image joins the one before it (`data.batch_sizes`).
+    Modes: a model in train mode is trained as it is, so a BatchNorm that you put in eval mode stays frozen; a model in
+    eval mode is put in train mode, all of it. At the end, even after an error, every module is back in its own mode.
+    If the last batch would have a single image, it joins the one before it (`data.batch_sizes`).
 
     Under torchrun, inside `distributed.joined()`, every rank makes this call with the same arguments.
     recipe.batch_size is that of all ranks together: each takes its part of every batch, and the gradient is the mean
-    over the whole of it. So the number of ranks changes rounding and what is drawn at random (augmentation, dropout,
-    mixing), and for nets with BatchNorm the images that its means are taken over: a rank's own. Rank 0 writes the
-    checkpoint; all read it.
+    over the whole batch. So the number of ranks changes the rounding and what is drawn at random (augmentation,
+    dropout, mixing); for networks with BatchNorm, it also changes which images its means are taken over: each rank's
+    own. Rank 0 writes the checkpoint; all ranks read it.
 
-    Raises FloatingPointError, with the step, once a loss is not finite; ValueError for a checkpoint of another
-    recipe, augmentation, objective, net or teacher, of other frozen parameters, or of other classes or images (every
-    byte of them counts), for fewer images than ranks, an empty part, and a model without logits for each class or
-    without parameters to train. What only one rank meets is a `distributed.RankError` on all.
+    Raises FloatingPointError, with the step, as soon as a loss is not finite; ValueError for a checkpoint of another
+    recipe, augmentation, objective, network or teacher, of other frozen parameters, or of other classes or images
+    (every byte counts), for fewer images than ranks, for an empty part, and for a model that has no logit for each
+    class or no parameters to train. An error on one rank is a `distributed.RankError` on all the others.
     """
     if resume and not checkpoint:
         raise ValueError("resume=True continues from a checkpoint: name it with checkpoint=PATH")

@@ -1,4 +1,4 @@
-"""How to train: the numbers of a recipe and their limits. Nothing here needs torch: a command line reads fast."""
+"""How to train: the numbers of a recipe and their limits. Nothing here needs torch, so the command line is quick."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ LIMITS = {
 
 
 def checked(name: str, value: object) -> int | float | None:
-    """A number of a recipe as Python's own, whatever library's it was. Raises ValueError for one out of `LIMITS`."""
+    """A number of a recipe as a plain Python number, whatever its type was. Raises ValueError if outside `LIMITS`."""
     what, fits = LIMITS[name]
     number = plain(value)
     if number is None and "None" in what:
@@ -37,17 +37,17 @@ def checked(name: str, value: object) -> int | float | None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Two nets with one recipe get equal care only where the recipe suits both: search for each.
+    """How to train. One recipe is fair to two networks only if it suits both, so search for each.
 
-    lr: peak of the schedule.  weight_decay: on weight matrices and filters alone.
-    muon_lr: peak rate of Muon, which then moves the matrices inside the net, and AdamW the rest; None: AdamW for all.
+    lr: peak of the schedule.  weight_decay: on weight matrices and filters only.
+    muon_lr: peak rate of Muon, which then moves the matrices inside the network, and AdamW the rest; None: AdamW for all.
     warmup: share of all steps in which the rate rises linearly from (almost) 0 to lr.
     schedule: what follows: "cosine", down to 0 at the last step, or "constant".
     clip_grad: largest norm of the whole gradient, or None.  label_smoothing: 0 to 1.
     mixup, cutmix: their alpha, 0 for off; with both, each batch gets one of the two.
-    ema_decay: keep an exponential mean of the weights with this decay a step, evaluate and return that; or None.
+    ema_decay: keep an exponential mean of the weights with this decay per step, evaluate and return it; or None.
     augment: function of a batch of images on the device, before normalisation (`data.flip_shift()`), or None.
-    NumPy's numbers and tensors of one number become Python's. Raises ValueError for a number out of its limits.
+    NumPy numbers and tensors with one number become Python's. Raises ValueError for a number outside its limits.
     """
 
     epochs: int = 10

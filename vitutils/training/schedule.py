@@ -1,4 +1,4 @@
-"""Which parameters decay, and how the learning rate goes. Chapter 6 writes both out in the same words."""
+"""Which parameters decay, and how the learning rate changes. Chapter 6 has the same code."""
 
 import torch
 from torch import nn

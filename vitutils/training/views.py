@@ -297,12 +297,13 @@ def pretrain(
     every: int = 0,
     report: Callable[[dict], object] | None = None,
 ) -> list[dict]:
-    """Train a method on images whose labels it never sees; an entry per step: loss, seconds of processor, entropies.
+    """Train a method on images whose labels it never sees; an entry per step: loss, processor seconds, entropies.
 
     AdamW, warm-up over a tenth of the steps, a cosine to 0, gradients of length 1 at most. method: images (B, C, H, W)
-    -> loss; it may have after_step(), and told(), whose line is printed at every `every`-th step with the loss.
-    A smaller last batch of an epoch is left out. report: called with each entry. Modes are put back at the end.
-    Raises ValueError for fewer images than a batch, FloatingPointError, with the step, once the loss is not finite.
+    -> loss; it may have after_step(), and told(), whose line is printed with the loss at every `every`-th step.
+    A smaller last batch of an epoch is left out. report: called with each entry. At the end every module is back in its
+    own mode. Raises ValueError for fewer images than a batch; FloatingPointError, with the step, as soon as the loss
+    is not finite.
     """
     device, count = torch.device(device), len(dataset.train_images)
     if not 1 < batch_size <= count:
