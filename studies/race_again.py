@@ -3,7 +3,8 @@
 Three entries, 180 seconds of the processor each, seed by seed in turn, the first another for each seed: chapter 6's
 recipe, the best of the other tutorials', and `patches of 7`, all as in studies/race.py. The seeds are new, since the
 third was found on test images. Before this, two lower rates of Muon were tried with it, one seed each, on 10,000
-held-out training images: errors with mirror images of 8.9 % at .01 and 9.1 % at .005, where .02 has 8.7 %. So .02 stayed.
+held-out training images: errors with mirror images of 8.9 % at .01 and 9.1 % at .005, where .02 has 8.7 %. So .02
+stayed.
 """
 
 from collections.abc import Iterator

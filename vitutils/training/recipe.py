@@ -40,7 +40,7 @@ class Recipe:
     """How to train. One recipe is fair to two networks only if it suits both, so search for each.
 
     lr: peak of the schedule.  weight_decay: on weight matrices and filters only.
-    muon_lr: peak rate of Muon, which then moves the matrices inside the network, and AdamW the rest; None: AdamW for all.
+    muon_lr: peak rate of Muon, which then moves the matrices inside, and AdamW the rest; None: AdamW for all.
     warmup: share of all steps in which the rate rises linearly from (almost) 0 to lr.
     schedule: what follows: "cosine", down to 0 at the last step, or "constant".
     clip_grad: largest norm of the whole gradient, or None.  label_smoothing: 0 to 1.
