@@ -63,7 +63,9 @@ FIREFOX = [
     "/Applications/Firefox.app/Contents/MacOS/firefox",
     r"C:\Program Files\Mozilla Firefox\firefox.exe",
 ]
-NO_FIREFOX = "No Firefox here (Debian: sudo apt install firefox-esr; or FIREFOX=/path): the pages are opened in Chromium only."
+NO_FIREFOX = (
+    "No Firefox here (Debian: sudo apt install firefox-esr; or FIREFOX=/path): the pages are opened in Chromium only."
+)
 PREFERENCES = {"ui.prefersReducedMotion": 1}  # this protocol cannot ask for it page by page
 
 
@@ -449,7 +451,7 @@ def check_site_in_firefox(site: Path, rows: list[Seen], firefox: str) -> list[st
 
 
 def try_firefox(site: Path, rows: list[Seen], firefox: str | None) -> list[str]:
-    """The faults in Firefox; none, and a line that says why, where there is no Firefox, or one that cannot be driven."""
+    """The faults in Firefox; none, and a line that says why, where there is none, or one that cannot be driven."""
     if not firefox:
         print(f"\n{NO_FIREFOX}")
         return []

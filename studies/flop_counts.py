@@ -1,4 +1,4 @@
-"""Chapter 14's study: one network, ViT-B/16, and one image, counted by five tools.
+"""Chapter 14's study: one network, ViT-B/16, and one image, counted by six tools.
 
 The networks are the same on paper: torchvision's, timm's and ours with fused attention, and ours with attention by
 hand. All in eval mode, 1,000 classes, 224 x 224 pixels. What a tool counts doesn't depend on the machine, but does on

@@ -317,6 +317,11 @@ def test_stacked_bars_stand_end_to_end():
     assert spans == {(0, 1), (1, 2), (0, 5), (5, 1)}
 
 
+def test_no_two_parts_of_stacked_bars_look_the_same():
+    figure = plot.stacked({"bar": {str(n): 1 for n in range(20)}}, xlabel="ms")
+    assert len({(part.get_facecolor(), part.get_hatch()) for part in figure.axes[0].patches}) == 20
+
+
 def test_numbers_on_an_axis_stand_as_far_as_its_panel_reaches():
     parts = {"one": {"a": {2: [1], 30: [2]}}, "two": {"a": {100: [1], 900: [2]}}}
     figure = plot.mean_lines(parts, xlabel="x", ylabel="y", ticks=(1, 5, 10, 200, 1_000))

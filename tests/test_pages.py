@@ -177,12 +177,10 @@ def diagrams_speak(root: Path) -> list[str]:
 
 @rule
 def lines_show_on_every_screen(root: Path) -> list[str]:
-    """No line of the book's own style sheets is thinner than a pixel: Firefox, on a plain screen, draws none of those."""
+    """No line of the book's own style sheets is thinner than a pixel: at 1x, Firefox draws none of those."""
     sheets = [path for path in (root / "book" / "_static").rglob("*.css") if "katex" not in path.parts]
     thin = re.compile(r"(?:border|shadow|outline)[\w-]*:[^;}]*?(?<![\d.])0?[.]\d+px[^;}]*")
-    return [
-        f"{path.name}: {found[0]}" for path in sheets for found in thin.finditer(path.read_text(encoding="utf-8"))
-    ]
+    return [f"{path.name}: {found[0]}" for path in sheets for found in thin.finditer(path.read_text(encoding="utf-8"))]
 
 
 @rule
@@ -310,8 +308,13 @@ FAULTS = [  # rule, file, what stands there, what stands there instead, part of 
     ("citations_resolve", "book/glossary.md", "[He et al. 2016]", "[Hu et al. 2016]", "He et al. 2016"),
     ("links_resolve", "book/notation.md", "glossary.md#token)", "glossary.md#tokens)", "tokens"),
     ("links_resolve", "README.md", "](CONTRIBUTING.md)", "](CONTRIBUTE.md)", "CONTRIBUTE.md"),
-    ("github_shows_what_can_be_read", "README.md", "https://your_org.github.io/vit-book/book/status.html",
-     "book/status.md", "book/status.html"),
+    (
+        "github_shows_what_can_be_read",
+        "README.md",
+        "https://your_org.github.io/vit-book/book/status.html",
+        "book/status.md",
+        "book/status.html",
+    ),
     ("github_shows_what_can_be_read", "README.md", "book/results.html", "book/result.html", "book/result.html"),
     ("glossary_serves", "book/glossary.md", "## Stride", "## A stride", "a stride"),
     ("glossary_serves", "book/glossary.md", "One pass of the training over all training images.", "", "Epoch"),
@@ -378,14 +381,16 @@ def test_short_names():
 
 
 def test_docstrings_become_rst():
-    lines = convert([
-        "Cut `images` into *flat",
-        "patches* of C*P*P numbers.",
-        "",
-        "images: (B, C, H, W).  patch_size, in_chans: whole numbers, `P` and C.",
-        "    at least 1",
-        "Raises ValueError if H does not fit.",
-    ])
+    lines = convert(
+        [
+            "Cut `images` into *flat",
+            "patches* of C*P*P numbers.",
+            "",
+            "images: (B, C, H, W).  patch_size, in_chans: whole numbers, `P` and C.",
+            "    at least 1",
+            "Raises ValueError if H does not fit.",
+        ]
+    )
     assert lines == [
         r"Cut ``images`` into *flat patches* of C\*P\*P numbers.",
         "",

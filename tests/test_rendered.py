@@ -70,7 +70,11 @@ SEARCH = """<!DOCTYPE html><html lang="en"><head><title>Search</title><link rel=
 </script></body></html>"""
 # name: (what is changed, into what, what the report must say)
 FAULTS = {
-    "a picture from elsewhere": ("_images/large.png", "https://example.org/x.png", "asks another host: https://example"),
+    "a picture from elsewhere": (
+        "_images/large.png",
+        "https://example.org/x.png",
+        "asks another host: https://example",
+    ),
     "a script error": ("<script>\n", "<script>\nnothing();\n", "script error: nothing is not defined"),
     "a missing file": ('href="data:,"', 'href="icon.png"', "404: icon.png"),
     "grey on white": ("color: #222", "color: #bbb", "axe, light: color-contrast"),
@@ -187,7 +191,7 @@ IN_FIREFOX += ["a formula that is not set", "a word too wide", "a box no key rea
 
 @pytest.fixture(scope="module")
 def fox(site, driver):
-    """A function that opens a page with this text in Firefox, and says what was seen. A Firefox that is there must run."""
+    """A function that opens a page with this text in Firefox, and says what was seen. One that is there must run."""
     if not (found := pages.find_firefox()):
         pytest.skip(pages.NO_FIREFOX)
     with pages.server(site) as base:

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -150,9 +151,7 @@ def lines(
     figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
     for n, (name, values) in enumerate(curves.items()):
         draw_curve(ax, x, values, name, n)
-    for name, level in (reference or {}).items():
-        ax.axhline(level, color="0.35", linestyle=":", linewidth=1.2)
-        ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.25")
+    draw_levels(ax, reference or {})
     if "x" in log:
         ax.set_xscale("log")
         if len(x) <= 8:  # few places: name them, no powers of ten
@@ -162,8 +161,29 @@ def lines(
         ax.set_yscale("log")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(curves) > 1:
-        ax.legend()
+        place_legend(ax)
     return finish(figure)
+
+
+def draw_levels(ax: Axes, levels: Mapping[str, float], *, names: bool = True) -> None:
+    """Draw a dotted line at each level, with its name in the margin, where nothing is drawn that it could cover."""
+    for name, level in levels.items():
+        ax.axhline(level, color="0.35", linestyle=":", linewidth=1.2)
+        if names:
+            ax.annotate(name, (1, level), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                        ha="left", va="center", color="0.25")  # fmt: skip
+
+
+def place_legend(ax: Axes) -> None:
+    """Put the legend where it covers no line: within the axes if there is room, else above them."""
+    legend = ax.legend()
+    ax.figure.draw_without_rendering()  # before, the legend has no place
+    box = legend.get_window_extent()
+    paths = [line.get_transform().transform_path(line.get_path()) for line in ax.get_lines()]
+    if any(path.intersects_bbox(box, filled=False) for path in paths):
+        handles, names = ax.get_legend_handles_labels()
+        legend.remove()
+        ax.figure.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)))
 
 
 def panels(
@@ -266,10 +286,10 @@ def mean_lines(
 
 
 def short_number(value: float) -> str:
-    """A number in few letters, for an axis: 300, 1k, 60k, 1.3M."""
+    """A number in few letters, for an axis: 300, 1k, 1024, 60k, 1.3M."""
     for size, letter in ((1_000_000, "M"), (1_000, "k")):
         if value >= size:
-            return f"{value / size:g}{letter}"
+            return min(f"{value / size:g}{letter}", f"{value:g}", key=len)
     return f"{value:g}"
 
 
@@ -281,8 +301,10 @@ def stacked(parts: Mapping[str, Mapping[str, float]], *, xlabel: str) -> Figure:
     for n, name in enumerate(names):
         lengths = np.array([bar.get(name, 0.0) for bar in parts.values()])
         before = np.array([sum(bar.get(other, 0.0) for other in names[:n]) for bar in parts.values()])
-        colour, hatch = COLOURS[n % len(COLOURS)], hatches[n % len(hatches)]
+        colour = COLOURS[n % len(COLOURS)]
+        hatch = hatches[(n + n // len(COLOURS)) % len(hatches)]  # another one when a colour comes again
         ax.barh(list(parts), lengths, left=before, label=name, color=colour, hatch=hatch, edgecolor="white")
+    ax.set_axisbelow(True)  # no grid across the bars
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
     figure.legend(ncols=min(4, len(names)), loc="outside upper center")  # over the names of the bars too
@@ -397,8 +419,8 @@ def matrices(
         picture = ax.imshow(arrays[n], interpolation="nearest", **scale)
         ax.set_title(titles[n])
         ax.set_xlabel(xlabel)
-        for axis in (ax.xaxis, ax.yaxis):  # rows and columns are counted: no half ones
-            axis.set_major_locator(MaxNLocator(integer=True))
+        for axis in (ax.xaxis, ax.yaxis):  # rows and columns are counted: no half ones; a narrow panel holds few
+            axis.set_major_locator(MaxNLocator(nbins=5 if columns > 2 else "auto", integer=True))
         if names:
             ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
             ax.set_yticks(range(len(names)), names)
@@ -462,9 +484,7 @@ def patch_grid(image: torch.Tensor, patches: torch.Tensor, grid: tuple[int, int]
     image: (C,H,W). patches: (N,C,P,P), as the caller cut them. grid: rows and columns of patches.
     """
     (rows, columns), P = grid, patches.shape[-1]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(WIDTH, 0.52 * WIDTH * rows / columns + 0.3)
-    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 0.52 * WIDTH * rows / columns + 0.3))
     show_picture(left, image, f"{rows} x {columns} patches")
     left.hlines(P * np.arange(1, rows) - 0.5, -0.5, P * columns - 0.5, color="white", linewidth=0.8)
     left.vlines(P * np.arange(1, columns) - 0.5, -0.5, P * rows - 0.5, color="white", linewidth=0.8)
@@ -527,9 +547,7 @@ def layer_dots(
         values = torch.as_tensor(values).detach().cpu().float().numpy()
         layers = np.repeat(np.arange(1, len(values) + 1), values.shape[1])
         ax.plot(layers, values.flatten(), **look(n) | {"linestyle": "", "markersize": 5}, alpha=0.8)
-        for name, level in (reference or {}).items():
-            ax.axhline(level, color="0.35", linestyle=":", linewidth=1.2)
-            ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.25")
+        draw_levels(ax, reference or {}, names=n == len(parts) - 1)
         ax.set(title=title, xlabel="layer")
     axes[0, 0].set(ylabel=ylabel, ylim=(0, None))  # once all panels have drawn: they share it
     return finish(figure)
@@ -540,9 +558,7 @@ def top_answers(
 ) -> Figure:
     """Show images with a net's most probable answers beside each, two images a row: bars of (name, probability)."""
     rows = -(-len(pictures) // 2)
-    figure, axes = plt.subplots(
-        rows, 4, figsize=(WIDTH, 1.75 * rows), width_ratios=[1, 1.25, 1, 1.25], squeeze=False
-    )
+    figure, axes = plt.subplots(rows, 4, figsize=(WIDTH, 1.75 * rows), width_ratios=[1, 1.25, 1, 1.25], squeeze=False)
     for ax in axes.flat[2 * len(pictures) :]:
         ax.set_axis_off()
     cells = zip(axes.reshape(-1, 2), pictures, titles, answers, strict=False)

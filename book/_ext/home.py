@@ -62,7 +62,8 @@ FRAME = """<link rel="stylesheet" href="_static/pocket/page.css">
 </div>
 <figcaption><span class="home-live">Draw on it, or pick another.</span> It knows ten kinds of clothes and nothing else,
 so whatever you draw, it names a garment. Of the {many} test images on its
-<a href="book/vit-in-your-browser.html">own page</a> it gets {wrong} wrong, among them the one it begins with.</figcaption>
+<a href="book/vit-in-your-browser.html">own page</a> it gets {wrong} wrong, among them the one it begins with.
+</figcaption>
 </figure>
 <script src="_static/pocket/home.js" defer></script>
 """

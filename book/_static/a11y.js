@@ -63,9 +63,9 @@
       table.parentNode.insertBefore(box, table);
       box.appendChild(table);
     });
-    // What a cell prints in columns keeps them: at least two of its lines have a gap.
+    // What a cell prints in columns keeps them: at least two of its lines have a gap, or are rows of an array.
     each(".bd-article .cell_output pre", function (box) {
-      var gaps = box.textContent.split("\n").filter(function (line) { return /\S {2,}\S|^ {2,}\S/.test(line); });
+      var gaps = box.textContent.split("\n").filter(function (line) { return /\S {2,}\S|^ +[-\d.[]/.test(line); });
       if (gaps.length > 1) box.classList.add("book-columns");
     });
     // Lists that are none, and entries of a list with a role of yesterday.

@@ -1,0 +1,63 @@
+"""What the book's figures write: no name of a line, no legend and no tick covers what is drawn, or another one."""
+
+from __future__ import annotations
+
+import itertools
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("agg")
+from vitutils import plot
+
+
+@pytest.fixture(autouse=True)
+def style():
+    plot.use_style()
+    yield
+    plot.plt.close("all")
+
+
+def drawn(figure):
+    figure.draw_without_rendering()
+    return figure
+
+
+def test_a_name_of_a_level_stands_beside_the_axes():
+    figure = drawn(plot.lines([1, 2, 3], {"one": [50, 50.5, 50]}, xlabel="x", ylabel="y", reference={"coin toss": 50}))
+    (name,) = figure.axes[0].texts
+    assert name.get_window_extent().x0 >= figure.axes[0].get_window_extent().x1
+    assert name.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_the_levels_of_panels_are_named_once():
+    figure = drawn(plot.layer_dots({"a": np.ones((3, 2)), "b": np.ones((3, 2))}, ylabel="y", reference={"uniform": 1}))
+    assert [len(ax.texts) for ax in figure.axes] == [0, 1]
+
+
+def test_a_legend_covers_no_line():
+    x = np.arange(9)
+    free = plot.lines(x, {"one": x * 0, "two": x * 0 + 0.1, "three": x}, xlabel="x", ylabel="y")
+    assert free.axes[0].get_legend() and not free.legends
+    full = {f"line {n}": 5 * (-1.0) ** (x + n) * (1 + n) for n in range(6)}
+    figure = drawn(plot.lines(x, full, xlabel="x", ylabel="y"))
+    assert not figure.axes[0].get_legend()
+    assert figure.legends[0].get_window_extent().y0 >= figure.axes[0].get_window_extent().y1
+
+
+@pytest.mark.parametrize(
+    ("value", "letters"), [(300, "300"), (1000, "1k"), (1024, "1024"), (1500, "1.5k"), (60_000, "60k"), (1.3e6, "1.3M")]
+)
+def test_a_number_takes_the_fewest_letters(value, letters):
+    assert plot.short_number(value) == letters
+
+
+@pytest.mark.parametrize("many", [1, 2, 4])
+def test_ticks_of_a_heatmap_stand_apart(many):
+    figure = drawn(plot.matrices([np.eye(17)] * many, ["map"] * many, xlabel="key", ylabel="query"))
+    for ax in figure.axes[:many]:
+        low, high = ax.get_xlim()
+        at = [label for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+        boxes = [label.get_window_extent() for label in at]
+        assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
