@@ -1,4 +1,4 @@
-"""What a function was given: as it needs it, or refused with what was expected, what came and what to do.
+"""Arguments of functions: in the form needed, or an error that says what was expected, what came and what to do.
 
 Used by `training` and `analysis`, and by the chapters that write out parts of them. All raise ValueError.
 """
@@ -54,18 +54,18 @@ def _as_tensor(x: object) -> Tensor:
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Rows (N, D) brought to length 1, however long or short they are; rows of zeros stay."""
+    """Rows (N, D) scaled to length 1, however long or short they are; rows of zeros stay zero."""
     largest = x.abs().amax(dim=1, keepdim=True)  # squares of the largest numbers overflow, of the smallest vanish
     return F.normalize(torch.where(largest > 0, x / largest, x))
 
 
 def shape_of(outputs: object) -> tuple | str:
-    """The shape of a tensor; of anything else what it is, in words."""
+    """The shape of a tensor; of anything else, what it is, in words."""
     return tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
 
 
 def check_images(model: nn.Module, images: Tensor, classes: object = NOT_ASKED) -> None:
-    """Hold that images (B, C, H, W) are what the model can take: finite floats of its own dtype, on its own device."""
+    """Check that the model can take images (B, C, H, W): finite floats of its own dtype, on its own device."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a model that is an nn.Module, got {shown(model)}")
     if classes is not NOT_ASKED and not isinstance(classes, Tensor):
@@ -101,7 +101,7 @@ def logits_for(outputs: Tensor, classes: Tensor) -> Tensor:
 
 
 def check_training(dataset, steps: int, batch_size: int) -> None:
-    """Hold that there is a set to train on, and that steps and batch are numbers to train with."""
+    """Check that there is a set to train on, and that steps and batch size are usable numbers."""
     at_least_1(steps=steps, batch_size=batch_size)
     if not len(dataset.train_labels):
         raise ValueError(f"{dataset.name}: no images to train on")

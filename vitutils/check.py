@@ -13,7 +13,7 @@ LONGEST = 300  # characters of a reason that `exercise` prints
 
 
 def check_shape(tensor: Tensor, expected: tuple[int, ...], meaning: str = "") -> None:
-    """Hold that `tensor` has exactly the shape `expected`; `meaning` names the axes, as in "B T D"."""
+    """Check that `tensor` has exactly the shape `expected`; `meaning` names the axes, as in "B T D"."""
     names = f" ({meaning})" if meaning else ""
     wanted = f"expected shape {tuple(expected)}{names}"
     assert isinstance(tensor, Tensor), f"{wanted}, got a {type(tensor).__name__}, not a tensor"
@@ -21,7 +21,7 @@ def check_shape(tensor: Tensor, expected: tuple[int, ...], meaning: str = "") ->
 
 
 def check_close(got: Tensor, expected: Tensor, tol: float = 1e-5) -> float:
-    """Hold that two tensors of one shape differ nowhere by more than `tol`; return the largest difference.
+    """Check that two tensors of the same shape differ nowhere by more than `tol`; return the largest difference.
 
     Two infinities of one sign do not differ; nan differs from everything.
     """
@@ -36,7 +36,7 @@ def check_close(got: Tensor, expected: Tensor, tol: float = 1e-5) -> float:
 
 
 def check_rows_sum_to_one(attn: Tensor, tol: float = 1e-5) -> None:
-    """Hold that attention weights are 0 or more and sum to 1 over the last axis, the keys.
+    """Check that attention weights are 0 or more and sum to 1 over the last axis, the keys.
 
     Half precision rounds more coarsely: there the sum may be off by one step of the type, if that is more than `tol`.
     """
@@ -58,7 +58,7 @@ def count_parameters(module: torch.nn.Module) -> int:
 class Pieces(TorchFunctionMode):
     """Watch an attention that should go through its keys (..., T, Dh) in pieces: `with Pieces(k) as seen: ...`.
 
-    `seen.keys` is the largest number of different keys in one product; of copies of the keys it knows nothing.
+    `seen.keys` is the largest number of different keys in one product; it knows nothing about copies of the keys.
     `seen.numbers` is how many numbers torch's results held at one time, what several tensors share counted once.
     Raises ValueError if `keys` isn't contiguous, or is part of a larger tensor.
     """
@@ -108,7 +108,7 @@ class Pieces(TorchFunctionMode):
 def exercise(name: str, test: Callable[[], object], hint: str) -> bool:
     """Run `test`, print "NAME: pass", or the first reason why not and the hint. Only Ctrl-C is raised.
 
-    `test` raises, or returns something false, where the answer is wrong. What it returns may be nothing, a Python,
+    `test` raises, or returns something false, if the answer is wrong. What it returns may be nothing, a Python,
     NumPy or torch truth value or number, or an array, list or tuple of them, in which all must be true. Nothing to
     compare, a nan, and what is neither true nor false (`...`, `NotImplemented`, a text, a function) are no pass.
     Returns whether it passed.

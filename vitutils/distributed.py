@@ -1,4 +1,4 @@
-"""One process or several: which of them this is, and what they tell each other.
+"""One process or several: which of them this is, and how they communicate.
 
 `torchrun --nproc-per-node 2 -m vitutils.train ...` starts two processes, called *ranks*, and gives each its number in
 the environment. Without a launcher there is one process, rank 0 of 1, and the functions here have nothing to do.
@@ -30,7 +30,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all: it alone prints and writes files."""
+        """Whether this process speaks for all: only it prints and writes files."""
         return self.rank == 0
 
     def weight(self, count: int) -> float:

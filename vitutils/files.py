@@ -1,4 +1,4 @@
-"""Where the book's files lie, how one is written in one piece, and what a waiting reader sees of a download."""
+"""Where the book's files are, how to write one whole or not at all, and what a waiting reader sees of a download."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def system_folder() -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Take away what processes that were killed left half done in the cache; a day old, it is nobody's any more."""
+    """Remove from the cache what killed processes left half done, once it is a day old."""
     for path in [*folder.glob(".download-*"), *folder.glob(".*.part")]:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > 86_400:
@@ -33,7 +33,7 @@ def sweep(folder: Path) -> None:
 
 
 def stand_in(used: str, wanted: str) -> None:
-    """Print that one thing takes another's place. Where a book is built, the line is read: book/_ext/fallbacks.py."""
+    """Print that one thing takes another's place. When the book is built, this line is read: book/_ext/fallbacks.py."""
     print(f"stand-in: {used} in place of {wanted}")
 
 

@@ -1,6 +1,6 @@
 """The command `python -m vitutils.photos FOLDER --out DIR`: from a folder of your own photos to a model.
 
-What stands behind it is `vitutils.cli.photos`; `python -m vitutils.predict` uses the model.
+The code is in `vitutils.cli.photos`; `python -m vitutils.predict` uses the model.
 """
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""All figures of the book: one style, one function a kind of figure. Notebooks choose data and words, nothing else.
+"""All figures of the book: one style, one function per kind of figure. Notebooks choose only data and words.
 
 Colours are Okabe and Ito's for categories, viridis for magnitudes, a zero-centred map for signed values; a marker or a
-line style always says what the colour says. The ground is opaque white, so that dark pages change no data.
+line style always says what the colour says. The background is opaque white, so that dark pages change no data.
 Every function returns the matplotlib Figure, closed; a cell that ends in the call shows it once.
 """
 
@@ -144,7 +144,7 @@ def lines(
     log: str = "",
     reference: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draw one line a name over common x; a curve of shape (runs, len(x)) is drawn as mean and a band of +- 1 std.
+    """Draw one line per name over common x; a curve of shape (runs, len(x)) is drawn as mean and a band of +- 1 std.
 
     log: any of "x", "y", "xy". reference: horizontal lines with names.
     """
@@ -248,7 +248,7 @@ def mean_lines(
     share_y: bool = True,
     ticks: Sequence[float] = (),
 ) -> Figure:
-    """Draw runs over x on a log axis, one panel a title: {title: {name: {x: values of the runs}}}.
+    """Draw runs over x on a log axis, one panel per title: {title: {name: {x: values of the runs}}}.
 
     Each curve has its own x and any number of runs at each: a line through the means, a bar of +- 1 std where there are
     two or more. Curves with bars stand a little apart along x, so that no bar covers another. looks: the category of a
@@ -294,7 +294,7 @@ def short_number(value: float) -> str:
 
 
 def stacked(parts: Mapping[str, Mapping[str, float]], *, xlabel: str) -> Figure:
-    """Draw one bar a name, made of named parts end to end: {bar: {part: length}}. Parts have hatches and colours."""
+    """Draw one bar per name, made of named parts end to end: {bar: {part: length}}. Parts have hatches and colours."""
     figure, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(parts)))
     names = list(dict.fromkeys(name for bar in parts.values() for name in bar))
     hatches = ("", "//", "..", "xx", "\\\\", "++", "--")
@@ -318,7 +318,7 @@ def dots(
     reference: float | None = None,
     looks: Sequence[int] | None = None,
 ) -> Figure:
-    """One row a name: every run as a small dot, their mean as a bar across, +- 1 std as a line.
+    """One row per name: every run as a small dot, their mean as a bar across, +- 1 std as a line.
 
     reference: where to draw a dotted vertical line, or None. looks: the category of each row, where rows share one.
     """
@@ -346,9 +346,9 @@ def intervals(
     looks: Mapping[str, int] | None = None,
     share_x: bool = True,
 ) -> Figure:
-    """Draw a value with the ends of its interval a row, panels side by side: {title: {row: (value, low, high)}}.
+    """Draw a value and its interval per row, panels side by side: {title: {row: (value, low, high)}}.
 
-    Rows are those of all panels together, in the order they come; a panel leaves out what it has not. A value without
+    Rows are those of all panels together, in the order they come; a panel leaves out what it lacks. A value without
     an interval has equal ends. reference: a dotted vertical line. looks: the category of a row, where rows share one.
     share_x=False: each panel has its own horizontal axis.
     """
@@ -400,7 +400,7 @@ def matrices(
 ) -> Figure:
     """Show matrices (rows, columns) beside each other on one colour scale; signed ones with white at zero.
 
-    names: what stands at the rows and columns of square matrices, in place of their numbers.
+    names: labels for the rows and columns of square matrices, instead of their numbers.
     ticks=False: no numbers there, for pictures laid together in one matrix.
     values=True: the value of each entry is written into it, and stands for a colour bar.
     """
@@ -449,7 +449,7 @@ def write_values(ax, array: np.ndarray, inches: float) -> None:
 def history(
     runs: Mapping[str, Sequence[float]], val: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str
 ) -> Figure:
-    """Training loss a step (left) and a validation measure against the step (right), one line a run."""
+    """Training loss per step (left) and a validation measure against the step (right), one line a run."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.1))
     for n, (name, losses) in enumerate(runs.items()):
         window = max(1, len(losses) // 60)
@@ -515,9 +515,9 @@ def patch_rows(images: torch.Tensor, patches: torch.Tensor, names: Sequence[str]
 
 
 def map_rows(rows: Sequence[tuple[str, torch.Tensor, Sequence[torch.Tensor]]], titles: Sequence[str]) -> Figure:
-    """Show one row a case: an image and maps of it, each map on a scale of its own, from its lowest to its highest.
+    """Show one row per case: an image and maps of it, each map on a scale of its own, from its lowest to its highest.
 
-    rows: (name, image (C,H,W), maps (rows,columns)). titles: one a column of maps.
+    rows: (name, image (C,H,W), maps (rows,columns)). titles: one per column of maps.
     """
     columns = 1 + len(titles)
     cell = min(WIDTH / columns, 1.9)
@@ -538,7 +538,7 @@ def map_rows(rows: Sequence[tuple[str, torch.Tensor, Sequence[torch.Tensor]]], t
 def layer_dots(
     parts: Mapping[str, torch.Tensor], *, ylabel: str, reference: Mapping[str, float] | None = None
 ) -> Figure:
-    """One panel a title, one dot a head above its layer: {title: values (depth, h)}; the panels share their axes.
+    """One panel per title, one dot per head above its layer: {title: values (depth, h)}; the panels share their axes.
 
     reference: horizontal lines with names.
     """
@@ -556,7 +556,7 @@ def layer_dots(
 def top_answers(
     pictures: Sequence[torch.Tensor], titles: Sequence[str], answers: Sequence[Sequence[tuple[str, float]]]
 ) -> Figure:
-    """Show images with a net's most probable answers beside each, two images a row: bars of (name, probability)."""
+    """Show images with a net's most probable answers beside each, two images per row: bars of (name, probability)."""
     rows = -(-len(pictures) // 2)
     figure, axes = plt.subplots(rows, 4, figsize=(WIDTH, 1.75 * rows), width_ratios=[1, 1.25, 1, 1.25], squeeze=False)
     for ax in axes.flat[2 * len(pictures) :]:
@@ -578,7 +578,7 @@ def top_answers(
 
 
 def reliability(bins: Sequence[tuple[float, float, int]]) -> Figure:
-    """Draw accuracy against confidence, a dot a bin of (confidence, accuracy, images), with bars of +- 1 std error."""
+    """Draw accuracy against confidence, a dot per bin, (confidence, accuracy, images), with bars of +- 1 std error."""
     sure, right, count = (np.array(column, dtype=float) for column in zip(*bins, strict=True))
     error = np.sqrt(right * (1 - right) / count)
     figure, ax = plt.subplots(figsize=(0.62 * WIDTH, 0.55 * WIDTH))
@@ -593,10 +593,10 @@ SIDES = {"from the front": (0, 2, 1, 1), "from the side": (1, 2, 0, -1), "from a
 
 
 def clouds(rows: Sequence[tuple], mark: Sequence[int] | None = None) -> Figure:
-    """Draw point clouds from three sides, one a row: (title, points (N, 3)) or (title, points, values (N,)).
+    """Draw point clouds from three sides, one per row: (title, points (N, 3)) or (title, points, values (N,)).
 
     z is up. Without values the near points are dark and the far ones light; with them the colour says the value, on a
-    scale of the row's own, and the largest are drawn last. mark: the place of one point in each row, drawn as a cross.
+    scale of the row's own, and the largest are drawn last. mark: the index of one point in each row, drawn as a cross.
     """
     figure, axes = plt.subplots(len(rows), 3, figsize=(WIDTH, 2.3 * len(rows) + 0.2), squeeze=False)
     for n, (title, points, *values) in enumerate(rows):

@@ -1,6 +1,6 @@
 """Numbers that pages read from files: what the studies measured, and what papers print.
 
-A study leaves rows in results/NAME.csv, and results/NAME.json says who, when and with what. Numbers from papers stand
+A study leaves rows in results/NAME.csv, and results/NAME.json says when and with what. Numbers from papers are
 in book/papers/NAME.csv, each row with the paper's key in book/references.bib and the table it is from.
 """
 
@@ -33,23 +33,23 @@ def number(text: str) -> int | float | str:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Read a CSV file: one dict a row, numbers as numbers."""
+    """Read a CSV file: one dict per row, numbers as numbers."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{name: number(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def read(study: str) -> list[dict]:
-    """Return the runs of a study, one dict a run, numbers as numbers. `read("training")` is results/training.csv."""
+    """Return the runs of a study, one dict per run, numbers as numbers. `read("training")` is results/training.csv."""
     return read_rows(find(f"{study}.csv"))
 
 
 def about(study: str) -> dict:
-    """Return what stands in results/STUDY.json: configuration, versions, device, commit, seconds."""
+    """Return what is in results/STUDY.json: configuration, versions, device, commit, seconds."""
     return json.loads(find(f"{study}.json").read_text(encoding="utf-8"))
 
 
 def paper(table: str) -> list[dict]:
-    """Return numbers that papers print, one dict a row: `paper("imagenet_top1")` is book/papers/imagenet_top1.csv.
+    """Return numbers that papers print, one dict per row: `paper("imagenet_top1")` is book/papers/imagenet_top1.csv.
 
     Each row has the paper's `key` in book/references.bib and the `table` of the paper that it is from.
     Raises FileNotFoundError for an unknown name; the message lists those there are.

@@ -24,10 +24,10 @@ def clock() -> float:
 
 
 def race(candidates: Mapping[str, Callable[[], object]], repeats: int = 7, warmup: int = 1) -> dict[str, list[float]]:
-    """Run every candidate `repeats` times, taking turns, and return seconds: {name: [one a repeat]}.
+    """Run every candidate `repeats` times, taking turns, and return seconds: {name: [one per repeat]}.
 
-    Each is first run `warmup` times uncounted. The order turns by one each time, so that none always follows the same
-    neighbour. The clock waits for an accelerator to finish. Compare medians and ratios.
+    Each first runs `warmup` times without counting. The order rotates by one each time, so that none always follows the
+    same neighbour. The clock waits for an accelerator to finish. Compare medians and ratios.
     Raises ValueError for no candidates, one that cannot be called, or fewer than one repeat.
     """
     names = list(candidates)
@@ -62,8 +62,8 @@ def kept_bytes(forward: Callable[[], object], without: Iterable[Tensor] = ()) ->
     """Return the bytes that autograd keeps for the backward pass of `forward()`, each storage counted once.
 
     This is what makes training need more memory than inference; it depends on the kernels, not on the machine's state.
-    without: tensors that are there anyway and are left out, as `model.parameters()`. Raises ValueError for a forward
-    that is no function, and for a compressed sparse tensor.
+    without: tensors to leave out because they exist anyway, such as `model.parameters()`. Raises ValueError for a
+    forward that is not a function, and for a compressed sparse tensor.
     """
     if not callable(forward):
         raise ValueError(f"expected a function without arguments, got a {type(forward).__name__}: lambda: net(images)")

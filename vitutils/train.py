@@ -1,4 +1,4 @@
-"""Training under its short name: what stands here is `vitutils.training`.
+"""Training under its short name: the contents of `vitutils.training`.
 
 From the command line `python -m vitutils.train --help`; in several processes `torchrun ... -m vitutils.train`.
 """

@@ -26,7 +26,7 @@ def binomial_error(p: float, n: int) -> float:
     """Return the standard error of a share `p` (0 to 1) that was found on `n` images.
 
     It is half the width of Wilson's 68 % interval: nearly sqrt(p (1 - p) / n), but not 0 where all answers are right.
-    Raises ValueError for a share outside 0 to 1 (per cent?), or no image.
+    Raises ValueError for a share outside 0 to 1 (per cent?), or for no images.
     """
     if not 0 <= p <= 1 or n < 1:
         raise ValueError(f"expected a share from 0 to 1 of at least one image, got {p} of {n}")
@@ -40,9 +40,10 @@ def paired_interval(
     """Return accuracy of a minus accuracy of b on the same images, with an interval for other seeds and other images.
 
     correct_a, correct_b: tensors or arrays, seeds x images, true where the answer was right; the images are the same in
-    the same order, the numbers of seeds may differ. A single run has shape (images,): then the interval holds the
-    images' chance alone. The variances of seeds and of images are added (Welch and Satterthwaite's degrees of freedom).
-    Raises ValueError where the shapes do not fit, or there are fewer than two images.
+    the same order, the numbers of seeds may differ. A single run has shape (images,): then the interval covers only
+    the chance of the images. The variances of seeds and of images are added (Welch and Satterthwaite's degrees of
+    freedom).
+    Raises ValueError if the shapes do not fit, or for fewer than two images.
     """
     a, b = (np.atleast_2d(_array(correct)).astype(float) for correct in (correct_a, correct_b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or a.shape[1] < 2 or not len(a) or not len(b):
@@ -64,9 +65,9 @@ def paired_interval(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for how many were looked at, in their order (Holm 1979); below 0.05 is clear.
+    """Return p-values corrected for how many there are, in the same order (Holm 1979); below 0.05 is clear.
 
-    Raises ValueError where one is no number from 0 to 1.
+    Raises ValueError if one is not a number from 0 to 1.
     """
     found = np.asarray(p_values, dtype=float)
     if found.ndim != 1 or not ((found >= 0) & (found <= 1)).all():

@@ -1,4 +1,4 @@
-"""The Vision Transformer under its short name: what stands here is `vitutils.models.vit`."""
+"""The Vision Transformer under its short name: the contents of `vitutils.models.vit`."""
 
 from vitutils.models.vit import MLP, Block, PatchEmbed, SelfAttention, ViT, ViTConfig, init_weights, resize_positions
 

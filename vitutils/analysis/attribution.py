@@ -1,4 +1,4 @@
-"""What an answer hangs on: gradients, occlusion, deletion. None of them looks at attention, so CNNs can be asked too.
+"""What an answer depends on: gradients, occlusion, deletion. None looks at attention, so they work for CNNs too.
 
 Chapter 10 writes out most of it in the same words, as second opinions on its maps.
 Letters: B images, C H W, S squares.
@@ -12,7 +12,7 @@ from vitutils.models.modes import eval_mode
 
 
 def check_maps(maps: Tensor, images: Tensor) -> None:
-    """Hold that maps (B, rows, columns) cut each of the images (B, C, H, W) into squares. Raises ValueError."""
+    """Check that maps (B, rows, columns) cut each of the images (B, C, H, W) into squares. Raises ValueError."""
     H, W = images.shape[-2:]
     if not isinstance(maps, Tensor):
         raise ValueError(f"expected maps (B, rows, columns), got {shown(maps)}")
@@ -28,7 +28,7 @@ def check_maps(maps: Tensor, images: Tensor) -> None:
 
 
 def cover(fill: float | Tensor, images: Tensor) -> Tensor:
-    """What covers a square, as the images' own kind of number: one for all, or one a channel (C, 1, 1)."""
+    """The value that covers a square, in the images' dtype: one for all, or one per channel (C, 1, 1)."""
     try:
         fill = torch.as_tensor(fill).to(images)
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -1,4 +1,4 @@
-"""Backbones side by side: parameters, FLOPs, pre-training, licence, and what was published of their features.
+"""Backbones side by side: parameters, FLOPs, pre-training, licence, and what was published about their features.
 
 `python -m vitutils.analysis.backbone_table > vitutils/backbones.csv` makes the file that comes with the package again.
 """
@@ -67,7 +67,7 @@ COLUMNS += ("linear", "published_in", "none_since")
 
 
 def describe(name: str) -> dict[str, object]:
-    """A backbone's row: `COLUMNS` -> value; nothing is loaded, its shapes are looked at on the meta device.
+    """A backbone's row: `COLUMNS` -> value; nothing is loaded; the shapes come from the meta device.
 
     parameters: without the head.  side: of the images, in pixels.  gflops: of one image, by torch's FlopCounterMode (a
     multiplication and an addition are two), see `timing.count_flops`.  features: D.  open: whether the licence is one

@@ -1,4 +1,4 @@
-"""A net without its classifier, or with a new one: what its features are had by.
+"""A net without its classifier, to get its features, or with a new one.
 
 Classifier is timm's word for the head: the layers between the pooled features and the logits.
 """
@@ -60,7 +60,7 @@ def classifier_names(net: nn.Module) -> list[str]:
 
 
 def _check_reached(net: nn.Module, names: list[str]) -> None:
-    """Hold that these heads are the last layers of a net and that it reaches them by their names alone."""
+    """Check that these heads are the last layers of a net, and that it reaches them only by their names."""
     children = dict(net.named_children())
     last = [*children][[*children].index(names[0]) + 1 :] if names[0] in children else []
     if after := [name for name in last if name not in names and any(True for _ in children[name].parameters())]:
@@ -83,7 +83,7 @@ def without_classifier(net: nn.Module) -> nn.Module:
 
     What timm calls `num_classes=0` and `reset_classifier(0)`, for any net, and without changing it.
 
-    timm's nets say themselves what their head reads (`forward_head(..., pre_logits=True)`). Of any other the module
+    timm's nets can tell what their head reads (`forward_head(..., pre_logits=True)`). Of any other the module
     named head, heads, fc, classifier, mlp_head or linear_head is left out, all of it: of a head of two layers the
     hidden one too. A distilled net, which has a head and a head_dist, gives the mean of what the two read.
     The net that you hand in is not changed. Raises ValueError for one that has none of these, has layers after it, or

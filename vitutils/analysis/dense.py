@@ -1,6 +1,6 @@
-"""What lies in a backbone's grid of features: colours, foreground, a class for each pixel.
+"""What a backbone's grid of features contains: colours, foreground, a class for each pixel.
 
-A grid is what `Backbone.grid` gives: one feature for each place of each image, (B, H', W', D).
+A grid is what `Backbone.grid` returns: one feature per position of each image, (B, H', W', D).
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def pca_colours(grid: Tensor) -> Tensor:
     """Grids (B, H', W', D) -> colours (B, 3, H', W'), 0..1: red, green and blue are the three main directions.
 
     One PCA for all images, so that a colour means the same in each; a direction's sign is arbitrary. The 2 % lowest
-    and highest values are clipped. Raises ValueError for fewer than four places, or a D below 3.
+    and highest values are clipped. Raises ValueError for fewer than four positions, or a D below 3.
     """
     B, rows, columns, D = grid.shape
     if B * rows * columns < 4 or D < 3:
@@ -39,7 +39,7 @@ def pca_colours(grid: Tensor) -> Tensor:
 
 
 def patch_labels(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The commonest class in each place: masks (B, H, W) -> (B, H', W'). H' and W' have to divide H and W."""
+    """The most common class at each position: masks (B, H, W) -> (B, H', W'). H' and W' have to divide H and W."""
     (B, H, W), (rows, columns) = masks.shape, grid
     if H % rows or W % columns:
         raise ValueError(f"expected a grid that divides masks of {H} x {W}, got {rows} x {columns}")
@@ -48,10 +48,10 @@ def patch_labels(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def foreground(known: Tensor, inside: Tensor, grid: Tensor, k: int = 5) -> Tensor:
-    """How many of the k most similar known places are foreground, 0..1: grids (B, H', W', D) -> (B, H', W').
+    """What share of the k most similar known positions is foreground, 0..1: grids (B, H', W', D) -> (B, H', W').
 
     known: grids (A, H', W', D) of images whose foreground is known.  inside: bool (A, H', W').
-    Raises ValueError where nothing or everything is foreground.
+    Raises ValueError if nothing or everything is foreground.
     """
     if inside.all() or not inside.any():
         raise ValueError("expected known places inside and outside of the foreground, got one kind alone")
@@ -62,13 +62,13 @@ def foreground(known: Tensor, inside: Tensor, grid: Tensor, k: int = 5) -> Tenso
 
 
 def fit_segmenter(grid: Tensor, masks: Tensor, C: float = 10.0) -> LogisticRegression:
-    """A linear head on each place of its own: grids (B, H', W', D) and masks (B, H, W), one class or more each."""
+    """A linear head for single positions, fitted to grids (B, H', W', D) and masks (B, H, W)."""
     labels = patch_labels(masks, grid.shape[1:3])
     return LogisticRegression(C=C, max_iter=500).fit(unit_rows(grid.flatten(0, 2)).numpy(), labels.flatten().numpy())
 
 
 def segment(head: LogisticRegression, grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class of every pixel: grids (B, H', W', D) -> masks (B, H, W); logits are stretched, bilinear, then asked."""
+    """The class of every pixel: grids (B, H', W', D) -> masks (B, H, W); the logits are enlarged, bilinear."""
     logits = head.decision_function(unit_rows(grid.flatten(0, 2)).numpy())
     if logits.ndim == 1:  # scikit-learn gives one column for two classes
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
@@ -80,7 +80,7 @@ def segment(head: LogisticRegression, grid: Tensor, size: tuple[int, int]) -> Te
 def mean_iou(masks: Tensor, answers: Tensor) -> float:
     """Mean over classes of intersection over union, 0..1, counted over all pixels of all images (B, H, W).
 
-    A class that neither holds is left out.
+    A class that is in neither is left out.
     """
     if masks.shape != answers.shape:
         raise ValueError(f"expected answers {tuple(masks.shape)}, a class for each pixel, got {tuple(answers.shape)}")

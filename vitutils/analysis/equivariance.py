@@ -1,7 +1,7 @@
-"""What a shift of the input does to a layer, to a network's output, and to its accuracy. Any `nn.Module` will do.
+"""What a shift of the input does to a layer, to a network's output, and to its accuracy. Works for any `nn.Module`.
 
-A shift by s > 0 moves the content s pixels to the right (or left, down, up); zeros move in from the other side, what
-leaves is lost. Chapter 1 uses these functions on convolutions, later ones on other networks.
+A shift by s > 0 moves the content s pixels to the right (or left, down, up); zeros move in from the other side, and
+what leaves is lost. Chapter 1 uses these functions on convolutions, later ones on other networks.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def step(direction: str) -> tuple[int, int]:
 
 
 def run(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's output in eval mode, without gradients; modes are put back as they were, submodule by submodule.
+    """The model's output in eval mode, without gradients; each submodule's mode is restored afterwards.
 
     Raises TypeError for a model that does not return one tensor.
     """
@@ -60,16 +60,16 @@ def run(model: nn.Module, images: Tensor) -> Tensor:
 def equivariance_error(
     layer: nn.Module, images: Tensor, shifts: Sequence[int], *, direction: str = "right", border: int = 8
 ) -> Tensor:
-    """Shift, then the layer, against the layer, then shift: one relative error a shift, (len(shifts),).
+    """Shift, then the layer, compared with the layer, then shift: one relative error per shift, (len(shifts),).
 
     layer: maps images (B, C, H, W) to a grid (B, C', H', W') with H = stride * H' and W = stride * W'; the stride is
     read off the shapes. images: on the layer's device, already normalised.
-    An image moved by s pixels should move the output by s / stride places. Where that is no whole number, the two
+    An image moved by s pixels should move the output by s / stride positions. If that isn't a whole number, the two
     neighbouring whole shifts are tried and the better one counts: the error is the smallest that any whole shift of
     the output can leave. It is the norm of the difference over the norm of the output that stays, both taken over the
-    inside alone: `border` pixels, and the largest shift, are left out at each side, so that neither padding nor what
+    inside only: `border` pixels, and the largest shift, are left out at each side, so that neither padding nor what
     moves in or out is compared. border must be at least the radius of the receptive field.
-    Raises ValueError where nothing is left inside, or where the shapes give no whole stride.
+    Raises ValueError if nothing is left inside, or if the shapes give no whole stride.
     """
     dx, dy = step(direction)
     if not len(shifts):
@@ -107,9 +107,9 @@ def equivariance_error(
 def output_change(
     model: nn.Module, images: Tensor, shifts: Sequence[int], *, direction: str = "right"
 ) -> Tensor:
-    """How far a pooled output moves when the image does: one relative change a shift, (len(shifts),). 0 is invariance.
+    """How far a pooled output moves if the image does: one relative change per shift, (len(shifts),). 0 is invariance.
 
-    model: images (B, C, H, W) -> one vector an image, (B, K). images: on the model's device, already normalised.
+    model: images (B, C, H, W) -> one vector per image, (B, K). images: on the model's device, already normalised.
     Mean over the images of |f(shifted) - f(image)| / |f(image)|, with Euclidean norms.
     Raises ValueError for an output that is not (B, K).
     """
@@ -139,7 +139,7 @@ def accuracy_under_shift(
 
     images: uint8 (N, C, H, W), as in a `Dataset`; they are moved first (black moves in) and normalised after.
     mean, std: per channel, those that the model was trained with. The model is evaluated in eval mode.
-    What leaves the frame is lost, and no model can see it: leave a margin round the object where that matters.
+    What leaves the frame is lost, and no model can see it: leave a margin around the object if that matters.
     Raises ValueError for an unknown direction, or shapes that do not fit.
     """
     if not len(shifts) or not len(directions):

@@ -1,7 +1,7 @@
 """A network that runs without torch: an ONNX file, the same in 8 bits, and what that costs and gains.
 
-`to_onnx` writes, `to_int8` makes small, `OnnxModel` runs; torch.onnx and onnxruntime do the work. The file also carries
-what its user needs: how a picture becomes numbers, and the names of the classes.
+`to_onnx` writes it, `to_int8` makes it small, `OnnxModel` runs it; torch.onnx and onnxruntime do the work. The file
+also contains what its users need: how a picture becomes numbers, and the names of the classes.
 """
 
 import copy
@@ -50,14 +50,14 @@ def to_onnx(
     classes: Sequence[str] | None = None,
     temperature: float | None = None,
 ) -> Path:
-    """Write a network, images (B, C, H, W) -> logits (B, K), as ONNX in float32; any number of images goes.
+    """Write a network, images (B, C, H, W) -> logits (B, K), as ONNX in float32, for any number of images.
 
-    It is exported in eval mode, and left as it was. size: (C, H, W), or S for (3, S, S); of a `PhotoModel` or a
-    `Backbone` its own.  dynamic_size: let H and W vary, where the network takes images of other sizes.
+    It is exported in eval mode, and its own mode restored. size: (C, H, W), or S for (3, S, S); of a `PhotoModel` or a
+    `Backbone` its own.  dynamic_size: let H and W vary, if the network takes images of other sizes.
     transform, classes, temperature: stored in the file as its preprocessing, the names, and what logits are divided by
     before softmax; of a `PhotoModel` its own.
     Raises ValueError, and writes nothing, for a network that does not take this size, gives no logits (B, K), cannot be
-    exported, or answers otherwise than in torch; ImportError, with the line that installs it, without a library.
+    exported, or gives other answers than in torch; ImportError, with the line that installs it, without a library.
     """
     needed(*LIBRARIES)
     if not isinstance(network, nn.Module):
@@ -124,7 +124,7 @@ def to_int8(source: Path | str, path: Path | str, images: Tensor | None = None, 
 
 
 def needed(*names: str) -> None:
-    """Hold that libraries can be imported. Raises ImportError with the line that installs those that are missing."""
+    """Check that libraries can be imported. Raises ImportError with the line that installs those that are missing."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"this needs {', '.join(missing)}: pip install {' '.join(missing)}")
@@ -351,7 +351,7 @@ class OnnxModel:
         """Images (B, C, H, W), normalised -> logits (B, K).
 
         Dynamic int8 is given one image at a time: it rounds by a range that it takes from the whole batch, and an
-        answer would hang on the other images.
+        answer would depend on the other images.
         """
         images = self.checked(images)
         if not len(images):
@@ -415,7 +415,7 @@ def speeds(
     threads: Sequence[int] = (1, 2),
     repeats: int = 7,
 ) -> list[dict[str, object]]:
-    """Images a second of the `runners` on one batch (B, C, H, W), taking turns in one process; medians of the repeats.
+    """Images per second of the `runners` on one batch (B, C, H, W), taking turns in one process; medians of repeats.
 
     Returns rows: runner, threads, images_per_second, low and high (the slowest and the fastest of the repeats).
     torch has its own number of threads again afterwards.

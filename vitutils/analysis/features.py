@@ -1,4 +1,4 @@
-"""Features of a whole set: run a net over images that need not fit into memory, and keep what it gives in a file.
+"""Features of a whole set: run a net over images that need not fit into memory, and keep the result in a file.
 
 The file's key knows the net, its weights, the transform and the set (`_fingerprint`).
 """
@@ -48,7 +48,7 @@ class Features:
     file: Path | None
 
     def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y of these places."""
+        """x and y at these positions."""
         return self.x[places], self.y[places]
 
 
@@ -131,7 +131,7 @@ def extract_features(
     """Run a net that gives features (B,D) over pictures, batch by batch, and keep the features in a file.
 
     net: `without_classifier(model)`, or any module images (B,C,H,W) -> (B,D); it computes in eval mode on
-    `device`; mode and device are put back.
+    `device`; mode and device are restored.
     transform: a picture -> float tensor (C,H,W), normalised as the net was trained.
     workers: 0 reads the pictures when they are needed, and never holds more than one batch of them; more: as many
     threads read ahead, a batch each.

@@ -1,4 +1,4 @@
-"""Looking inside a Vision Transformer: maps, distances, norms; the second opinions stand in `attribution`.
+"""Looking inside a Vision Transformer: maps, distances, norms; the second opinions are in `attribution`.
 
 Chapter 10 writes out most of it in the same words. It reads our ViT, timm's VisionTransformer and vit-pytorch's ViT and
 SimpleViT through nn.Module alone, with fused attention on: maps are computed again from queries and keys.
@@ -44,7 +44,7 @@ def attention_parts(layer: nn.Module) -> tuple[nn.Module, int, nn.Module]:
 
 
 def check_siblings(model: nn.Module, layers: list[nn.Module]) -> None:
-    """Hold that of a stack of blocks all attention is among the layers that can be read, or none. Raises ValueError."""
+    """Check that of a stack of blocks either all attention layers can be read, or none. Raises ValueError."""
     readable = set(layers)
     for stack in model.modules():
         if not isinstance(stack, nn.Sequential | nn.ModuleList):
@@ -123,7 +123,7 @@ def split_heads(layer: nn.Module, qkv: Tensor) -> Tensor:
 
 
 def relative_gap(got: Tensor, expected: Tensor) -> float:
-    """The largest difference of two tensors, by the largest number of the second; inf where their shapes differ."""
+    """The largest difference of two tensors, relative to the second's largest number; inf if their shapes differ."""
     if got.shape != expected.shape:
         return float("inf")
     largest = expected.abs().amax().clamp_min(torch.finfo(expected.dtype).tiny)
@@ -131,7 +131,7 @@ def relative_gap(got: Tensor, expected: Tensor) -> float:
 
 
 def check_attention(maps: Tensor, grid: tuple[int, int] | None = None) -> None:
-    """Hold that maps are (B, depth, h, T, T), T tokens for at least the patches of `grid`. Raises ValueError."""
+    """Check that maps are (B, depth, h, T, T), with T at least the number of patches of `grid`. Raises ValueError."""
     shape = tuple(maps.shape)
     if maps.ndim != 5 or shape[-1] != shape[-2] or 0 in shape[1:] or not maps.is_floating_point():
         raise ValueError(f"expected maps (B, depth, h, T, T), got {maps.dtype} of shape {shape}")
@@ -247,7 +247,7 @@ def patch_side(model: nn.Module) -> int:
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Return rows and columns of patches for images (B, C, H, W). Raises ValueError where P does not divide H and W."""
+    """Return rows and columns of patches for images (B, C, H, W). Raises ValueError if P does not divide H and W."""
     if images.ndim < 2:
         raise ValueError(f"expected images (B, C, H, W), got {tuple(images.shape)}")
     P, (H, W) = patch_side(model), images.shape[-2:]
@@ -257,7 +257,7 @@ def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
 
 
 def filters(model: nn.Module) -> Tensor:
-    """Return the patch projection as pictures: (D, C, P, P). Raises ValueError where it is not one layer."""
+    """Return the patch projection as pictures: (D, C, P, P). Raises ValueError if it is not one layer."""
     P = patch_side(model)
     found = getattr(model, "patch_embed", getattr(model, "to_patch_embedding", None))
     weight = next((m.weight.detach() for m in found.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
@@ -314,7 +314,7 @@ def token_states(model: nn.Module, images: Tensor) -> Tensor:
     """Return the tokens before each block, and after the last: (B, depth + 1, T, D), before the final norm.
 
     Their length, `.norm(dim=-1)`, shows outliers (Darcet et al. 2024). Raises ValueError for a model without blocks, or
-    whose blocks hand on tensors of several shapes.
+    whose blocks pass on tensors of several shapes.
     """
     check_images(model, images)
     inner = getattr(model, "transformer", model)

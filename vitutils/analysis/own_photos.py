@@ -16,9 +16,9 @@ SMALL = ("fashion_mnist", "digits")  # what the pocket ViT can read
 
 
 def first_set(*names: str) -> ImageSet:
-    """The first of these sets that can be loaded; a name of a folder that is not there is passed over.
+    """The first of these sets that can be loaded; a folder that does not exist is skipped.
 
-    Raises the last one's DataError, or ValueError, where none can.
+    Raises the last one's DataError, or ValueError, if none can.
     """
     for name in names:
         try:
@@ -33,11 +33,11 @@ def first_set(*names: str) -> ImageSet:
 
 
 def backbone_and_photos(img_size: int | None = None) -> tuple[Backbone, ImageSet]:
-    """ImageNet's ViT-Tiny, and ants and bees, or else Imagenette; without weights or photos, what is small and grey.
+    """ImageNet's ViT-Tiny, and ants and bees, or else Imagenette; without weights or photos, small grey stand-ins.
 
-    Ants and bees are read from a folder or zip of yours, Imagenette is downloaded (99 MB). The small and grey are the
-    pocket ViT and Fashion-MNIST or digits; it learned on Fashion-MNIST, so its numbers there judge nothing. Prints what
-    was left out.  img_size: side of the ViT-Tiny's images where it shall differ from 224; see `load_backbone`.
+    Ants and bees are read from a folder or zip of yours, Imagenette is downloaded (99 MB). The stand-ins are the
+    pocket ViT and Fashion-MNIST or digits; it was trained on Fashion-MNIST, so its numbers there prove nothing. Prints
+    what was left out.  img_size: side of the ViT-Tiny's images, if it should differ from 224; see `load_backbone`.
     """
     try:
         backbone = load_backbone(img_size=img_size)
@@ -56,7 +56,7 @@ def _instead(error: Exception) -> tuple[Backbone, ImageSet]:
 
 
 def write_folder(pictures: ImagePart, folder: Path) -> list[Path]:
-    """Write pictures as FOLDER/CLASS/NUMBER.jpg, or .png where one is smaller than 64 pixels; the files, in order."""
+    """Write pictures as FOLDER/CLASS/NUMBER.jpg, or .png if one is under 64 pixels; returns the files, in order."""
     files = []
     for i in range(len(pictures)):
         picture, label = pictures[i]

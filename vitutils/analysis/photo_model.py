@@ -1,4 +1,4 @@
-"""A classifier of your own photos: a backbone with a head, its probabilities, and the file that it is kept in."""
+"""A classifier of your own photos: a backbone with a head, its probabilities, and its file."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ FORMAT = "vitutils.photos 1"
 
 
 class LinearHead(nn.Module):
-    """Features (B, D), brought to length 1 -> logits (B, K): logistic regression's, or trained on from there."""
+    """Features (B, D), scaled to length 1 -> logits (B, K): from logistic regression, perhaps trained further."""
 
     def __init__(self, D: int, K: int):
         super().__init__()
@@ -38,7 +38,7 @@ class LinearHead(nn.Module):
 
 
 class NearestHead(nn.Module):
-    """Features (B, D) -> logits (B, K): the log of the share that each class has of the k nearest photos' votes."""
+    """Features (B, D) -> logits (B, K): the log of each class's share of the k nearest photos' votes."""
 
     def __init__(self, N: int, D: int, K: int, k: int):
         super().__init__()
@@ -80,7 +80,7 @@ def fit_nearest(x: Tensor, y: Tensor, K: int, k: int) -> NearestHead:
 class PhotoModel(nn.Module):
     """A classifier of photos. Called, images (B, C, H, W) -> logits (B, K); `probabilities` takes pictures.
 
-    temperature: what the logits are divided by before softmax, so that 80 % sure is right in 80 of 100.
+    temperature: what the logits are divided by before softmax, so that answers given with 80 % are right in 80 of 100.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Module, classes: Sequence[str], temperature: float = 1.0):
@@ -152,7 +152,7 @@ def load_photo_model(path: Path | str) -> PhotoModel:
 class ClassResult(NamedTuple):
     """One class on the test photos: how many there are, how many were found, the 95 % interval of that share.
 
-    precision: the share of the photos called so that are so; nan where none was called so.
+    precision: of the photos given this class, the share that are right; nan if there are none.
     """
 
     name: str
@@ -164,7 +164,7 @@ class ClassResult(NamedTuple):
 
 
 def interval(right: int, photos: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, 0..1; of nothing it is the whole of it."""
+    """Wilson's 95 % interval of a share, 0..1; for no photos, all of it."""
     if not photos:
         return 0.0, 1.0
     low, high = binomtest(right, photos).proportion_ci(0.95, method="wilson")
@@ -194,8 +194,8 @@ def balanced_accuracy(y: Tensor, answers: Tensor) -> float:
 def fit_temperature(logits: Tensor, y: Tensor) -> float:
     """What to divide logits (N, K) by so that their log-loss on labels y (N,) is least; between 0.05 and 20.
 
-    Guo et al. 2017. One number for all classes: it changes how sure the answers are, and not which they are. Few photos
-    say little about it, so it is drawn towards 1, as by a normal prior on its logarithm with a deviation of 0.5.
+    Guo et al. 2017. One number for all classes: it changes how sure the answers are, not what they are. Few photos
+    say little about it, so it is pulled towards 1, by a normal prior on its logarithm with a deviation of 0.5.
     """
 
     def loss(log_t: float) -> float:
@@ -206,7 +206,7 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
 
 
 class Bin(NamedTuple):
-    """Answers that were about as sure: how many, their mean probability, the share that was right."""
+    """Answers that were about equally sure: how many, their mean probability, the share that was right."""
 
     count: int
     sure: float

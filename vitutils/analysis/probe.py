@@ -1,4 +1,4 @@
-"""How good are a net's features? kNN, a linear probe, full fine-tuning, with few or many images a class.
+"""How good are a net's features? kNN, a linear probe, full fine-tuning, with few or many images per class.
 
 Chapter 9 writes out all but the last, `train_steps` and `choose_rate`, in the same words.
 """
@@ -154,8 +154,8 @@ def choose_rate(
 ) -> float:
     """The rate that does best on a fifth of the training images.
 
-    Of equals the smallest. Raises ValueError for no rates, and where with
-    every one of them the loss is not finite.
+    If rates tie, the smallest. Raises ValueError for no rates, or if the loss
+    is not finite with any of them.
     """
     fit, choose = split_shots(dataset.train_labels, seed=0)
     images, labels = dataset.train_images, dataset.train_labels

@@ -1,4 +1,4 @@
-"""Classes by their names alone: a network that was trained on images with texts gives a feature for either.
+"""Classes by their names alone: a network trained on images with texts gives features for both.
 
 Loaded by transformers, by a name on the Hugging Face hub or from a folder. Radford et al. 2021 (CLIP), section 3.1.
 """
@@ -21,7 +21,7 @@ RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5
 
 
 class ImageText(Backbone):
-    """A backbone with a text tower: `features` of images and `text_features` of texts lie in one space."""
+    """A backbone with a text tower: `features` of images and `text_features` of texts are in one space."""
 
     def __init__(self, net: nn.Module, tokenizer, **about):
         super().__init__(net, **about)
@@ -37,7 +37,7 @@ class ImageText(Backbone):
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Texts, one or more -> features (N, D); what is longer than the text tower reads is cut."""
+        """Texts, one or more -> features (N, D); texts that are too long for the text tower are cut."""
         length = self.net.config.text_config.max_position_embeddings
         pad = "max_length" if self.net.config.model_type.startswith("siglip") else True  # as they were trained
         tokens = self.tokenizer(list(texts), padding=pad, truncation=True, max_length=length, return_tensors="pt")

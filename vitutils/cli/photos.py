@@ -1,4 +1,4 @@
-"""The command `python -m vitutils.photos`: a folder of your own photos, one folder a class, becomes a model."""
+"""The command `python -m vitutils.photos`: a folder of your own photos, one folder per class, becomes a model."""
 
 import argparse
 import sys

@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Load, train, judge, write. What can be wrong with the input is found before the first step."""
+    """Load, train, test, write. What can be wrong with the input is found before the first step."""
     import torch
     from safetensors.torch import save
 
