@@ -7,7 +7,7 @@ was the CNN's best, .04 came back, for both.)
 
 Parts, in the order they run:
     search    both nets at each peak rate of Muon, 3 epochs, held-out training images, seed 100
-    main      both nets, both optimizers, 2 and 4 epochs, all 60,000 training images, 3 seeds, the test part
+    main      both nets, both optimizers, 2 epochs and 4, all 60,000 training images, 3 seeds, the test part
 
 One thread a run; `seconds` are the processor's, of training alone. Other work ran beside this.
 """
@@ -27,6 +27,7 @@ from vitutils.data import Dataset
 NETS = ("vit", "cnn")
 RATES = (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 KEY = ("part", "net", "optimizer", "variant", "epochs", "seed")
+partial = "its arms come in the order in which they decide; the last, Muon for 4 epochs, decides nothing here"
 FIELDS = ("lr", "muon_lr", "steps", "accuracy", "loss", "train_loss", "share_of_commonest_answer", "seconds")
 predicted = {
     "vit, AdamW, 2 epochs": {"expected": 86.2, "reason": "three epochs had 87.3, eleven 89.1"},
