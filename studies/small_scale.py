@@ -172,14 +172,17 @@ def make_data(name: dict) -> Dataset:
     return replace(chosen, test_images=full.test_images, test_labels=full.test_labels)
 
 
-def search(store: Store, about: dict) -> tuple[list[tuple[float, float]], bool]:
-    """Every (lr, weight_decay) to be tried as far as can be told, and whether all of them are done."""
+def search(store: Store, about: dict, first: tuple[float, ...] = ()) -> tuple[list[tuple[float, float]], bool]:
+    """Every (lr, weight_decay) to be tried as far as can be told, and whether all of them are done.
+
+    first: the rates that are tried in any case, if not those of the net's size.
+    """
     tried = {
         (float(row["lr"]), float(row["weight_decay"])): shared.by_accuracy_then_loss(row)
         for row in store.rows()
         if row["part"] == "search" and all(row[field] == str(value) for field, value in about.items())
     }
-    rates = list(FIRST_RATES[about["size"]])
+    rates = list(first or FIRST_RATES[about["size"]])
     while all((lr, DECAYS[0]) in tried for lr in rates):
         best = max(rates, key=lambda lr: tried[lr, DECAYS[0]])
         place = LADDER.index(best)

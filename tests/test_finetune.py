@@ -150,7 +150,11 @@ def test_a_checkpoint_of_other_rates_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"mixup": 0.2}, "mixes no images"), ({"ema_decay": 0.9}, "averages no weights")],
+    [
+        ({"mixup": 0.2}, "mixes no images"),
+        ({"ema_decay": 0.9}, "averages no weights"),
+        ({"muon_lr": 0.02}, "by AdamW, got muon_lr=0.02"),
+    ],
 )
 def test_what_it_does_not_do_is_refused(change, said):
     with pytest.raises(ValueError, match=said):

@@ -120,7 +120,7 @@ def github_shows_what_can_be_read(root: Path) -> list[str]:
     """GitHub shows a page's source: where that holds directives, README and the guide link to the published page."""
     site, wrong = pages_address(config(root)["repository"]["url"]), []
     for path, _, target in links(root):
-        if path.parent != root:
+        if path.parent != root or path.name == "index.md":  # the book's own first page is read as built
             continue
         page = re.sub(r"[.]html$", ".md", target.removeprefix(site)).partition("#")[0] or "_toc.yml"
         there = (root / page).is_file()

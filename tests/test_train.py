@@ -163,8 +163,10 @@ def killing(after):
     return augment
 
 
-def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(digits, tmp_path):
-    recipe = replace(SHORT, epochs=4, mixup=0.2, cutmix=0.5, ema_decay=0.9, augment=data.flip_shift(1))
+@pytest.mark.parametrize("muon_lr", [None, 0.02])
+def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(digits, tmp_path, muon_lr):
+    how = {"mixup": 0.2, "cutmix": 0.5, "ema_decay": 0.9, "muon_lr": muon_lr}
+    recipe = replace(SHORT, epochs=4, augment=data.flip_shift(1), **how)
     undisturbed = new_vit()
     whole = train.fit(undisturbed, digits, recipe)
 
@@ -600,6 +602,7 @@ WRONG = {
     "epochs": [0, -1, 2.5, INF, NAN, None, "3", True, np.float64(0.5), torch.tensor([2, 3])],
     "batch_size": [0, -8, 1.5, NAN, None, "64"],
     "lr": [-1e-3, 0, INF, NAN, None, "1e-3", 1j],
+    "muon_lr": [-1e-3, 0, INF, NAN, "1e-3"],
     "weight_decay": [-0.1, INF, NAN, None],
     "warmup": [-0.1, 1.1, NAN, INF, None],
     "clip_grad": [0, 0.0, -1.0, NAN, -INF, "1"],
@@ -624,7 +627,7 @@ def test_a_recipe_that_cannot_be_meant_is_refused_in_one_line(name):
 def test_the_ends_of_the_limits_are_allowed():
     train.Recipe(epochs=1, batch_size=1, warmup=0, label_smoothing=1, mixup=0, weight_decay=0, ema_decay=0)
     train.Recipe(seed=-(2**32))
-    train.Recipe(clip_grad=None, ema_decay=None, warmup=1)
+    train.Recipe(clip_grad=None, ema_decay=None, muon_lr=None, warmup=1)
     assert train.Recipe(clip_grad=INF).clip_grad == INF
 
 
@@ -632,7 +635,7 @@ def test_numbers_of_other_libraries_become_pythons_and_a_checkpoint_holds_them(d
     strange = train.Recipe(
         epochs=np.int64(1), batch_size=torch.tensor(64), lr=np.float64(2e-3), weight_decay=np.float32(0.5),
         warmup=Fraction(1, 4), clip_grad=np.array(1.0), label_smoothing=torch.tensor(0.25), mixup=np.int32(0),
-        ema_decay=np.float16(0.5), seed=np.uint8(3), schedule=np.str_("cosine"),
+        ema_decay=np.float16(0.5), muon_lr=np.float32(0.5), seed=np.uint8(3), schedule=np.str_("cosine"),
     )  # fmt: skip
     numbers = strange.numbers()
     assert {type(value) for value in numbers.values()} == {int, float, str}

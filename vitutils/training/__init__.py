@@ -12,7 +12,7 @@ _MODULES = {
     "evaluation": ("Evaluation", "History", "autocast", "evaluate", "make_scaler"),
     "finetune": ("add_lora", "fine_tune", "layer_groups", "photo_augmentation"),
     "loop": ("fit",),
-    "muon": ("Muon", "orthogonalise"),
+    "muon": ("Muon", "inside", "make_optimizers", "orthogonalise"),
     "objective": ("labels_alone", "make_mixing"),
     "recipe": ("Recipe",),
     "schedule": ("make_schedule", "parameter_groups"),

@@ -131,14 +131,16 @@ def fine_tune(
     """Train for `recipe.epochs` on the training part, in half precision if the device has it; evaluate each epoch.
 
     model: images (B, C, H, W) -> logits (B, K).  groups: for AdamW, as `layer_groups` makes them; None: one rate.
-    recipe: without mixing or averaged weights.  checkpoint: a file written after each epoch, from which the same call
-    resumes.  report: called after each epoch with its entry in `History.epochs`.
-    At the end every module is back in its own mode. Raises ValueError if the recipe has mixing or averaged weights, if
-    there is nothing to train, or for a checkpoint of another run; FloatingPointError, with the step, as soon as the
-    loss is not finite.
+    recipe: without mixing, averaged weights or Muon.  checkpoint: a file written after each epoch, from which the same
+    call resumes.  report: called after each epoch with its entry in `History.epochs`.
+    At the end every module is back in its own mode. Raises ValueError if the recipe has one of these, if there is
+    nothing to train, or for a checkpoint of another run; FloatingPointError, with the step, as soon as the loss is not
+    finite.
     """
     if recipe.mixup or recipe.cutmix or recipe.ema_decay is not None:
         raise ValueError("fine_tune mixes no images and averages no weights: use `fit`, or a recipe without")
+    if recipe.muon_lr is not None:
+        raise ValueError(f"fine_tune moves all weights by AdamW, got muon_lr={recipe.muon_lr:g}: use `fit`, or None")
     device, model = torch.device(device), model.to(device)
     groups = groups or parameter_groups(model, recipe.weight_decay)
     trained = [{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]

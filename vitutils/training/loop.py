@@ -22,9 +22,10 @@ from vitutils.files import show_progress
 from vitutils.models.modes import modes_kept, own_modes, set_modes
 from vitutils.training.checkpoint import check_alike, described, described_data, described_net, restore, save_checkpoint
 from vitutils.training.evaluation import History, autocast, evaluate, make_scaler
+from vitutils.training.muon import make_optimizers
 from vitutils.training.objective import check_outputs, labels_alone, make_mixing
 from vitutils.training.recipe import Recipe
-from vitutils.training.schedule import make_schedule, parameter_groups
+from vitutils.training.schedule import make_schedule
 
 
 def fit(
@@ -131,10 +132,9 @@ class Run:
         counts = {"to train on": count, "held out": len(dataset.test_labels), "a batch": recipe.batch_size}
         self.ranks.check_enough(counts)
         self.sizes = batch_sizes(count, recipe.batch_size)
-        groups = parameter_groups(self.model, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=self.device.type in ("cpu", "cuda"))
-        steps = recipe.epochs * len(self.sizes)
-        self.schedule = make_schedule(self.optimizer, steps, recipe.warmup, recipe.schedule)
+        self.optimizers = make_optimizers(self.model, recipe, fused=self.device.type in ("cpu", "cuda"))
+        how = recipe.epochs * len(self.sizes), recipe.warmup, recipe.schedule
+        self.schedules = [make_schedule(optimizer, *how) for optimizer in self.optimizers]
         self.scaler, self.mix = make_scaler(self.device), make_mixing(recipe, dataset.num_classes)
         self.averaged = None
         if recipe.ema_decay is not None:
@@ -143,8 +143,10 @@ class Run:
 
     def stateful(self) -> dict:
         """What a checkpoint holds besides the history: everything that changes from step to step."""
-        names = ("model", "optimizer", "schedule", "scaler", "averaged")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        parts = {name: getattr(self, name) for name in ("model", "scaler", "averaged")}
+        parts |= dict(zip(("optimizer", "muon"), self.optimizers, strict=False))
+        parts |= dict(zip(("schedule", "muon_schedule"), self.schedules, strict=False))
+        return {name: part for name, part in parts.items() if part is not None}
 
     def states(self) -> dict:
         """The state of each of these."""
@@ -182,17 +184,20 @@ class Run:
             if check and self.objective is labels_alone:
                 check_outputs(outputs, self.dataset.num_classes)
             loss = weight * self.objective(outputs, x, y, recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
-        scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            scaler.unscale_(optimizer)
         limit = float("inf") if recipe.clip_grad is None else recipe.clip_grad
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.history.lrs.append(self.schedule.get_last_lr()[0])
+        self.history.lrs.append(self.schedules[0].get_last_lr()[0])
         scale = scaler.get_scale()
-        scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            scaler.step(optimizer)
         scaler.update()
         if scaler.get_scale() >= scale:  # else a gradient overflowed and no step was taken
-            self.schedule.step()
+            for schedule in self.schedules:
+                schedule.step()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
         return loss.detach(), norm.detach()

@@ -12,6 +12,7 @@ LIMITS = {
     "epochs": ("a whole number of 1 or more, 10**9 at most", lambda n: 1 <= n <= 10**9 and n % 1 == 0),
     "batch_size": ("a whole number of 1 or more, 10**9 at most", lambda n: 1 <= n <= 10**9 and n % 1 == 0),
     "lr": ("a finite number above 0", lambda x: 0 < x < float("inf")),
+    "muon_lr": ("a finite number above 0 (or None: no Muon)", lambda x: 0 < x < float("inf")),
     "weight_decay": ("a finite number of 0 or more", lambda x: 0 <= x < float("inf")),
     "warmup": ("between 0 and 1", lambda x: 0 <= x <= 1),
     "clip_grad": ("above 0 (or None: no limit)", lambda x: x > 0),
@@ -38,7 +39,8 @@ def checked(name: str, value: object) -> int | float | None:
 class Recipe:
     """How to train. One recipe is fair to two networks only if it suits both, so search for each.
 
-    lr: peak of the schedule.  weight_decay: AdamW's, on weight matrices and filters only.
+    lr: peak of the schedule.  weight_decay: on weight matrices and filters only.
+    muon_lr: peak rate of Muon, which then moves the matrices inside, and AdamW the rest; None: AdamW for all.
     warmup: share of all steps in which the rate rises linearly from (almost) 0 to lr.
     schedule: what follows: "cosine", down to 0 at the last step, or "constant".
     clip_grad: largest norm of the whole gradient, or None.  label_smoothing: 0 to 1.
@@ -51,6 +53,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     lr: float = 1e-3
+    muon_lr: float | None = None
     weight_decay: float = 0.05
     warmup: float = 0.1
     schedule: str = "cosine"
@@ -72,7 +75,9 @@ class Recipe:
             object.__setattr__(self, name, checked(name, getattr(self, name)))
 
     def numbers(self) -> dict:
-        """All fields but the augmentation, as plain values that a checkpoint can hold."""
+        """All fields but the augmentation, as plain values that a checkpoint can hold; muon_lr only if there is one."""
         values = asdict(self)
         del values["augment"]
+        if self.muon_lr is None:  # as it was before there was such a field: older checkpoints stay good
+            del values["muon_lr"]
         return values
