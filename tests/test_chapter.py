@@ -23,7 +23,8 @@ ROOT = rules.ROOT
 LAST = rules.notebook_paths()[-1].stem
 NUMBER = int(LAST[:2]) + 1
 NAME = f"{NUMBER}_title"
-FILES = ("_toc.yml", "_config.yml", "index.md", "README.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE", "LICENSE-text")
+FILES = ("_toc.yml", "_config.yml", "index.md", "README.md", "CONTRIBUTING.md", "CITATION.cff")
+FILES += ("LICENSE", "LICENSE-text")
 
 
 def copied(root: Path) -> Path:
