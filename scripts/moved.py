@@ -118,11 +118,14 @@ def drag(tab, name: str, part: Part) -> None:
 
 
 def apart(one: dict[str, Part], two: dict[str, Part]) -> list[str]:
-    """Where two browsers said different things: a line per part, with the first step at which they did."""
+    """Where two browsers said different things, at first or at last: a line per part.
+
+    Between, what is read aloud comes when a browser has time.
+    """
     lines = []
     for name in sorted(one.keys() | two.keys()):
         first, second = (side[name].said if name in side else {} for side in (one, two))
-        for step in [*first, *(step for step in second if step not in first)]:
+        for step in ("at first", "at last"):
             if first.get(step) != second.get(step):
                 lines.append(f"{name}, {step}: " + unlike(first.get(step, "nothing"), second.get(step, "nothing")))
                 break
