@@ -345,7 +345,8 @@ def test_what_is_missing_is_said_in_words(tmp_path, capsys, monkeypatch):
 
 
 def test_the_home_page_has_a_place_for_the_offer():
-    assert '<div id="book-pdf"></div>' in (ROOT / "index.md").read_text("utf-8")
+    root = re.search(r"^root: (\S+)", (ROOT / "_toc.yml").read_text("utf-8"), re.M)
+    assert '<div id="book-pdf"></div>' in (ROOT / f"{root[1]}.md").read_text("utf-8")
 
 
 def test_what_prints_the_pages_does_not_make_them_stale():
