@@ -155,7 +155,7 @@ def pushed(copy, tmp_path, monkeypatch):
     book, fork, clone, bin_ = (tmp_path / name for name in ("book", "fork", "clone", "bin"))
     shutil.copytree(copy, book)
     shutil.copy2(ROOT / "Makefile", book)
-    shutil.copy2(ROOT / "scripts" / "adopt.py", book / "scripts")
+    shutil.copy2(ROOT / "tools" / "adopt.py", book / "tools")
     bin_.mkdir()
     (bin_ / "gh").write_text(GH)
     (bin_ / "gh").chmod(0o755)

@@ -221,7 +221,7 @@ def test_a_fault_is_seen(old, new, tmp_path):
 
 
 def test_what_is_committed_is_what_the_script_writes():
-    told = "vitutils/pocket.safetensors or the script changed: run scripts/export_pocket.py"
+    told = "vitutils/pocket.safetensors or the script changed: run tools/export_pocket.py"
     assert (FILES / "weights.js").read_text(encoding="utf-8") == export_pocket.weights_script(), told
     if dataset().name == "fashion_mnist":
         assert (FILES / "images.js").read_text(encoding="utf-8") == export_pocket.images_script(dataset()), told

@@ -72,7 +72,7 @@ class SmallBook:
         self.write(f"notebooks/{name}.ipynb", json.dumps(content))
 
     def command(self) -> list[str]:
-        return [sys.executable, str(ROOT / "scripts" / "book.py"), "--root", str(self.root)]
+        return [sys.executable, str(ROOT / "tools" / "book.py"), "--root", str(self.root)]
 
     def build(self, code: int = 0) -> str:
         """What a build says, which ends with this exit status."""

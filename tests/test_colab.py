@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
     import tomli as tomllib
 
-specification = importlib.util.spec_from_file_location("the_tests", rules.ROOT / "scripts" / "test.py")
+specification = importlib.util.spec_from_file_location("the_tests", rules.ROOT / "tools" / "test.py")
 the_tests = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(the_tests)
 
@@ -356,7 +356,7 @@ def test_a_book_that_cannot_be_prepared_is_one_message(small_book, monkeypatch, 
 
 @pytest.mark.slow
 def test_nbval_sees_what_it_should(small_book, tmp_path):
-    """Of cells and exercises with faults, the options of `scripts/test.py` let none pass."""
+    """Of cells and exercises with faults, the options of `tools/test.py` let none pass."""
     page = small_book / "book" / "solutions" / "04_x.md"
     page.write_text(PAGE.replace("answer = 42", "answer = 41"), encoding="utf-8")
     (tmp_path / "alone").mkdir()

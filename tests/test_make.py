@@ -50,15 +50,15 @@ def test_a_python_that_is_not_there_or_of_the_wrong_age(python, goal):
 
 # --- make clean ---
 
-KEPT = {"Makefile", "scripts", "requirements.txt", "vitutils", "book"}
+KEPT = {"Makefile", "tools", "requirements.txt", "vitutils", "book"}
 
 
 @pytest.fixture
 def built(tmp_path) -> Path:
     """A checkout with all that `make clean` removes."""
-    for name in ("_build/html", ".venv/bin", ".venv-3.13/bin", "vitutils/a/__pycache__", "book", "build", "scripts"):
+    for name in ("_build/html", ".venv/bin", ".venv-3.13/bin", "vitutils/a/__pycache__", "book", "build", "tools"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("Makefile", "scripts/clean.py"):
+    for name in ("Makefile", "tools/clean.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "requirements.txt").write_text("")
     return tmp_path
@@ -113,8 +113,8 @@ DEAD |= {"PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "", "PIP_NO_CACHE_DIR": "1
 
 def new_project(root: Path) -> Path:
     """A folder with env.py and empty lists of requirements: an environment takes seconds."""
-    (root / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "env.py", root / "scripts")
+    (root / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "env.py", root / "tools")
     for name in {env.BASE, *env.MORE.values(), "pyproject.toml"}:
         (root / name).write_text("")
     return root
@@ -127,7 +127,7 @@ def story(tmp_path_factory) -> Path:
 
 
 def prepare(root: Path, *command: str, goal: str = "test", **environment: str):
-    words = [sys.executable, str(root / "scripts" / "env.py"), "--for", goal, *command]
+    words = [sys.executable, str(root / "tools" / "env.py"), "--for", goal, *command]
     return subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, timeout=1800)
 
 
@@ -244,7 +244,7 @@ def test_a_reader_who_went_away_is_no_fault():
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-c", "import sys, env; sys.exit(env.run(lambda: print('kept')))"]
-    done = subprocess.run(command, cwd=ROOT / "scripts", text=True, stdout=writing, stderr=subprocess.PIPE)
+    done = subprocess.run(command, cwd=ROOT / "tools", text=True, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -289,4 +289,4 @@ def test_workflows_call_make(name, goals):
 def test_ci_grades_the_course_after_nbgrader_is_installed(name):
     """In `make test-all` nbgrader is missing, and the tests that grade are skipped."""
     _, _, after = (ROOT / name).read_text(encoding="utf-8").partition("make course PYTHON=")
-    assert re.search(r" scripts/env[.]py --for course -m pytest -q (-\S+ \S+ )*tests/test_course[.]py\n", after)
+    assert re.search(r" tools/env[.]py --for course -m pytest -q (-\S+ \S+ )*tests/test_course[.]py\n", after)

@@ -1,6 +1,6 @@
 """The notebook contract: every chapter keeps every rule, and every rule can be seen broken.
 
-The rules are functions in `scripts/notebook_rules.py`. Here each runs over the real chapters, and over a small made-up
+The rules are functions in `tools/notebook_rules.py`. Here each runs over the real chapters, and over a small made-up
 book: as it stands no rule complains; spoiled in one place, the rule that is about that place must say so.
 """
 

@@ -31,7 +31,7 @@ from previews import PAGE, meanings, preview
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PARTS = ("book", "notebooks", "scripts", "vitutils", ".github", "index.md", "README.md", "CONTRIBUTING.md")
+PARTS = ("book", "notebooks", "tools", "vitutils", ".github", "index.md", "README.md", "CONTRIBUTING.md")
 PARTS += ("Makefile", "_config.yml", "_toc.yml", "CITATION.cff", "pyproject.toml")
 PARTS += (".pre-commit-config.yaml", "LICENSE", "LICENSE-text")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -148,7 +148,7 @@ def glossary_serves(root: Path) -> list[str]:
 
 @rule
 def pages_use_one_word(root: Path) -> list[str]:
-    """The words that chapters use (`one_word` in scripts/notebook_rules.py); *italics* may name others."""
+    """The words that chapters use (`one_word` in tools/notebook_rules.py); *italics* may name others."""
     pages = [root / "index.md", *sorted(root.glob("book/*.md"))]
     plain = {path.name: said(path.read_text(encoding="utf-8"), {"em"}) for path in pages}
     return [f"{name} {line}" for name, words in plain.items() for line in other_words(words)]
@@ -236,7 +236,7 @@ def commands_are_the_makefiles(root: Path) -> list[str]:
 @rule
 def variables_are_real(root: Path) -> list[str]:
     """An environment variable that a page tells of is read somewhere in the code."""
-    files = [path for room in ("vitutils", "scripts") for path in root.glob(f"{room}/**/*.py")]
+    files = [path for room in ("vitutils", "tools") for path in root.glob(f"{room}/**/*.py")]
     code = "".join(path.read_text(encoding="utf-8") for path in files)
     return [
         f"{path.name}: nothing reads {name}"

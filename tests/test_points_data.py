@@ -78,7 +78,7 @@ def test_the_card_counts_and_credits_every_object():
 
 
 def test_the_list_names_each_object_once():
-    text = re.sub(r"#.*", "", (ROOT / "scripts" / "solids.txt").read_text(encoding="utf-8"))
+    text = re.sub(r"#.*", "", (ROOT / "tools" / "solids.txt").read_text(encoding="utf-8"))
     library, found = "", []
     for word in text.split():
         if word.endswith(":"):

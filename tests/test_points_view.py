@@ -13,7 +13,7 @@ import torch
 from vitutils import data
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "tests"))
 from test_browser_vit import run_js  # noqa: E402
 

@@ -1,7 +1,7 @@
 """The pages of worked solutions: their form, their cells, what their checks refuse, and the hints.
 
 Every page is run here as the build runs it, in this process and at the smallest scale. The chapters themselves, with
-stubs and with solutions, are run by `make test` (`scripts/colab.py`).
+stubs and with solutions, are run by `make test` (`tools/colab.py`).
 """
 
 import ast
@@ -136,7 +136,7 @@ def test_a_page_has_what_it_needs(page):
     for number, asked in solutions.exercises(chapter.path).items():
         answer = read.solutions[number]
         assert asked.title == f"Exercise {number}"
-        assert answer.check == asked.check, f"run: python scripts/solutions.py copy book/solutions/{page.name}"
+        assert answer.check == asked.check, f"run: python tools/solutions.py copy book/solutions/{page.name}"
         hidden = ["hide-input" in metadata.get("tags", []) for metadata in answer.metadata]
         assert hidden == [n == 1 for n in range(len(hidden))]
         assert f"[The exercise](../../notebooks/{page.stem}.ipynb#exercises)" in answer.words
@@ -155,7 +155,7 @@ def test_a_pages_cells_are_short_and_repeat_the_chapters_to_the_word(page):
     package, answers = rules.package_definitions(), read.solutions.values()
     again = [*read.setup, *(cell for answer in answers for cell in answer.after)]
     for node in (node for cell in again for node in rules.definitions(ast.parse(cell))):
-        told = f"{node.name} differs from the chapter's; run: python scripts/solutions.py copy"
+        told = f"{node.name} differs from the chapter's; run: python tools/solutions.py copy"
         assert ast.dump(node) == theirs.get(node.name, ast.dump(node)), told
         copies = package.get(node.name, {})
         assert not copies or ast.dump(node) in copies.values(), f"{node.name} differs from vitutils"

@@ -26,7 +26,7 @@ ROW |= {"day": "2026-01-01", "python": "3.11.7", "torch": "2.9.0", "note": "whil
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_chapter_s_opening_and_budget_agree_with_the_record(name):
     title = rules.text(CHAPTERS[name].cells[0]["source"])
-    assert times.with_opening(title, RECORD, name) == title, f"{name}: run `python scripts/notebooks.py times`"
+    assert times.with_opening(title, RECORD, name) == title, f"{name}: run `python tools/notebooks.py times`"
     for scale, most in (("smoke", 20), ("cpu", 180), ("gpu", 360)):
         most *= 1.3  # the budget is a quiet machine's; the record's notes say what else ran
         row = times.longest(RECORD, name, scale)

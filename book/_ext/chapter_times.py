@@ -1,6 +1,6 @@
 """How long chapters take: the line that each of them prints first, the record of measured times, words for minutes.
 
-The record is book/times.csv. `scripts/notebooks.py run --record` writes its rows, `scripts/notebooks.py times` the
+The record is book/times.csv. `tools/notebooks.py run --record` writes its rows, `tools/notebooks.py times` the
 *Time* paragraph of every chapter; the page "Status of this build" shows it.
 """
 
@@ -96,7 +96,7 @@ def with_opening(markdown: str, rows: list[dict], chapter: str) -> str:
         raise ValueError(f"{chapter}: expected a paragraph '*Time.* ... Downloaded: ...'")
     cpu, gpu = (longest(rows, chapter, scale) for scale in ("cpu", "gpu"))
     if cpu is None:
-        raise ValueError(f"{chapter} was not measured at cpu scale: scripts/notebooks.py run --record")
+        raise ValueError(f"{chapter} was not measured at cpu scale: tools/notebooks.py run --record")
     said = f"*Time.* About {minutes(cpu['seconds'])} on {short_device(cpu['device'])} (cpu scale)"
     also = f", {minutes(gpu['seconds'])} on {short_device(gpu['device'])} (gpu scale)." if gpu else ""
     said += also or "; gpu scale not measured."

@@ -18,7 +18,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-LIMIT = "VITBOOK_CELL_TIMEOUT"  # seconds a cell may run; scripts/running.py sets it by the scale
+LIMIT = "VITBOOK_CELL_TIMEOUT"  # seconds a cell may run; tools/running.py sets it by the scale
 LONGEST = 400  # characters of an error's message
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

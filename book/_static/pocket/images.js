@@ -1,5 +1,5 @@
 // The first 4 test images of each class of Fashion-MNIST: 28 x 28 bytes each, row by row.
-// Written by scripts/export_pocket.py: do not edit.
+// Written by tools/export_pocket.py: do not edit.
 //
 // Fashion-MNIST is Copyright (c) 2017 Zalando SE, and under the MIT License:
 //

@@ -1,5 +1,5 @@
 // The pocket ViT's weights, trained on Fashion-MNIST: 16-bit floats, little-endian, in the order of `tensors`.
-// Written by scripts/export_pocket.py from vitutils/pocket.safetensors: do not edit.
+// Written by tools/export_pocket.py from vitutils/pocket.safetensors: do not edit.
 var pocketWeights = {
   config: {"img_size": 28, "patch_size": 4, "num_classes": 10, "embed_dim": 64, "depth": 6, "num_heads": 4, "mlp_ratio": 2.0, "norm_eps": 1e-06, "mean": 0.286041, "std": 0.353024},
   classes: ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],

@@ -1,6 +1,6 @@
 // Two objects of the set "solids", drawn as points from models of the furniture libraries of Sweet Home 3D: Chair (BlendSwap-CC-0/plasticChair, exL); Male (Reallusion/male01, Reallusion).
 // Licences and authors: vitutils/solids.md.
-// Written by scripts/export_points.py: do not edit.
+// Written by tools/export_points.py: do not edit.
 var pointClouds = {
   count: 192,
   kinds: ["chair", "person"],

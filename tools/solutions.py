@@ -1,11 +1,11 @@
 """The worked solutions: the pages of `book/solutions`, held against the chapters' exercises.
 
-python scripts/solutions.py copy [PAGE ...]    copy the chapters' check cells and helpers into the pages
+python tools/solutions.py copy [PAGE ...]    copy the chapters' check cells and helpers into the pages
 
 A page has its setup cells, then one section an exercise: a heading, two comments ("% Trains: ..." for the table of all
 exercises, "% Wrong: 'this' -> 'that'" for a change of the solution that the check must refuse), a text, the cell that
 solves it, the chapter's own check cell to the letter, and perhaps more. `tests/test_solutions.py` holds the pages to
-that and runs them; `make test` runs the chapters with their stubs and with the solutions (`scripts/colab.py`).
+that and runs them; `make test` runs the chapters with their stubs and with the solutions (`tools/colab.py`).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def exercises(path: Path) -> dict[str, Exercise]:
     cells have no ids, as Colab stores them."""
     found, cells = {}, rules.Chapter.read(path).cells
     if unnamed := [cell for cell in cells if not cell.get("id")]:
-        raise ValueError(f"{path.name}: {rules.name(unnamed[0])} has no id: run `scripts/notebooks.py strip` on it")
+        raise ValueError(f"{path.name}: {rules.name(unnamed[0])} has no id: run `tools/notebooks.py strip` on it")
     for position, cell in enumerate(cells):
         match = rules.EXERCISE.search(cell["source"])
         if cell["cell_type"] != "markdown" or not match:

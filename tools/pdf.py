@@ -1,6 +1,6 @@
 """Print the built book into one PDF: `make pdf`.
 
-    .venv/bin/python scripts/pdf.py [--root FOLDER] [--paper A4|Letter]
+    .venv/bin/python tools/pdf.py [--root FOLDER] [--paper A4|Letter]
 
 The pages of `_toc.yml` are opened in the Chromium or Chrome of this machine, put into one document in their order, and
 printed at once with the style of `book/_static/print.css`: so the browser itself makes the bookmarks, the tags for
@@ -12,7 +12,7 @@ Each line of the pages' boxes of code and output is then looked for in the text 
 is missing fails the command, and no PDF is left behind.
 
 Only when the file stands in `_build/html` is the offer written into the built home page (`<div id="book-pdf">`), and
-the success that scripts/book.py noted is noted anew, so that `make book` with nothing changed keeps both. After a
+the success that tools/book.py noted is noted anew, so that `make book` with nothing changed keeps both. After a
 change it builds all pages afresh, which takes away the PDF and the offer together: the link is never dead.
 """
 

@@ -1,6 +1,6 @@
 """Run every check of the book: ruff, then the tests and the notebooks in one pytest run.
 
-    .venv/bin/python scripts/test.py [--lint | --all] [pytest's own options]
+    .venv/bin/python tools/test.py [--lint | --all] [pytest's own options]
 
 Tests marked `slow` run with `--all` alone, which is `make test-all`.
 The notebooks run at the smallest scale (`VITBOOK_SCALE=smoke`), two at a time with one thread each:
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 def test(every: bool, arguments: list[str]) -> int:
     """Run pytest over all. Raises ValueError where the notebooks or the package cannot be prepared."""
     limit, workers = running.cell_limit("smoke"), max(2, min(4, running.cores()))
-    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "scripts.where_time_went"]
+    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "tools.where_time_went"]
     command += [*NBVAL, f"--nbval-cell-timeout={limit:.0f}", "-n", str(workers)]
     command += ["--dist", "loadfile", "--no-loadscope-reorder", *([] if every else ["-m", "not slow"])]
     with tempfile.TemporaryDirectory(prefix="vitbook-", ignore_cleanup_errors=True) as folder:

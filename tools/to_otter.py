@@ -1,6 +1,6 @@
 """Write an assignment's source notebook in the format of Otter-Grader, for `otter assign` (tried with 7.0.0).
 
-    python scripts/to_otter.py course/1_convolution/1_convolution.ipynb 1_convolution_otter.ipynb
+    python tools/to_otter.py course/1_convolution/1_convolution.ipynb 1_convolution_otter.ipynb
 
 See course/otter.md for what to do then, and for what does not come along.
 """

@@ -1,6 +1,6 @@
 """Ask every other site that the book links to whether the page is still there: `make links`.
 
-    .venv/bin/python scripts/links.py [--root FOLDER]
+    .venv/bin/python tools/links.py [--root FOLDER]
 
 Sphinx's own linkcheck builder asks, one question at a time. It reads the pages without executing them, into
 _build/linkcheck; what it is to leave out or how long to wait is set in _config.yml, under `linkcheck_`. Added here: the

@@ -1,6 +1,6 @@
 """Write what the page *Attention in 3-D* reads: two clouds, and where each of their points attends.
 
-    .venv/bin/python scripts/export_points.py
+    .venv/bin/python tools/export_points.py
 
 Trains chapter 13's global and local nets on the training part of `solids` (seed 0, a few minutes), takes two objects of
 the test part, and writes into book/_static/points:
@@ -36,7 +36,7 @@ VIRIDIS = ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779",
 NOTICE = """\
 Two objects of the set "solids", drawn as points from models of the furniture libraries of Sweet Home 3D: {names}.
 Licences and authors: vitutils/solids.md.
-Written by scripts/export_points.py: do not edit."""
+Written by tools/export_points.py: do not edit."""
 
 
 def trained(net: str, found: PointSet):

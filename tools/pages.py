@@ -1,6 +1,6 @@
 """Open the built pages in Chromium, and in Firefox where it is there, and hold them against what their readers need.
 
-    .venv/bin/python scripts/pages.py [--only WORD] [--site FOLDER]
+    .venv/bin/python tools/pages.py [--only WORD] [--site FOLDER]
 
 A server on this machine serves _build/html. Of each page it is asked: does it call another host, log an error,
 miss a file; does axe-core find a fault, light, dark, and at a phone's width; how much does it weigh; are its

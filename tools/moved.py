@@ -1,7 +1,7 @@
 """Use what a reader can move on a page, by keyboard and by mouse, and read what it says: the same in every browser.
 
 A part is a figure of book/_ext/moving.py, or the frame of a page that computes something (its id ends in -stage). Each
-of its controls is used, whatever it is for. scripts/pages.py opens the pages, scripts/pages.js reads them.
+of its controls is used, whatever it is for. tools/pages.py opens the pages, tools/pages.js reads them.
 """
 
 from __future__ import annotations

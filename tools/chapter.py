@@ -2,9 +2,9 @@
 
     make chapter NAME=12_registers TITLE="Registers"
 
-The text comes from scripts/skeleton; what its author has to fill in begins with @@. The chapter is a draft until the
+The text comes from tools/skeleton; what its author has to fill in begins with @@. The chapter is a draft until the
 paragraph *Draft.* is taken out of its opening: until then it may be short, hold @@ and have no measured time, and
-`scripts/tables.py --no-drafts` keeps it from being published. All files are written, or none.
+`tools/tables.py --no-drafts` keeps it from being published. All files are written, or none.
 """
 
 from __future__ import annotations

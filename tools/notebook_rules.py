@@ -2,7 +2,7 @@
 
 A rule takes a `Chapter` (a notebook's dict, its path, the repository it stands in) and says what is wrong, each a
 sentence that names the cell. `tests/test_notebooks.py` runs every rule over every notebook, and over a spoiled one that
-it must report; `scripts/notebooks.py check` prints the same sentences, and ruff's. `notebook_file.py` reads and writes
+it must report; `tools/notebooks.py check` prints the same sentences, and ruff's. `notebook_file.py` reads and writes
 the files; its functions are handed on from here.
 """
 
@@ -277,7 +277,7 @@ def stored_form(chapter: Chapter) -> Iterator[str]:
            if {**cell, "source": text(cell["source"])} != {**new, "source": text(new["source"])}]  # fmt: skip
     same = all(chapter.notebook.get(key) == normal[key] for key in ("nbformat", "nbformat_minor", "metadata"))
     if odd or not same or chapter.stored not in (None, dumps(normal)):
-        yield f"is not as it is stored ({', '.join(odd[:4]) or 'its metadata'}): run `scripts/notebooks.py strip` on it"
+        yield f"is not as it is stored ({', '.join(odd[:4]) or 'its metadata'}): run `tools/notebooks.py strip` on it"
     yield from (f"id '{one}' stands twice" for one in dict.fromkeys(ids) if one and ids.count(one) > 1)
     yield from (f"{name(c)} is marked and stores no output: run refresh" for c in chapter.code
                 if is_marked(c) and not c["outputs"])  # fmt: skip
@@ -536,7 +536,7 @@ EXERCISE = re.compile(r"\*\*Exercise (\d+\.\d+) \((\w+)\)\.\*\*")
 
 @rule
 def exercises(chapter: Chapter) -> Iterator[str]:
-    """One easy, one core, one stretch, numbered. (scripts/solutions.py reads the stub and the check after each.)"""
+    """One easy, one core, one stretch, numbered. (tools/solutions.py reads the stub and the check after each.)"""
     expected = [(f"{chapter.number}.{n}", level) for n, level in enumerate(("easy", "core", "stretch"), 1)]
     found = EXERCISE.findall(chapter.prose)
     if found != expected:

@@ -1,9 +1,9 @@
 """Make the point set "solids" and its card from the furniture libraries of Sweet Home 3D.
 
     apt-get install sweethome3d-furniture
-    .venv/bin/python scripts/make_solids.py [--furniture FOLDER]
+    .venv/bin/python tools/make_solids.py [--furniture FOLDER]
 
-Reads the libraries (zip files of OBJ models with a catalogue) and scripts/solids.txt, which names the models of each
+Reads the libraries (zip files of OBJ models with a catalogue) and tools/solids.txt, which names the models of each
 class; writes vitutils/solids.safetensors and vitutils/solids.md. The same libraries give the same bytes. Takes
 a minute or two and needs trimesh.
 
@@ -35,7 +35,7 @@ from vitutils.data.points import FOLDS, sample_surface, unit_sphere
 from vitutils.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
-LIST = ROOT / "scripts" / "solids.txt"
+LIST = ROOT / "tools" / "solids.txt"
 POINTS, SEED = 1_024, 0
 ALIKE = 1.10  # two clouds count as one shape if they are less than this times as far apart as two draws of one surface
 LICENCES = {  # library: who, licence, its text
@@ -283,7 +283,7 @@ CARD = """\
 # Solids
 
 {total} objects of {kinds} kinds as point clouds, for chapter 13. `vitutils.data.load_points("solids")` gives them;
-`vitutils/solids.safetensors` ({megabytes:.1f} MB) holds them. This card is written by `scripts/make_solids.py`, which
+`vitutils/solids.safetensors` ({megabytes:.1f} MB) holds them. This card is written by `tools/make_solids.py`, which
 made them.
 
 ## What is in it
@@ -300,7 +300,7 @@ object is in one fold, so no object is on both sides.
 ## How it was made
 
 The models are those of Debian's package `sweethome3d-furniture` 1.8, five libraries of the program Sweet Home 3D with
-820 models in all. `scripts/solids.txt` names those that were taken. The names in the catalogue were a first guess;
+820 models in all. `tools/solids.txt` names those that were taken. The names in the catalogue were a first guess;
 each object was then looked at, its picture and its points from three sides. Among what that changed: a "contemporary
 living room" that is a wall of cabinets, a "motorbike" that rocks on a spring, a "folding chair" without a back.
 Mannequins count as persons, windows as doors, armchairs as sofas, desks as tables, shelves as cabinets; bottles, cups,

@@ -1,12 +1,12 @@
 """Keep the chapters in order: run them, store what nbval compares, strip the rest, check the rules.
 
-python scripts/notebooks.py refresh [NOTEBOOK ...]    run at smoke scale, store the marked outputs
-python scripts/notebooks.py strip [NOTEBOOK ...]      only take out what must not be stored
-python scripts/notebooks.py check [NOTEBOOK ...]      say which rules are broken (exit 1 if any)
-python scripts/notebooks.py run NOTEBOOK --scale cpu  run, change nothing, say how long it took
+python tools/notebooks.py refresh [NOTEBOOK ...]    run at smoke scale, store the marked outputs
+python tools/notebooks.py strip [NOTEBOOK ...]      only take out what must not be stored
+python tools/notebooks.py check [NOTEBOOK ...]      say which rules are broken (exit 1 if any)
+python tools/notebooks.py run NOTEBOOK --scale cpu  run, change nothing, say how long it took
                                         ... --record  and write that into book/times.csv
                              ... --record --bundled   with no data but what comes with the packages
-python scripts/notebooks.py times                     write every *Time* paragraph from that file
+python tools/notebooks.py times                     write every *Time* paragraph from that file
 
 Without a notebook: the chapters, which are those that `_toc.yml` names; another notebook in that folder is left alone.
 The rules are in `notebook_rules.py`.

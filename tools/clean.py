@@ -14,13 +14,13 @@ from pathlib import Path
 
 BUILT = ["build", ".pytest_cache", ".ruff_cache"]
 ENVIRONMENTS = [".venv", ".venv-3.*", "vitutils.egg-info"]
-CODE = ["vitutils", "tests", "scripts", "notebooks", "book", "studies", "course"]
+CODE = ["vitutils", "tests", "tools", "notebooks", "book", "studies", "course"]
 CACHES = {"__pycache__", ".ipynb_checkpoints"}
 
 
 @contextlib.contextmanager
 def held(path, who):
-    """Hold another command's lock (scripts/running.py, scripts/env.py). Raises OSError where that command has it."""
+    """Hold another command's lock (tools/running.py, tools/env.py). Raises OSError where that command has it."""
     with path.open() if path.exists() else contextlib.nullcontext() as file:
         try:
             import fcntl

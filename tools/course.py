@@ -1,7 +1,7 @@
 """Make the course: assignments that nbgrader grades, from one source notebook each.
 
     make course
-    .venv/bin/python scripts/course.py --tidy course/1_convolution/1_convolution.ipynb
+    .venv/bin/python tools/course.py --tidy course/1_convolution/1_convolution.ipynb
 
 Writes _build/course: `release`, which students get; `source`, which they don't; the gradebook and the settings that
 nbgrader needs; `guide.md` for whoever teaches. The students' notebooks also go into course/students, from which Colab
@@ -84,7 +84,7 @@ def faults(path: Path, root: Path = ROOT) -> list[str]:
     for cell, after in itertools.zip_longest(cells, cells[1:], fillvalue={}):
         found += [f"{rules.name(cell)}: {fault}" for fault in _faults_of(cell) + _faults_of_form(cell, after)]
     if not found and path.read_text(encoding="utf-8") != stored(notebook):
-        found.append("not in the stored form: scripts/course.py --tidy writes it")
+        found.append("not in the stored form: tools/course.py --tidy writes it")
     return found
 
 
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     root = given.root.resolve()
     if given.tidy:
-        return running.command(root, "scripts/course.py --tidy", lambda: tidy(given.tidy))
+        return running.command(root, "tools/course.py --tidy", lambda: tidy(given.tidy))
     return running.command(root, "make course", lambda: whole(root))
 
 

@@ -1,6 +1,6 @@
 """Build the book: execute the notebooks, render the pages, hold them against the rules.
 
-    .venv/bin/python scripts/book.py [--root FOLDER]
+    .venv/bin/python tools/book.py [--root FOLDER]
 
 What plain `jupyter-book build` does not do, and this does:
 

@@ -1,6 +1,6 @@
 """Write what the page *A ViT in your browser* reads: the pocket ViT's weights, and a few test images.
 
-    .venv/bin/python scripts/export_pocket.py
+    .venv/bin/python tools/export_pocket.py
 
 Into book/_static/pocket:
 
@@ -76,7 +76,7 @@ def weights_script() -> str:
     numbers = torch.cat([half.flatten() for half in halves.values()]).numpy().astype("<f2")
     comment = (
         "The pocket ViT's weights, trained on Fashion-MNIST: 16-bit floats, little-endian, in the order of `tensors`.\n"
-        "Written by scripts/export_pocket.py from vitutils/pocket.safetensors: do not edit."
+        "Written by tools/export_pocket.py from vitutils/pocket.safetensors: do not edit."
     )
     return script("pocketWeights", comment, fields, "halves", numbers.tobytes())
 
@@ -87,7 +87,7 @@ def images_script(dataset: data.Dataset) -> str:
     index = torch.cat(rows)
     comment = (
         f"The first {PER_CLASS} test images of each class of Fashion-MNIST: 28 x 28 bytes each, row by row.\n"
-        f"Written by scripts/export_pocket.py: do not edit.\n\n{NOTICE}"
+        f"Written by tools/export_pocket.py: do not edit.\n\n{NOTICE}"
     )
     fields = {"index": index.tolist(), "labels": dataset.test_labels[index].tolist()}
     return script("pocketImages", comment, fields, "pixels", dataset.test_images[index].numpy().tobytes())

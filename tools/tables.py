@@ -1,10 +1,10 @@
 """The tables of chapters and exercises in README.md, book/preface.md and book/solutions.md, made from `_toc.yml`.
 
-python scripts/tables.py            write them
-python scripts/tables.py --check    say which are out of date (exit 1 if any)
+python tools/tables.py            write them
+python tools/tables.py --check    say which are out of date (exit 1 if any)
                          --no-drafts    and which chapters are drafts
 
-A table stands between `<!-- NAME: made by scripts/tables.py -->` and `<!-- end -->`. Titles are the chapters' first
+A table stands between `<!-- NAME: made by tools/tables.py -->` and `<!-- end -->`. Titles are the chapters' first
 headings. What a reader will be able to do is said under `meta: able` of `_toc.yml`, else by the chapter's promise;
 `meta: planned` holds the chapters to come. Exercises are those of the pages in book/solutions.
 """
@@ -106,9 +106,9 @@ def fresh(root: Path) -> dict[Path, str]:
     pages = {}
     for file, make in TABLES.items():
         source = (root / file).read_text(encoding="utf-8")
-        whole = re.compile(rf"(<!-- {make.__name__}: made by scripts/tables.py -->\n\n).*?(\n\n<!-- end -->)", re.S)
+        whole = re.compile(rf"(<!-- {make.__name__}: made by tools/tables.py -->\n\n).*?(\n\n<!-- end -->)", re.S)
         if len(whole.findall(source)) != 1:
-            raise ValueError(f"{file}: expected one table, below '<!-- {make.__name__}: made by scripts/tables.py -->'")
+            raise ValueError(f"{file}: expected one table, below '<!-- {make.__name__}: made by tools/tables.py -->'")
         table = make(root)
         pages[root / file] = whole.sub(lambda marks, table=table: marks[1] + table + marks[2], source)
     return pages
@@ -125,7 +125,7 @@ def write(root: Path = rules.ROOT) -> list[str]:
 def faults(root: Path = rules.ROOT, drafts: bool = True) -> list[str]:
     """Tables that are out of date and, unless `drafts` are let through, chapters that are not finished."""
     wrong = [
-        f"{path.relative_to(root)}: its table is out of date: run `python scripts/tables.py`"
+        f"{path.relative_to(root)}: its table is out of date: run `python tools/tables.py`"
         for path, text in fresh(root).items()
         if path.read_text(encoding="utf-8") != text
     ]

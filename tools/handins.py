@@ -1,6 +1,6 @@
 """Made-up hand-ins of the course's assignments: what handins.yml lists, made from source and release.
 
-    .venv/bin/python scripts/handins.py 1_convolution FOLDER
+    .venv/bin/python tools/handins.py 1_convolution FOLDER
 
 writes each of them into FOLDER as NAME-1_convolution.ipynb, to try out grading. In Python, `read` gives an assignment's
 hand-ins, `make` the notebook of one of them, as a student would hand it in.

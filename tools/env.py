@@ -1,6 +1,6 @@
 """Make the book's virtual environment, then run a command inside it.
 
-    python3 scripts/env.py --for test scripts/test.py
+    python3 tools/env.py --for test tools/test.py
 
 The first run creates `.venv` and installs requirements.txt into it; a stamp inside says what was installed, so that
 later runs start at once. The goals `pages` and `pdf` install requirements-pages.txt besides, and `course` installs

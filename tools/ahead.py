@@ -4,7 +4,7 @@ jupyter-book executes one notebook after another, and two threads on two cores a
 chapters and pages of solutions run side by side here, each with its share of the cores. Left to jupyter-book: those
 that measure time, which must have the machine to themselves, and those that fail here, for it says where and why.
 
-    python scripts/ahead.py PAGE OUT    one of them, by `ahead`; ends when its standard input closes
+    python tools/ahead.py PAGE OUT    one of them, by `ahead`; ends when its standard input closes
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// What scripts/pages.py asks a page that stands open in the browser. Each function returns a list of faults in words.
+// What tools/pages.py asks a page that stands open in the browser. Each function returns a list of faults in words.
 window.look = {
   // Until fonts, pictures (the lazy ones too) and formulas are there.
   async settle() {
@@ -140,7 +140,7 @@ window.look = {
     };
   },
 
-  // --- what a reader moves: scripts/moved.py ---
+  // --- what a reader moves: tools/moved.py ---
 
   // The page for photos is left out: it computes for seconds, and tests/test_photos_page.py uses it.
   parts: () => [...document.querySelectorAll("figure.moving, [id$='-stage']:not(#photos-stage)")].map((part) => part.id),
