@@ -94,6 +94,7 @@ def markdown(cell_id: str, source: str) -> dict:
 def code(cell_id: str, source: str, alt: str = "", prints: str = "", tags: list[str] | None = None) -> dict:
     metadata = {"mystnb": {"image": {"alt": alt}}} if alt else {"keep_output": True} if prints else {}
     metadata |= {"tags": tags} if tags else {}
+    metadata |= {"cellView": "form"} if "hide-input" in (tags or []) else {}
     outputs = [{"name": "stdout", "output_type": "stream", "text": [prints]}] if prints else []
     count = 1 if source.startswith(rules.MARKER) else None
     cell = {"cell_type": "code", "execution_count": count, "metadata": metadata, "outputs": outputs}
@@ -443,7 +444,7 @@ def from_colab(notebook):
 )
 def test_what_only_draws_or_only_asserts_is_folded(source, folded):
     done = rules.normalise(notebook(code("look", source)))["cells"][0]["metadata"]
-    assert (done.get("tags") == ["hide-input"]) == folded
+    assert (done.get("tags") == ["hide-input"]) == folded == (done.get("cellView") == "form")
 
 
 def test_colab_takes_the_ids_and_strip_gives_them_back(book, capsys):

@@ -168,6 +168,8 @@ def normalise(notebook: dict) -> dict:
         metadata = {key: cell["metadata"][key] for key in kept if key in cell["metadata"]}
         if tags(cell):
             metadata["tags"] = tags(cell)
+            if cell["cell_type"] == "code" and "hide-input" in metadata["tags"]:
+                metadata["cellView"] = "form"  # the same in Colab, where "Show code" opens it
         if is_marked(cell):
             metadata = {"keep_output": True} | metadata  # nbstripout, in an editor, leaves it alone
         new = {"cell_type": cell["cell_type"], "metadata": metadata}
