@@ -69,7 +69,12 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+def seldom(name, quick):
+    """An export takes seconds: the rest of a list waits for `make test-all`."""
+    return pytest.param(name, marks=() if name in quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [seldom(name, ("vit", "pocket", "photos, nearest")) for name in NETS])
 def test_onnxruntime_answers_as_torch_does_in_any_batch(name, tmp_path):
     make, size, dynamic = NETS[name]
     net = make()
@@ -105,7 +110,7 @@ def test_the_network_is_left_as_it_was(tmp_path):
     assert largest_difference(net, run, noise(8, 3, SIDE, SIDE)) < 1e-4  # no dropout, and eval mode in torch too
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *(seldom(d, ()) for d in (torch.float16, torch.float64))])
 def test_another_precision_is_written_in_float32(dtype, tmp_path):
     net = CNN().eval().to(dtype)
     run = OnnxModel(to_onnx(net, tmp_path / "net.onnx", SIDE))
