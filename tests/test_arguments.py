@@ -51,19 +51,6 @@ def test_a_rate_may_be_any_librarys_number_and_stays_as_it_was(digits):
     for lr in (torch.tensor(1e-2), np.float32(1e-2), np.array(1e-2, dtype=np.float32)):
         net = probe.train_steps(linear(), digits, steps=2, lr=lr)
         assert torch.equal(net[1].weight, plain[1].weight) and float(lr) == float(np.float32(1e-2))
-    for rates in (torch.tensor([1e-3, 1e-1]), np.array([1e-3, 1e-1], dtype=np.float32), (1e-1, np.float32(1e-3))):
-        before = [float(rate) for rate in rates]
-        best = probe.choose_rate(linear, digits, rates, steps=4)
-        assert type(best) is float and best in before and [float(rate) for rate in rates] == before
-
-
-RATES = ["a", 0.001, [None], [1e-3, NAN], [True], torch.tensor(1e-3)]
-
-
-@pytest.mark.parametrize("rates", RATES, ids=range(len(RATES)))
-def test_rates_that_are_none_are_refused(digits, rates):
-    with pytest.raises(ValueError, match="expected (rates|a learning rate above 0).*got"):
-        probe.choose_rate(linear, digits, rates, steps=1)
 
 
 @pytest.mark.parametrize("lr", ["a", True, NAN, -1, torch.tensor([1e-3, 1e-3]), 10**400], ids=range(6))

@@ -186,11 +186,10 @@ def wheel(path: Path, **files: str | bytes) -> str:
 
 @pytest.mark.slow
 def test_what_is_installed_lands_in_the_environment(story, tmp_path):
-    """Wherever the reader has other packages put. Their index, which may be the only one within reach, is kept."""
+    """Wherever the reader has other packages put."""
     (story / "requirements.txt").write_text(wheel(tmp_path, __init__="how = 'found'"))
     where = str(tmp_path / "elsewhere")
-    lines = "[global]\nrequire-virtualenv = true\nindex-url = http://127.0.0.1:9/of-pip-conf\nretries = 0\n"
-    (tmp_path / "pip.conf").write_text(f"{lines}[install]\nuser = true\n")
+    (tmp_path / "pip.conf").write_text("[global]\nrequire-virtualenv = true\n[install]\nuser = true\n")
     settings = {f"PIP_{name}": where for name in ("PREFIX", "TARGET", "ROOT", "SRC")}
     settings |= {f"PIP_{name}": "1" for name in ("USER", "DRY_RUN", "REQUIRE_VIRTUALENV", "REQUIRE_HASHES")}
     settings |= {"PYTHONPATH": "/nowhere", "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"}
@@ -198,37 +197,23 @@ def test_what_is_installed_lands_in_the_environment(story, tmp_path):
     done = prepare(story, "-c", "import small, sys; print(small.how, sys.flags.optimize)", **settings)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "found 0", done.stdout + done.stderr
     assert not (tmp_path / "elsewhere").exists()
-    (story / "requirements.txt").write_text("a-package-that-is-not-there\n")
-    assert "No network" in prepare(story, **settings).stderr
-    assert "/of-pip-conf" in (story / ".venv" / "vitbook-install.log").read_text()
 
 
 # --- the reader's surroundings ---
 
-OUT = """PYTHONHOME PYTHONOPTIMIZE PYTHONPATH PYTHONIOENCODING PIP_USER PIP_TARGET PIP_NO_DEPS JUPYTER_PATH
-JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR IPYTHONDIR JPY_SESSION_NAME MPLBACKEND MATPLOTLIBRC SPHINXOPTS PYTEST_ADDOPTS
-RUFF_CONFIG GIT_DIR SOURCE_DATE_EPOCH""".split()
-IN = """PATH LANG TZ CI HTTPS_PROXY CUDA_VISIBLE_DEVICES OMP_NUM_THREADS HF_TOKEN HF_HUB_OFFLINE VITBOOK_SCALE
-VITBOOK_OFFLINE VITBOOK_CELL_TIMEOUT PIP_CONFIG_FILE PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_CERT PIP_PROXY
-PIP_NO_CACHE_DIR GIT_CONFIG_COUNT GIT_SSL_CAINFO""".split()
-FOLDERS = """VITBOOK_SYSTEM_DATA HF_HOME HF_HUB_CACHE TORCH_HOME CUDA_CACHE_PATH XDG_CACHE_HOME MPLCONFIGDIR
-SCIKIT_LEARN_DATA TMPDIR TMP SSL_CERT_FILE REQUESTS_CA_BUNDLE PYTHONPYCACHEPREFIX""".split()
-
-
 def test_what_of_the_reader_s_settings_reaches_a_command(tmp_path, monkeypatch):
     """A folder is the one that was meant where the command was called: the kernels work in notebooks/."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
     home = {"HOME": str(tmp_path)}
+    monkeypatch.setenv("HOME", str(tmp_path))
     ours = {"PYTHONNOUSERSITE": "1", "PYTHONUTF8": "1", "JUPYTER_PREFER_ENV_PATH": "1", "MATPLOTLIBRC": os.devnull}
-    data = {"VITBOOK_DATA": os.pathsep.join(["data", "", "~/more", "/a/b"])}
-    found = env.surroundings(home | dict.fromkeys(OUT + IN, "x") | dict.fromkeys(FOLDERS, "./y/../x") | data)
-    data = {"VITBOOK_DATA": os.pathsep.join([f"{tmp_path}/data", f"{tmp_path}/more", "/a/b"])}
-    assert found == home | dict.fromkeys(IN, "x") | dict.fromkeys(FOLDERS, f"{tmp_path}/x") | ours | data
-    assert env.surroundings(found) == found
-    # In JupyterLab a reader's own key bindings and start-up files are theirs.
-    kept = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
-    assert env.surroundings(home | dict.fromkeys(OUT, "x"), "lab") == home | ours | dict.fromkeys(kept, "x")
+    out = dict.fromkeys("PYTHONPATH PIP_USER JUPYTER_PATH IPYTHONDIR MPLBACKEND PYTEST_ADDOPTS GIT_DIR".split(), "x")
+    kept = dict.fromkeys("LANG HF_TOKEN VITBOOK_SCALE PIP_CONFIG_FILE PIP_INDEX_URL GIT_SSL_CAINFO".split(), "x")
+    found = env.surroundings(home | out | kept | {"HF_HOME": "./y/../x", "VITBOOK_DATA": f"data{os.pathsep}~/more"})
+    folders = {"HF_HOME": f"{tmp_path}/x", "VITBOOK_DATA": f"{tmp_path}/data{os.pathsep}{tmp_path}/more"}
+    assert found == home | kept | ours | folders and env.surroundings(found) == found
+    # In JupyterLab a reader's own start-up files are theirs.
+    assert env.surroundings(home | out, "lab") == home | ours | {"IPYTHONDIR": "x"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a Unix user's home")
@@ -266,27 +251,3 @@ def test_a_reader_who_went_away_is_no_fault():
 def test_what_pip_says_in_plain_words(output, start):
     message = env.explain(output, "installing requirements.txt")
     assert message.startswith(start) and message.endswith(output.splitlines()[-1])
-
-
-# --- continuous integration ---
-
-
-def test_ci_run_calls_the_commands():
-    said = re.findall(r"^ *((?:\w+=\w+ )?make [a-z-]+) PYTHON=", (ROOT / ".ci" / "run").read_text(), re.M)
-    assert said == ["make test-all", "VITBOOK_SCALE=cpu make book", "make course", "make pages", "make pdf"]
-
-
-WORKFLOWS = [("tests.yml", ["test-all", "course"]), ("pages.yml", ["book", "pages", "pdf"]), ("adopt.yml", ["adopt"])]
-
-
-@pytest.mark.parametrize(("name", "goals"), WORKFLOWS)
-def test_workflows_call_make(name, goals):
-    text = (ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8")
-    assert re.findall(r"run: make ([a-z-]+)", text) == goals
-
-
-@pytest.mark.parametrize("name", [".ci/run", ".github/workflows/tests.yml"])
-def test_ci_grades_the_course_after_nbgrader_is_installed(name):
-    """In `make test-all` nbgrader is missing, and the tests that grade are skipped."""
-    _, _, after = (ROOT / name).read_text(encoding="utf-8").partition("make course PYTHON=")
-    assert re.search(r" tools/env[.]py --for course -m pytest -q (-\S+ \S+ )*tests/test_course[.]py\n", after)

@@ -209,7 +209,6 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
         ("'half-look' is not Python: invalid syntax, line 3", append("half-look", "\n\nfor x in")),
     ],
     "setup_cell": [
-        ("differs from the one", replace("setup", "seed=0", "seed=1")),
         ("differs from the one", on_disk("_config.yml", URL, f"{URL}-2")),
         ("as its first code cell", insert("opening", code("early", "1"))),
         ("only there", insert("claim", code("setup", "1"))),
@@ -228,7 +227,6 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
         ("'half-look' is empty, skipped", append("half-look", "\n# NBVAL_SKIP")),
         ("'half-look' is empty, skipped", change("half-look", metadata={"tags": ["raises-exception"]})),
         ("'void' is empty", insert("claim", code("void", ""))),
-        ("'half-look' has a magic", append("half-look", "\nfiles = !ls")),
         ("'asked' has a magic", insert("claim", code("asked", "%%writefile x.py\nclass Half: 1"))),
         ("names ../results/x.csv", append("half-look", "\nopen('../results/x.csv')")),
         ("environment", append("half-look", "\nos.environ['VITBOOK_SCALE']")),
@@ -254,7 +252,6 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
     "plain_markdown": [
         ("a MyST directive", append("claim", "\n\n```{note}\nHalf.\n```")),
         ("a MyST block", append("claim", "\n\n:::{note}\nHalf.\n:::")),
-        ("a MyST role", append("claim", " {cite}`somebody2021`")),
         ("a footnote", append("claim", " Half.[^1]\n\n[^1]: Not whole.")),
         ("Colab cannot find", append("claim", f"\n\n![{ALT}](../half.svg)")),
         ("without alt text", append("claim", "\n\n![](https://a.org/half.svg)")),
@@ -268,19 +265,16 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
     ],
     "skeleton": [
         ("a title", replace("opening", "# Half", "## Half")),
-        ("'After this chapter you can ….'", replace("opening", "After this chapter you can", "You will")),
         ("'*You will*' alone", replace("opening", "- look;", "- look;\n- smell;\n- taste;\n- hear;")),
         ("'*Time.* '", replace("opening", " or a GPU", "")),
         ("'**So and so.** '", replace("mistakes", "**Halving", "**1. Halving")),
         ("'## Summary'", replace("end", "3. not\n", "")),
-        ("'*Next.* '", append("end", "\n\nMore.")),
         ("does not link to 05_next.ipynb", another_chapter),
         ("more than one heading of level 1", append("claim", "\n\n# Whole")),
         ("heading 'Halving' stands twice", append("claim", "\n\n## Halving")),
     ],
     "exercises": [
         ("('4.3', 'hard')", replace("stretch", "stretch", "hard")),
-        ("not [('4.1', 'easy'),", drop("stretch")),
     ],
     "glossary_links": [
         ("has 'patch size' without", replace("claim", "One class", "The patch\nsize: one class")),
@@ -289,7 +283,6 @@ CASES = {  # each case: what the complaint must say, and how the good chapter is
     ],
     "one_word": [
         ("'net': network", append("claim", " A net is halved.")),
-        ("'transformer': Transformer", append("claim", " A transformer is halved.")),
         ("'gray': British", alt(f"{ALT} gray")),
         ("'+-': ±", append("half-check", "\nprint('1 +- 2')")),
     ],
@@ -511,27 +504,17 @@ def test_strip_keeps_pasted_pictures_raw_cells_and_what_is_not_python(book):
     assert [found[cell["id"]]["source"] for cell in new] == [rules.text(cell["source"]) for cell in new]
 
 
-@pytest.mark.parametrize("source", MAGICS)
-def test_what_ipython_understands_can_be_parsed(source):
-    assert rules.tree(code("x", source)).body
-
-
 def holding(**more) -> bytes:
     return json.dumps({"cells": [{"cell_type": "code", "source": "x"} | more]}).encode()
 
 
 NO_NOTEBOOKS = [
-    ("there is no such file", None),
-    ("is empty", b" \n"),
+    ("cannot be read: No such file", None),
     ("is not JSON: Expecting value", b"nonsense"),
-    ("marks of a merge", b'{\n<<<<<<< HEAD\n "cells": []\n}'),
-    ("has no list of cells", b'{"cells": {}}'),
-    ("is of nbformat 3; expected 4", b'{"worksheets": [], "nbformat": 3}'),
-    ("is not UTF-8 (byte 0)", '{"cells": []}'.encode("utf-16")),
-    ("the cell 'x' is of the kind 'sql'", holding(cell_type="sql")),
+    ("is no notebook of nbformat 4", b'{"worksheets": [], "nbformat": 3, "cells": []}'),
+    ("cell 'a' has a wrong cell_type", holding(id="a", cell_type="sql")),
     ("cell 'a' has a wrong source: 3", holding(id="a", source=3)),
     ("cell 'a' has a wrong outputs.0: 1", holding(id="a", outputs=[1])),
-    ("cell 'd' has a wrong", holding(id="d", outputs=[{"output_type": "stream", "text": [1]}])),
 ]
 
 

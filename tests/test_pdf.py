@@ -212,7 +212,7 @@ def test_bookmarks_lead_to_their_sheets_and_are_folded(file, texts):
 
 @pytest.mark.slow
 def test_links(file, texts):
-    """Inside the book to the sheet; outside it as they were; to a file that is not in it, not at all."""
+    """Inside the book to the sheet; outside it as they were; to a file that is not in it, not at all; none to here."""
     links = list(file.pages[2].Annots)
     goals = [goal(file, link.Dest) for link in links if "/Dest" in link]
     table = next(n for n, text in enumerate(texts) if text.startswith("Numbers"))
@@ -221,20 +221,8 @@ def test_links(file, texts):
     assert goal(file, file.pages[sheet_of("Far below.", texts)].Annots[0].Dest) == 2
     inside = [goal(file, link.Dest) for link in file.pages[1].Annots]
     assert inside == [2, sheet_of("Chapter 4 Patches", texts), table]
-
-
-@pytest.mark.slow
-def test_a_link_to_this_machine_or_to_no_sheet_is_a_fault(root, tmp_path):
-    import pikepdf
-
-    path = root / "_build" / "html" / pdf.NAME
-    assert pdf.finish(path.read_bytes(), root)[1] == [] and str(root).encode() not in path.read_bytes()
-    with pikepdf.open(path) as changed:
-        inside, *_, outside = changed.pages[2].Annots
-        inside.Dest, outside.A.URI = pikepdf.Name("/gone"), "http://localhost:80/a"
-        changed.save(tmp_path / "changed.pdf")
-    faults = pdf.finish((tmp_path / "changed.pdf").read_bytes(), root)[1]
-    assert faults == ["sheet 3: a link to no sheet: /gone", "sheet 3: a link to http://localhost:80/a"]
+    every = [link for page in file.pages for link in page.get("/Annots", [])]
+    assert all(str(link.A.URI)[:8] == "https://" if "/A" in link else goal(file, link.Dest) > 0 for link in every)
 
 
 @pytest.mark.slow
@@ -326,7 +314,7 @@ def test_faults_are_named_and_no_pdf_is_left(tmp_path, capsys):
     assert '<div id="book-pdf"></div>' in (html / "book" / "home.html").read_text("utf-8")
 
 
-def test_what_is_missing_is_said_in_words(tmp_path, capsys, monkeypatch):
+def test_what_is_missing_is_said_in_words(tmp_path, capsys):
     def refused() -> str:
         assert pdf.main(["--root", str(tmp_path)]) == 2
         return capsys.readouterr().err
@@ -336,12 +324,6 @@ def test_what_is_missing_is_said_in_words(tmp_path, capsys, monkeypatch):
     assert "Not built: book/second." in refused()
     (tmp_path / "_build" / "html" / "index.html").unlink()
     assert "Run `make book` first" in refused()
-    need_printer()
-    build(tmp_path)
-    monkeypatch.setenv("CHROME", "")
-    monkeypatch.setattr(pages, "ELSEWHERE", [])
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "No Chromium or Chrome on this machine" in refused()
 
 
 def test_the_home_page_has_a_place_for_the_offer():

@@ -889,7 +889,7 @@ def test_with_one_image_of_each_of_two_classes_the_probe_answers_as_the_nearest_
     assert torch.equal(answers, probe.knn_predict(x, y, new, k=1)) and C == 10  # nothing to choose by
 
 
-def test_training_learns_and_the_rate_is_chosen():
+def test_training_learns():
     part = made_set(60)
     dataset = data.as_dataset(part, part, transform(), (0.5,), (0.5,))
     net = probe.train_steps(small_vit(num_classes=2), dataset, steps=40, lr=3e-3)
@@ -897,8 +897,6 @@ def test_training_learns_and_the_rate_is_chosen():
     assert (seen == part.labels).float().mean() > 0.9 and not net.training
     same = probe.train_steps(small_vit(num_classes=2), dataset, steps=40, lr=3e-3)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True))
-    best = probe.choose_rate(lambda: small_vit(num_classes=2), dataset, (1e-7, 3e-3), steps=40, device="cpu")
-    assert best == 3e-3
 
 
 def test_what_cannot_be_trained_with_is_refused():
@@ -916,12 +914,6 @@ def test_what_cannot_be_trained_with_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             probe.train_steps(net, chosen, **how | changes)
-    make = functools.partial(small_vit, num_classes=2)
-    with pytest.raises(ValueError, match="no rate"):
-        probe.choose_rate(make, dataset, [], steps=1)
-    with pytest.raises(ValueError, match="no rate of .* led to a finite loss"):
-        probe.choose_rate(make, dataset, [1e30], steps=3)
-    assert probe.choose_rate(make, dataset, [1e30, 1e-9, 1e-12], steps=3) == 1e-12  # of equals the smallest
 
 
 def test_a_set_to_train_on_is_made_or_refused():

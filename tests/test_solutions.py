@@ -194,26 +194,19 @@ def test_nothing_asks_whether_a_number_is_the_object_true(path):
 # --- the script ---
 
 
-def test_copy_brings_a_page_up_to_date(tmp_path, monkeypatch):
-    page = tmp_path / PAGES[0].name
-    whole = PAGES[0].read_text(encoding="utf-8")
-    old = 'assert got is not None, "reach returns nothing yet"'
-    assert whole.count(old) == 1
-    page.write_text(whole.replace(old, "assert got"), encoding="utf-8")
-    assert solutions.copy(page) and page.read_text(encoding="utf-8") == whole
-    assert not solutions.copy(page)
-
-
-def test_copy_fills_check_cells_that_are_empty(tmp_path):
+def test_copy_brings_a_page_up_to_date(tmp_path):
+    """A check that is an old one; cells that are still empty."""
     page, whole = tmp_path / PAGES[0].name, PAGES[0].read_text(encoding="utf-8")
     first, *_, last = solutions.read(PAGES[0]).solutions.values()
-    empty = whole
-    for answer in (first, last):
-        assert empty.count(answer.check) == 1
-        empty = empty.replace(answer.check + "\n", "")
-    page.write_text(empty, encoding="utf-8")
-    assert solutions.copy(page) and page.read_text(encoding="utf-8") == whole
-    assert not solutions.copy(page)
+    old = {'assert got is not None, "reach returns nothing yet"': "assert got"}
+    for changes in (old, {answer.check + "\n": "" for answer in (first, last)}):
+        given = whole
+        for before, after in changes.items():
+            assert given.count(before) == 1
+            given = given.replace(before, after)
+        page.write_text(given, encoding="utf-8")
+        assert solutions.copy(page) and page.read_text(encoding="utf-8") == whole
+        assert not solutions.copy(page)
 
 
 def test_a_page_out_of_form_is_named(tmp_path):

@@ -46,9 +46,7 @@ ONLOOKERS = {"playwright", "greenlet", "pyee", "axe-playwright-python", "pikepdf
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WARNING = re.compile(r"^(?:(?P<where>.*?): )?(?P<kind>WARNING|ERROR|CRITICAL|SEVERE): (?P<what>.*)$")
 EXECUTED = re.compile(r"^.*[/\\](?P<name>.+\.\w+): (?P<what>Execut\w+|Using cached) notebook( in (?P<seconds>\d+))?")
-NOISE = re.compile(r"\[IPKernelApp\] WARNING")
 ERROR = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit|Kernel|Timeout)\b(: .*\S|$)")
-PAGE = re.compile(r"^(?:reading sources|writing output)\.\.\. \[ *\d+%\] (?P<page>\S+)")
 CELL_LINE = 10_000  # a notebook's warning stands at line 10000 * (cell number) + line
 LONGEST = 500  # characters of one problem: an undecodable notebook is all of it a line
 BESIDE = "files beside the notebooks"
@@ -184,8 +182,6 @@ def build(root: Path, log: Path, scale: str = "cpu") -> tuple[int, list[str]]:
         try:
             for line in process.stdout:
                 line = ANSI.sub("", line.rstrip("\n"))
-                if NOISE.match(line):
-                    continue
                 lines.append(line)
                 file.write(line + "\n")
                 if seen := EXECUTED.match(line):
@@ -221,14 +217,10 @@ def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
             continue  # book/_ext/runner.py has said why, and in which cell
         what = what if len(what) <= LONGEST else what[:LONGEST] + " …"
         found.append(f"{cell_name(root, where)}: {what}" if where else what)
-    crashed = "Exception occurred:" in lines
-    if code and (crashed or not found):
-        start = lines.index("Exception occurred:") if crashed else len(lines)
-        errors = [line.strip() for line in lines if ERROR.match(line.strip())]
-        errors = errors or [line for line in lines if "error" in line.lower()] or lines
+    if code and ("Exception occurred:" in lines or not found):
+        errors = [line.strip() for line in lines if ERROR.match(line.strip())] or lines[-1:]
         if not any("myst_nb.core.execute.base.ExecutionError" in line for line in errors):
-            pages = [seen["page"] for seen in map(PAGE.match, lines[:start] if crashed else []) if seen]
-            found.append(": ".join(pages[-1:] + (errors or ["it stopped without a word"])[-1:]))
+            found += errors[-1:] or ["it stopped without a word"]
     if code < 0:
         found.append(f"jupyter-book itself was ended by signal {-code}, as by a system that runs out of memory")
     return list(dict.fromkeys(found))

@@ -4,8 +4,8 @@
     .venv/bin/python tools/make_solids.py [--furniture FOLDER]
 
 Reads the libraries (zip files of OBJ models with a catalogue) and tools/solids.txt, which names the models of each
-class; writes vitutils/solids.safetensors and vitutils/solids.md. The same libraries give the same bytes. Takes
-a minute or two and needs trimesh.
+class; writes vitutils/solids.safetensors, and the table and lists of vitutils/solids.md. The same libraries give the
+same points (safetensors writes the fields of its header in any order). Takes two minutes and needs trimesh.
 
 What it does with a model: turn it as the catalogue says, stretch it to the catalogue's width, depth and height (as the
 program does), put z up, draw points from its surface, each part of it equally likely, centre them, scale them to the
@@ -243,23 +243,21 @@ def save(solids: list[Solid], folds: list[int], path: Path) -> None:
         save_file(tensors, temporary, about)
 
 
-def card(solids: list[Solid], folds: list[int], copies: list, groups: list, megabytes: float) -> str:
-    """The text of solids.md."""
-    classes = list(dict.fromkeys(solid.label for solid in solids))
-    rows = [f"| {'class'} | objects | " + " | ".join(f"fold {fold}" for fold in range(FOLDS)) + " |",
-            "| --- " * (2 + FOLDS) + "|"]  # fmt: skip
-    for label in [*classes, "together"]:
+def card(text: str, solids: list[Solid], folds: list[int], copies: list, groups: list) -> str:
+    """The text of solids.md with its table and lists made anew; its sentences, numbers in them too, stay."""
+    table = ["| class | objects | " + " | ".join(f"fold {fold}" for fold in range(FOLDS)) + " |"]
+    table.append("| --- " * (2 + FOLDS) + "|")
+    for label in [*dict.fromkeys(solid.label for solid in solids), "together"]:
         own = [fold for solid, fold in zip(solids, folds, strict=True) if label in (solid.label, "together")]
-        rows.append(f"| {label} | {len(own)} | " + " | ".join(str(own.count(fold)) for fold in range(FOLDS)) + " |")
-    twice = "\n".join(f"- {gone.key}: as {stays.key} ({ratio:.2f})" for gone, stays, ratio in copies)
-    near = "\n".join("- " + ", ".join(solid.key for solid in group) for group in groups)
-    across = [f"{gone.key} ({gone.label}) and {stays.key} ({stays.label})" for gone, stays, _ in copies
-              if gone.label != stays.label]  # fmt: skip
-    return CARD.format(
-        total=len(solids), kinds=len(classes), points=POINTS, megabytes=megabytes, table="\n".join(rows), alike=ALIKE,
-        copies=len(copies), twice=twice, groups=len(groups), near=near, credits=credit(solids),
-        across=f"of two classes: {'; '.join(across)}" if across else "none of them across classes",
-    )  # fmt: skip
+        table.append(f"| {label} | {len(own)} | " + " | ".join(str(own.count(fold)) for fold in range(FOLDS)) + " |")
+    twice = [f"- {gone.key}: as {stays.key} ({ratio:.2f})" for gone, stays, ratio in copies]
+    near = ["- " + ", ".join(solid.key for solid in group) for group in groups]
+    places = {r"\| class .*?\|(?=\n\n)": "\n".join(table), r"### .*(?=\n\n## Left out)": credit(solids)}
+    places |= {r"(?<=## Left out as copies\n\n).*?(?=\n\n## )": "\n".join(twice)}
+    places |= {r"(?<=## Kept in one fold\n\n).*(?=\n\Z)": "\n".join(near)}
+    for place, lines in places.items():
+        text = re.sub(place, lambda _, lines=lines: lines, text, count=1, flags=re.S)
+    return text
 
 
 def credit(solids: list[Solid]) -> str:
@@ -279,70 +277,6 @@ def credit(solids: list[Solid]) -> str:
     return "\n".join(lines).strip()
 
 
-CARD = """\
-# Solids
-
-{total} objects of {kinds} kinds as point clouds, for chapter 13. `vitutils.data.load_points("solids")` gives them;
-`vitutils/solids.safetensors` ({megabytes:.1f} MB) holds them. This card is written by `tools/make_solids.py`, which
-made them.
-
-## What is in it
-
-- **points**, {total} x {points:,} x 3, 16-bit floats. x to the right, y away from you, **z up**; what has a front shows
-  it to -y. Centred (their mean is 0) and scaled to the unit sphere.
-- **labels** and **folds**, one for each object; **sizes**: width, depth and height before scaling, in cm; names.
-
-{table}
-
-A fold is the part of the objects that `load_points(fold=...)` makes the test part; the other two are for training. Each
-object is in one fold, so no object is on both sides.
-
-## How it was made
-
-The models are those of Debian's package `sweethome3d-furniture` 1.8, five libraries of the program Sweet Home 3D with
-820 models in all. `tools/solids.txt` names those that were taken. The names in the catalogue were a first guess;
-each object was then looked at, its picture and its points from three sides. Among what that changed: a "contemporary
-living room" that is a wall of cabinets, a "motorbike" that rocks on a spring, a "folding chair" without a back.
-Mannequins count as persons, windows as doors, armchairs as sofas, desks as tables, shelves as cabinets; bottles, cups,
-pots and bins are vessels.
-
-- Each model was turned and stretched to the width, depth and height of its catalogue entry, as the program does.
-- {points:,} points were drawn from its faces, equally likely on every part of the surface: the seats inside a car count
-  as much as its roof. Faces without area are never drawn; vertices that no face uses don't count.
-- **Shapes that are there twice** were left out. Two objects count as one shape if their clouds, fitted to one sphere,
-  are less than {alike:.2f} times as far apart (Chamfer distance, the best of eight turns and mirrors) as two draws of
-  the same surface. That held for {copies} of the listed objects, {across}.
-- **Stretched copies** stay, in one fold: objects of a class that would be one shape by the same measure if both were
-  stretched to one box. There are {groups} such groups.
-- **One copy was missed**, as a later comparison about the clouds' means showed: Scopia's `pineSnow` is its `pine` with
-  snow, and they are in folds 2 and 1. It was left so that accuracies measured before stay comparable; of {total}
-  objects two are easier for it. Beyond that, plain things look alike whoever drew them: doors, wardrobes, glasses.
-- Folds were drawn with seed 0, each class in proportion.
-
-## Limits
-
-Few objects of each kind, drawn by few hands for one program: accuracies on them say little about objects elsewhere.
-Chairs and tables are as varied as furniture shops have them; persons come from three families of figures. All stand
-upright and look one way. The clouds are clean: no noise, no hidden sides, inner surfaces included.
-
-## Licences and credits
-
-The clouds are changed works: points drawn from the surfaces, turned, centred and scaled. Each keeps the licence of its
-model. To use them, name the authors below, say that changes were made, and give the licence. None of the authors
-endorses this use.
-
-{credits}
-
-## Left out as copies
-
-{twice}
-
-## Kept in one fold
-
-{near}
-"""
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--furniture", type=Path, default=Path("/usr/share/sweethome3d/furniture"))
@@ -354,8 +288,9 @@ def main() -> int:
     folds, groups = share_out(solids)
     path = ROOT / "vitutils" / "solids.safetensors"
     save(solids, folds, path)
-    text = card(solids, folds, copies, groups, path.stat().st_size / 1e6)
-    (ROOT / "vitutils" / "solids.md").write_text(text, encoding="utf-8", newline="\n")
+    page = path.with_suffix(".md")
+    text = card(page.read_text(encoding="utf-8"), solids, folds, copies, groups)
+    page.write_text(text, encoding="utf-8", newline="\n")
     print(f"{len(solids)} objects, {len(copies)} copies left out, {len(groups)} groups of stretched copies")
     return 0
 

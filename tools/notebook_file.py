@@ -48,39 +48,27 @@ def read(path: Path, content: bytes | None = None) -> dict:
     def no(told: str) -> Unreadable:
         return Unreadable(f"{path.name}: {told}")
 
-    if content is None and path.exists() and not path.is_file():  # a pipe would be waited for
-        raise no("is no file")
     try:
-        stored = (path.read_bytes() if content is None else content).decode("utf-8-sig")
-        notebook = json.loads(stored)
-    except FileNotFoundError:
-        raise no(f"there is no such file in {path.parent}") from None
-    except UnicodeDecodeError as error:
-        raise no(f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        notebook = json.loads((path.read_bytes() if content is None else content).decode("utf-8-sig"))
     except OSError as error:
         raise no(f"cannot be read: {error.strerror}") from None
     except ValueError as error:
-        why = " It holds the marks of a merge: take one side." if re.search("^<{7} ", stored, flags=re.M) else ""
-        raise no(f"is not JSON: {error}; expected a notebook.{why}" if stored.strip() else "is empty") from None
-    version = notebook.get("nbformat", 4) if isinstance(notebook, dict) else 4
-    if version != 4:
-        raise no(f"is of nbformat {version}; expected 4: open it in Jupyter and save it")
-    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
-        raise no("is JSON, but no notebook: it has no list of cells")
+        raise no(f"is not JSON: {error}") from None
+    told = notebook if isinstance(notebook, dict) else {}
+    if not isinstance(told.get("cells"), list) or told.get("nbformat", 4) != 4:
+        raise no("is no notebook of nbformat 4, a list of cells: open it in Jupyter and save it")
     if not isinstance(notebook.get("metadata"), dict):
         notebook["metadata"] = {}
     notebook["cells"] = [_filled(cell if isinstance(cell, dict) else {"source": cell}) for cell in notebook["cells"]]
     from nbformat.validator import ValidationError, get_validator, iter_validate  # seconds: readers of notebooks only
 
-    for cell in notebook["cells"]:
-        if cell["cell_type"] not in CELL_METADATA:
-            raise no(f"{name(cell)} is of the kind {cell['cell_type']!r:.40}; expected {', '.join(CELL_METADATA)}")
     named = [{"id": "x"} | cell for cell in notebook["cells"]]
     try:
         get_validator(4, 5, name="fastjsonschema").validate(NOTEBOOK | {"cells": named})
     except ValidationError:  # not told where
         for cell, whole in zip(notebook["cells"], named, strict=True):
-            for fault in iter_validate(whole, f"{cell['cell_type']}_cell", 4, 5, relax_add_props=True):
+            kind = cell["cell_type"] if str(cell["cell_type"]) in CELL_METADATA else "raw"
+            for fault in iter_validate(whole, f"{kind}_cell", 4, 5, relax_add_props=True):
                 where = ".".join(map(str, fault.path)) or "output"
                 raise no(f"{name(cell)} has a wrong {where}: {fault.message:.100}") from None
     return notebook

@@ -146,24 +146,18 @@ class Chapter:
 
 @lru_cache(maxsize=4096)
 def python(source: str) -> str:
-    """A cell's source as Python: for magics, `!` and `?` the calls that IPython makes of them."""
+    """A cell's source as Python: `pass` for the lines that are IPython's own, magics and `!`, where there are any."""
     try:
-        _parse(source)
+        ast.parse(source)
     except (SyntaxError, ValueError):
-        from IPython.core.inputtransformer2 import TransformerManager
-
-        return TransformerManager().transform_cell(source)
+        return re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M)
     return source
-
-
-def _parse(source: str) -> ast.Module:
-    return compile(source, "<cell>", "exec", flags=ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def tree(cell: dict) -> ast.Module:
     """The cell's syntax tree. Raises ValueError, which names the cell, where it is no Python."""
     try:
-        return _parse(python(text(cell["source"])))
+        return ast.parse(python(text(cell["source"])))
     except (SyntaxError, ValueError) as error:  # the latter for a null byte
         told = f"{error.msg}, line {error.lineno}" if isinstance(error, SyntaxError) else error
         raise ValueError(f"{name(cell)} is not Python: {told}") from None

@@ -422,47 +422,27 @@ def shared(site: Path, start: Callable, jobs: list[str], work: Callable) -> dict
     return done
 
 
-def check_site(site: Path, names: list[str], order: list[str], terms: dict[str, str], browser: str):
-    """(what Chromium saw of each page, faults of the search)."""
-
-    def work(running, base: str, name: str):
-        if not name:
-            return check_search(running, base, terms)
-        return check_page(running, base, site, name, order)
-
-    jobs = ["", *largest_first(site, names)]  # the search first
-    done = shared(site, lambda playwright: launch(playwright, browser), jobs, work)
-    return [done[name] for name in names], done[""]
-
-
-def check_site_in_firefox(site: Path, rows: list[Seen], firefox: str) -> list[str]:
-    """Faults of the pages in Firefox; what moves has to say there what it said in Chromium (`rows`)."""
-    done = shared(
-        site,
-        lambda playwright: launch_firefox(playwright, firefox),
-        largest_first(site, [row.page for row in rows]),
-        lambda running, base, name: check_in_firefox(running, base, site, name),
-    )
-    faults = []
-    for row in rows:
-        unlike = [f"in Firefox other than in Chromium: {line}" for line in moved.apart(row.moved, done[row.page].moved)]
-        faults += [f"{row.page}: {fault}" for fault in done[row.page].faults + unlike]
-    return faults
-
-
 def try_firefox(site: Path, rows: list[Seen], firefox: str | None) -> list[str]:
-    """The faults in Firefox; none, and a line that says why, where there is none, or one that cannot be driven."""
+    """The faults in Firefox, where what moves has to say what it said in Chromium (`rows`); none, and a line that says
+    why, where there is none, or one that cannot be driven."""
     if not firefox:
         print(f"\n{NO_FIREFOX}")
         return []
-    began = time.monotonic()
     print(f"\nOpening them in {firefox}", flush=True)
+    jobs, faults = largest_first(site, [row.page for row in rows]), []
     try:
-        faults = check_site_in_firefox(site, rows, firefox)
+        done = shared(
+            site,
+            lambda playwright: launch_firefox(playwright, firefox),
+            jobs,
+            lambda running, base, name: check_in_firefox(running, base, site, name),
+        )
     except NoBrowser as error:
         print(error)
         return []
-    print(f" {time.monotonic() - began:.0f} s")
+    for row in rows:
+        unlike = [f"in Firefox other than in Chromium: {line}" for line in moved.apart(row.moved, done[row.page].moved)]
+        faults += [f"{row.page}: {fault}" for fault in done[row.page].faults + unlike]
     return faults
 
 
@@ -505,10 +485,16 @@ def look(options: argparse.Namespace) -> int:
     names = [name for name in pages_of(site) if options.only in name]
     firefox = find_firefox()
     print(f"Opening {len(names)} pages in {browser}", flush=True)
-    terms = {} if options.only else TERMS
-    rows, search = check_site(site, names, order_of(ROOT), terms, browser)
+    terms, order = {} if options.only else TERMS, order_of(ROOT)
+
+    def work(running, base: str, name: str):
+        return check_page(running, base, site, name, order) if name else check_search(running, base, terms)
+
+    jobs = ["", *largest_first(site, names)]  # the search first
+    seen = shared(site, lambda playwright: launch(playwright, browser), jobs, work)
+    rows = [seen[name] for name in names]
     print(f"\n{table(rows)}")
-    faults = [f"{row.page}: {fault}" for row in rows for fault in row.faults] + search
+    faults = [f"{row.page}: {fault}" for row in rows for fault in row.faults] + seen[""]
     faults += try_firefox(site, rows, firefox)
     if faults:
         print(f"\n{len(faults)} faults:\n")

@@ -43,7 +43,6 @@ NAME = "vision-transformers-in-pytorch.pdf"
 PAPERS = {"A4": (210, 297), "Letter": (215.9, 279.4)}  # mm
 SIDE = 17  # mm, the margin of print.css
 OFFER = re.compile(r'(<div id="book-pdf">).*?(</div>)', re.S)
-HERE = re.compile(r"file:|https?://(localhost|127\.|\[::1\]|0\.0\.0\.0)")
 
 
 class Problem(ValueError):
@@ -318,8 +317,8 @@ def first_sheets(pdf: bytes, leaves: list[dict]) -> list[int]:
         return [*(pikepdf.Page(goal).index for goal in goals), len(file.pages)]
 
 
-def finish(pdf: bytes, root: Path) -> tuple[bytes, list[str]]:
-    """The file with the book's own data, its bookmarks folded; and links in it that lead to a machine or nowhere."""
+def finish(pdf: bytes, root: Path) -> bytes:
+    """The file with the book's own data, its bookmarks folded."""
     import pikepdf
 
     def fold(items):
@@ -328,14 +327,6 @@ def finish(pdf: bytes, root: Path) -> tuple[bytes, list[str]]:
             fold(item.children)
 
     with pikepdf.open(BytesIO(pdf)) as file, BytesIO() as written:
-        found = []
-        for number, page in enumerate(file.pages, 1):
-            for link in page.get("/Annots", []):
-                url, goal = str(link.get("/A", {}).get("/URI", "")), link.get("/Dest")
-                if HERE.match(url) or str(root) in url:
-                    found.append(f"sheet {number}: a link to {url}")
-                if not url and (goal is None or goal not in file.Root.Dests):
-                    found.append(f"sheet {number}: a link to no sheet: {goal}")
         for name, text in about(root).items():
             if name[0].isupper():
                 file.docinfo[f"/{name}"] = text
@@ -343,7 +334,7 @@ def finish(pdf: bytes, root: Path) -> tuple[bytes, list[str]]:
         with file.open_outline() as outline:
             fold(outline.root)
         file.save(written, object_stream_mode=pikepdf.ObjectStreamMode.generate)
-        return written.getvalue(), found
+        return written.getvalue()
 
 
 # --- Is anything cut or lost? ---------------------------------------------------------------------
@@ -399,13 +390,12 @@ def make(root: Path, html: Path, paper: str) -> int:
     try:
         print(f"Printing {len(pages)} pages of {html} on {paper}", flush=True)
         pdf, leaves, dropped = print_book(root, html, pages, paper)
-        count, faults = missing_lines(html, pdf, leaves)
-        pdf, led_astray = finish(pdf, root)
-        faults = [f"{leaf['doc']}: {fault}" for leaf in leaves for fault in leaf["faults"]] + faults + led_astray
+        count, lost = missing_lines(html, pdf, leaves)
+        faults = [f"{leaf['doc']}: {fault}" for leaf in leaves for fault in leaf["faults"]] + lost
         if faults:
             more = f"\n  and {len(faults) - 30} more" if len(faults) > 30 else ""
             raise Problem("No PDF was made:\n\n  " + "\n  ".join(faults[:30]) + more)
-        sheets = leaves[-1]["sheets"].stop
+        pdf, sheets = finish(pdf, root), leaves[-1]["sheets"].stop
         with whole_file(html / NAME) as new:
             new.write_bytes(pdf)
         link = Path(os.path.relpath(html / NAME, home(html).parent)).as_posix()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+import notebook_file
+
 SUFFIXES = (".ipynb", ".md", ".rst", "")
 
 
@@ -52,3 +54,8 @@ def toc_faults(root: Path, data: dict) -> Iterator[str]:
         page = next((path for suffix in SUFFIXES if (path := root / (name + suffix)).is_file()), None)
         if page is None:
             yield f"there is no {name} (.ipynb, .md)"
+        elif page.suffix == ".ipynb":
+            try:
+                notebook_file.read(page)
+            except notebook_file.Unreadable as error:
+                yield f"{error}"

@@ -1,7 +1,7 @@
 """Numbers that a function was given, as Python's own or refused. Nothing here needs torch."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from numbers import Integral, Real
 
 
@@ -41,10 +41,3 @@ def checked_number(value: object, what: str, fits: Callable[[float], bool]) -> f
 def checked_rate(lr: object) -> float:
     """A learning rate, above 0 and finite, as Python's float: an optimizer would write into a tensor."""
     return checked_number(lr, "a learning rate above 0", lambda x: 0 < x < math.inf)
-
-
-def checked_rates(rates: Iterable) -> list[float]:
-    """Learning rates as Python's floats, the smallest first."""
-    if isinstance(rates, str) or not hasattr(rates, "__iter__") or getattr(rates, "ndim", 1) != 1:
-        raise ValueError(f"expected rates in a list, one or more, got {shown(rates)}")
-    return sorted(checked_rate(lr) for lr in rates)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitutils._numbers import at_least_1, checked_number, checked_rate, checked_rates, plain, shown  # noqa: F401
+from vitutils._numbers import at_least_1, checked_number, checked_rate, plain, shown  # noqa: F401
 
 NOT_ASKED = object()
 

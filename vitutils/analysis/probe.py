@@ -1,11 +1,9 @@
 """How good are a net's features? kNN, a linear probe, full fine-tuning, with few or many images per class.
 
-Chapter 9 writes out all but the last, `train_steps` and `choose_rate`, in the same words.
+Chapter 9 writes out all but the last, `train_steps`, in the same words.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,6 @@ from vitutils.arguments import (
     checked_labels,
     checked_number,
     checked_rate,
-    checked_rates,
     logits_for,
     unit_rows,
 )
@@ -144,34 +141,3 @@ def train_steps(
             schedule.step()
         epoch += 1
     return net.eval()
-
-
-def choose_rate(
-    make: Callable[[], nn.Module],
-    dataset: data.Dataset,
-    rates: Sequence[float],
-    **how,
-) -> float:
-    """The rate that does best on a fifth of the training images.
-
-    If rates tie, the smallest. Raises ValueError for no rates, or if the loss
-    is not finite with any of them.
-    """
-    fit, choose = split_shots(dataset.train_labels, seed=0)
-    images, labels = dataset.train_images, dataset.train_labels
-    part = replace(
-        dataset, train_images=images[fit], train_labels=labels[fit],
-        test_images=images[choose], test_labels=labels[choose],
-    )
-    scores = {}
-    for lr in checked_rates(rates):
-        net = train_steps(make(), part, lr=lr, **how)
-        try:
-            scores[lr] = train.evaluate(
-                net, part, device=how.get("device", "cpu")
-            ).accuracy
-        except FloatingPointError:
-            continue  # it diverged
-    if not scores:
-        raise ValueError(f"no rate of {[*rates]} led to a finite loss")
-    return max(scores, key=scores.get)

@@ -6,7 +6,7 @@ A name is looked up in its module when it is first asked for: the recipe's limit
 from importlib import import_module
 
 _MODULES = {
-    "checkpoint": ("load_checkpoint", "save_checkpoint"),
+    "checkpoint": ("save_checkpoint",),
     "digests": ("digest_net",),
     "distill": ("Distillation", "hard_loss", "soft_loss"),
     "evaluation": ("Evaluation", "History", "autocast", "evaluate", "make_scaler"),

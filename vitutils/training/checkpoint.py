@@ -61,19 +61,11 @@ def described_data(dataset: Dataset) -> dict:
     }
 
 
-def load_checkpoint(path: Path, recipe: Recipe, device: torch.device, objective: Callable = labels_alone) -> dict:
+def _read_checkpoint(path: Path, device: torch.device) -> dict:
     """Read a checkpoint written by `fit` (no pickle is executed).
 
-    Raises ValueError for a damaged file, a file that isn't such a checkpoint, or one written with another recipe or
-    objective (the message says which field); OSError and MemoryError are passed on.
+    Raises ValueError for a damaged file, or one that isn't such a checkpoint; OSError and MemoryError are passed on.
     """
-    state = _read_checkpoint(path, device)
-    if changed := _changed(state["recipe"], described(recipe, objective)):
-        raise ValueError(f"{path} was written under another recipe ({changed}): delete it or change back")
-    return state
-
-
-def _read_checkpoint(path: Path, device: torch.device) -> dict:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, MemoryError, torch.OutOfMemoryError):
