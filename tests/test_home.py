@@ -100,7 +100,7 @@ def test_the_words_and_bars_say_it(found):
     page = BeautifulSoup(home.frame(found), "html.parser")
     name, share = max(found["answers"], key=lambda pair: pair[1])
     words = page.select_one("#pocket-missing .home-answer").text
-    assert words == f"First answer: {name}, {100 * share:.1f} %. The label says {found['label']}."
+    assert words == f"First answer: {name}, {100 * share:.1f}\N{NO-BREAK SPACE}%. The label says {found['label']}."
     bars = [(li.select_one(".pocket-name").text, li.select_one(".pocket-share").text) for li in page.select("li")]
     assert bars == [(each, home.percent(p)) for each, p in found["answers"]]
     assert page.select_one("li.pocket-first .pocket-name").text == name
@@ -163,7 +163,8 @@ def test_the_live_canvas_gives_the_same_answer(found, tmp_path):
     assert got["ahead"] == sorted(["home", *home.SCRIPTS[:-1]])
     assert not got["hidden"] and not got["missing"]
     assert got["focus"] == "pocket-draw" and got["status"].startswith("Ready")
-    assert got["first"]["answer"] == f"First answer: {name}, {home.percent(share)}. The label says {found['label']}."
+    first = f"First answer: {name}, {100 * share:.1f}\N{NO-BREAK SPACE}%."
+    assert got["first"]["answer"] == f"{first} The label says {found['label']}."
     assert got["first"]["bars"] == [home.percent(p) for _, p in found["answers"]]
     assert len(got["picks"]) == len({*got["picks"]}) == len(found["picks"])
     assert got["empty"]["answer"].endswith("The picture is empty.")

@@ -111,7 +111,8 @@ def first_answer() -> dict:
 def frame(found: dict) -> str:
     """The figure's HTML."""
     name, share = max(found["answers"], key=lambda pair: pair[1])
-    said = f"First answer: {name}, {percent(share)}. The label says {found['label']}."
+    whole = percent(share).replace(" ", "\N{NO-BREAK SPACE}")  # in one line wherever the text breaks
+    said = f"First answer: {name}, {whole}. The label says {found['label']}."
     bars = "".join(
         f'<li{" class=pocket-first" * (each == name)}><span class="pocket-name">{escape(each)}</span>'
         f'<span class="pocket-bar" aria-hidden="true"><span style="width: {100 * p:.2f}%"></span></span>'
