@@ -40,7 +40,7 @@ FRAME = """<link rel="stylesheet" href="_static/pocket/page.css">
   <div class="pocket-row">
     <div class="pocket-left"><img src="{picture}" alt="{alt}" width="{side}" height="{side}">
       <button id="pocket-load" class="home-load" type="button" data-scripts="{scripts}" hidden>Draw on it
-        (loads {megabytes} MB)</button></div>
+        (loads&nbsp;{megabytes}&nbsp;MB)</button></div>
     <div class="pocket-right"><p class="home-answer">{words}</p>
       <ul class="pocket-bars">{bars}</ul></div>
   </div>
