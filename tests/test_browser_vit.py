@@ -389,7 +389,8 @@ def test_picking_is_answered_as_torch_answers(used):
     for name, i in (("start", 0), ("picked", 39), ("again", 39)):
         seen, shares = used["seen"][name], logits[i].softmax(0).tolist()
         first = int(logits[i].argmax())
-        assert seen["answer"].startswith(f"First answer: {pocket.classes[first]}, {100 * shares[first]:.1f} %."), seen
+        said = f"First answer: {pocket.classes[first]}, {100 * shares[first]:.1f}\xa0%."
+        assert seen["answer"].startswith(said), seen
         agrees = "The label says the same." if first == labels[i] else f"The label says {pocket.classes[labels[i]]}."
         assert seen["answer"].endswith(agrees)
         shown = [0.0 if s.startswith("<") else float(s.removesuffix(" %")) for s in seen["shares"]]

@@ -100,7 +100,7 @@ def test_the_words_and_bars_say_it(found):
     page = BeautifulSoup(home.frame(found), "html.parser")
     name, share = max(found["answers"], key=lambda pair: pair[1])
     words = page.select_one("#pocket-missing .home-answer").text
-    assert words == f"First answer: {name}, {100 * share:.1f} %. The label says {found['label']}."
+    assert words == f"First answer: {name}, {100 * share:.1f}\N{NO-BREAK SPACE}%. The label says {found['label']}."
     bars = [(li.select_one(".pocket-name").text, li.select_one(".pocket-share").text) for li in page.select("li")]
     assert bars == [(each, home.percent(p)) for each, p in found["answers"]]
     assert page.select_one("li.pocket-first .pocket-name").text == name
@@ -114,15 +114,30 @@ def test_the_words_and_bars_say_it(found):
     )
 
 
-LIVE = """
-while (document.getElementById("pocket-stage").hidden) await new Promise((go) => setTimeout(go, 100));
-const place = (id) => document.getElementById("pocket-" + id), pause = () => new Promise((go) => setTimeout(go, 600));
+TOOLS = """
+const place = (id) => document.getElementById("pocket-" + id);
+const pause = (ms = 600) => new Promise((go) => setTimeout(go, ms));
+const until = async (there) => { for (let i = 0; i < 300 && !there(); i++) await pause(100); };
+const nameOf = (one) => one.src.split("/").pop().replace(".js", "");
+const files = () => [...document.scripts].map(nameOf).filter(Boolean).sort();
+"""
+BEGUN = TOOLS + "await until(() => !place('load').hidden);"
+LIVE = BEGUN + """
+const result = {before: files()};
+place("load").focus();
+await until(() => typeof pocketImages !== "undefined" && typeof pocketWeights !== "undefined");
+await pause();
+result.ahead = files();
+result.held = document.activeElement === place("load");
+place("load").click();
+await until(() => !place("stage").hidden);
 const read = () => ({
   answer: place("answer").textContent,
   bars: [...place("bars").children].map((row) => row.querySelector(".pocket-share").textContent),
 });
 await pause();
-const result = {first: read(), hidden: place("stage").hidden, missing: !!place("missing")};
+Object.assign(result, {first: read(), hidden: place("stage").hidden, missing: !!place("missing")});
+Object.assign(result, {focus: document.activeElement.id, status: place("status").textContent});
 result.picks = [...place("picks").querySelectorAll("input")].map((one) => one.ariaLabel);
 place("clear").click();
 await pause();
@@ -134,17 +149,64 @@ const RESULT = JSON.stringify(result);
 """
 
 
+def here(found: dict) -> str:
+    """The figure's HTML, for a page that stands elsewhere."""
+    return home.frame(found).replace("_static/pocket/", f"{FILES.as_uri()}/")
+
+
 def test_the_live_canvas_gives_the_same_answer(found, tmp_path):
-    """With scripts the page computes it itself, from the same files as the page of its own."""
-    html = home.frame(found).replace("_static/pocket/", f"{FILES.as_uri()}/")
-    got = run_js("chromium", tmp_path, LIVE, html)
+    """Nothing is loaded until the button has the focus; pressed, it gives its place to the canvas, which computes the
+    answer itself, from the same files as the page of its own."""
+    got = run_js("chromium", tmp_path, LIVE, here(found))
     name, share = max(found["answers"], key=lambda pair: pair[1])
+    assert got["before"] == ["home"] and got["held"]
+    assert got["ahead"] == sorted(["home", *home.SCRIPTS[:-1]])
     assert not got["hidden"] and not got["missing"]
-    assert got["first"]["answer"] == f"First answer: {name}, {home.percent(share)}. The label says {found['label']}."
+    assert got["focus"] == "pocket-draw" and got["status"].startswith("Ready")
+    first = f"First answer: {name}, {100 * share:.1f}\N{NO-BREAK SPACE}%."
+    assert got["first"]["answer"] == f"{first} The label says {found['label']}."
     assert got["first"]["bars"] == [home.percent(p) for _, p in found["answers"]]
     assert len(got["picks"]) == len({*got["picks"]}) == len(found["picks"])
     assert got["empty"]["answer"].endswith("The picture is empty.")
     assert got["dot"]["answer"].endswith("Your own picture has no label.")
+
+
+TOUCH = BEGUN + """
+place("missing").dispatchEvent(new PointerEvent("pointermove", {pointerType: "%s"}));
+await pause();
+const idle = files().length;
+if (%s) place("missing").querySelector("img").click();
+await until(() => !place("stage").hidden);
+const RESULT = JSON.stringify({idle, hidden: place("stage").hidden, focus: document.activeElement.id});
+"""
+
+
+@pytest.mark.parametrize(("pointer", "taps"), [("mouse", False), ("touch", True)])
+def test_a_mouse_that_moves_there_or_a_tap_loads_it(found, tmp_path, pointer, taps):
+    """A finger that only scrolls the page does not; and the focus stays where it is."""
+    got = run_js("chromium", tmp_path, TOUCH % (pointer, json.dumps(taps)), here(found))
+    assert (got["idle"] == 1) == taps and not got["hidden"] and got["focus"] == ""
+
+
+def test_a_file_that_does_not_load_is_told(found, tmp_path):
+    """The picture and its answer stay, and the button can be pressed again."""
+    body = BEGUN + """
+    place("load").click();
+    await until(() => place("load").textContent.startsWith("It"));
+    const told = place("load").textContent;
+    const shown = place("missing").getClientRects().length > 0;
+    const RESULT = JSON.stringify({told, shown, bars: place("missing").querySelectorAll("li").length});
+    """
+    got = run_js("chromium", tmp_path, body, here(found).replace("vit weights", "vit no-weights"))
+    assert got == {"told": "It did not load. Try again", "shown": True, "bars": len(found["answers"])}
+
+
+def test_the_button_says_what_it_loads_and_is_not_there_without_scripts(found, tmp_path):
+    button = BeautifulSoup(home.frame(found), "html.parser").select_one("button.home-load")
+    size = sum((FILES / f"{name}.js").stat().st_size for name in home.SCRIPTS)
+    assert " ".join(button.text.split()) == f"Draw on it (loads {size / 1e6:.1f} MB)" and button.has_attr("hidden")
+    body = TOOLS + 'const RESULT = JSON.stringify(place("load").getClientRects().length);'
+    assert run_js("chromium", tmp_path, body, re.sub(r"<script.*?</script>", "", here(found))) == 0
 
 
 # --- the page ---

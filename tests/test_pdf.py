@@ -48,7 +48,8 @@ BODIES = {
       <a href="second.html#code">to the second place of that name</a> <a href="#later">on this page</a>
       <a href="../_modules/vit.html">to a file outside</a>
       <a href="https://example.org/paper">elsewhere</a></p>
-      <section id="later"><h2>Later</h2><p style="break-before: page">On a second sheet.</p></section>""",
+      <section id="later"><h2>Later</h2><p style="break-before: page">On a second sheet.</p></section>
+      <p id="far-below" hidden>Not shown, but it has a name that the last page shows.</p>""",
     "notebooks/04_first": f"""<h1>Patches</h1><section id="code"><h2>Code</h2>
       <div class="cell docutils container"><div class="cell_input docutils container">{box(chr(10).join(CODE))}</div>
       <div class="cell_output docutils container"><div class="output stream">{box(LONG)}</div></div></div></section>
@@ -64,12 +65,13 @@ BODIES = {
       {"".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in CELLS)}
       </tbody></table></div></section>
       <p><img src="../_static/dot.png" alt="" style="width: 2000px; height: 100px"></p>
-      <p id="far-below" style="break-before: page">Far below. <a href="home.html#later">back</a></p>""",
+      <p id="far-below">Far below. <a href="home.html#later">back</a></p>""",
 }
 
 
 # As a closed cell of myst-nb opens: from nothing, in its time.
 FADES = "@keyframes fade { from { opacity: 0 } to { opacity: 1 } } details[open] p { animation: fade 60s }"
+FADES += " #far-below { break-before: page }"
 
 
 def frame(body: str, depth: str = "../", printing: str = "print.css") -> str:
@@ -216,6 +218,7 @@ def test_links(file, texts):
     links = list(file.pages[2].Annots)
     goals = [goal(file, link.Dest) for link in links if "/Dest" in link]
     table = next(n for n, text in enumerate(texts) if text.startswith("Numbers"))
+    assert sheet_of("Far below.", texts) > table  # as its style asks, by its name
     assert goals == [sheet_of("Far below.", texts), sheet_of("Chapter 4 Patches", texts), table, 2]
     assert [str(link.A.URI) for link in links if "/A" in link] == ["https://example.org/paper"]
     assert goal(file, file.pages[sheet_of("Far below.", texts)].Annots[0].Dest) == 2
@@ -326,9 +329,11 @@ def test_what_is_missing_is_said_in_words(tmp_path, capsys):
     assert "Run `make book` first" in refused()
 
 
-def test_the_home_page_has_a_place_for_the_offer():
+def test_the_home_page_has_a_place_for_the_offer_and_no_other():
     root = re.search(r"^root: (\S+)", (ROOT / "_toc.yml").read_text("utf-8"), re.M)
-    assert '<div id="book-pdf"></div>' in (ROOT / f"{root[1]}.md").read_text("utf-8")
+    pages = [ROOT / "index.md", *(ROOT / "book").rglob("*.md")]
+    found = [path for path in pages if '<div id="book-pdf"></div>' in path.read_text("utf-8")]
+    assert found == [ROOT / f"{root[1]}.md"]
 
 
 def test_what_prints_the_pages_does_not_make_them_stale():

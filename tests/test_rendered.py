@@ -274,6 +274,13 @@ def test_what_does_not_move_is_reported(look, name, monkeypatch):
     assert any(said in fault for fault in faults), faults
 
 
+@pytest.mark.slow
+def test_a_part_that_loads_when_asked_is_asked(look):
+    text = moving(STAGE.replace('id="try-stage"', 'id="try-stage" hidden'))
+    button = "<button onclick=\"document.getElementById('try-stage').hidden = false\">Load</button>"
+    assert look.use(text.replace("<p id='try-missing'>", f"<p id='try-missing'>{button}"))["try-stage"].faults == []
+
+
 def test_two_browsers_that_say_different_things():
     def part(*words: str) -> dict:
         return {"a": pages.moved.Part(dict(zip(("at first", "1. a click", "at last"), words, strict=False)))}

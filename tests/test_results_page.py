@@ -183,7 +183,7 @@ def test_measured_numbers_are_those_of_the_rows(tables):
     found = {caption(table): grid(table) for table in tables}
     pocket = [row["accuracy"] for row in results.read("pocket") if row["part"] == "main"]
     cells = next(cells for text, cells in found.items() if "studies/pocket.py" in text)
-    spread = f"{100 * statistics.mean(pocket):.1f} ± {100 * statistics.stdev(pocket):.1f}"
+    spread = f"{100 * statistics.mean(pocket):.1f} ±\xa0{100 * statistics.stdev(pocket):.1f}"
     assert list(cells.values()) == [spread] and len(pocket) == 3
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 MOVES = re.compile(r'<figure class="moving"|id="[\w-]+-stage"')  # a page with such a part
 STARTED = 60_000  # milliseconds until a figure that does not start counts as broken
@@ -35,11 +34,10 @@ class Part:
     faults: list[str] = field(default_factory=list)
 
 
-def use(tab, picture: Path) -> dict[str, Part]:
+def use(tab) -> dict[str, Part]:
     """Use each part of the page that stands open in the tab. Returns {its id: what it said}.
 
-    A part that does not start has a fault, and so has one that no key or no pointer changes. `picture` is what a page
-    gets that asks for a photo.
+    A part that does not start has a fault, and so has one that no key or no pointer changes.
     """
     from playwright.sync_api import Error
 
@@ -48,20 +46,19 @@ def use(tab, picture: Path) -> dict[str, Part]:
         found[name] = part = Part()
         for step in (start, by_keys, by_mouse, drag):
             try:
-                step(tab, name, part, picture) if step is start else step(tab, name, part)
+                step(tab, name, part)
             except Error as error:
                 part.faults.append(f"{name} does not {DOES[step.__name__]}: {error.message.splitlines()[0]}")
                 break
     return found
 
 
-def start(tab, name: str, part: Part, picture: Path) -> None:
+def start(tab, name: str, part: Part) -> None:
     """Bring a part to the point where it can be used."""
     place = tab.page.locator(f"[id='{name}']")
-    loads = place.locator(".moving-still button, button#photos-load")
+    still = name.removesuffix("-stage") + "-missing"  # where the button stands that loads a page's part
+    loads = tab.page.locator(f"[id='{name}'] .moving-still button, [id='{still}'] button")
     place.evaluate("(part) => part.scrollIntoView({block: 'center'})")
-    if (files := place.locator("input[type=file]")).count():
-        files.set_input_files(picture)
     if loads.count():
         loads.press("Enter")
     tab.page.wait_for_function("(name) => look.begun(name)", arg=name, timeout=STARTED)

@@ -145,12 +145,10 @@ window.look = {
   // The page for photos is left out: it computes for seconds, and tests/test_photos_page.py uses it.
   parts: () => [...document.querySelectorAll("figure.moving, [id$='-stage']:not(#photos-stage)")].map((part) => part.id),
 
-  // Loaded and open to use; or closed for good, as its page says in words.
+  // Loaded and open to use.
   begun(name) {
-    const part = document.getElementById(name), told = document.getElementById(name.replace("-stage", "-missing"));
-    if (part.matches("figure.moving")) return "ready" in part.dataset;
-    if (part.hidden) return !!window.photosAbout?.missing && told.textContent.includes(window.photosAbout.missing);
-    return name !== "photos-stage" || !!part.querySelector("[data-probabilities]");
+    const part = document.getElementById(name);
+    return part.matches("figure.moving") ? "ready" in part.dataset : !part.hidden;
   },
 
   kind(node) {
@@ -163,7 +161,7 @@ window.look = {
   controls(name) {
     const part = document.getElementById(name), groups = new Set(), found = [];
     for (const node of part.querySelectorAll("[data-hand]")) delete node.dataset.hand; // of the time before
-    for (const node of part.querySelectorAll("input:not([type=file]), button, [role=gridcell][tabindex='0'], [role=application]")) {
+    for (const node of part.querySelectorAll("input, button, [role=gridcell][tabindex='0'], [role=application]")) {
       if (!this.seen(node) || (node.type === "radio" && groups.has(node.name))) continue;
       groups.add(node.name);
       node.dataset.hand = `${name} ${found.length}`;
@@ -188,7 +186,6 @@ window.look = {
       lines.push(node.ariaLabel || "", node.ariaValueText || "", node.type === "range" ? node.value : "");
       if (node.checked !== undefined) lines.push(node.checked ? "on" : "off");
     }
-    for (const node of part.querySelectorAll("[data-probabilities]")) lines.push(node.dataset.probabilities);
     return lines.join(" ").replace(/\d+ ms/g, "ms").replace(/\s+/g, " ").trim();
   },
 

@@ -355,7 +355,7 @@ def use_parts(browser, base: str, site: Path, name: str, seen: Seen) -> tuple[li
         return [], []
     with Tab(browser, base, viewport=DESK) as tab:
         tab.open(name)
-        seen.moved = moved.use(tab, site / CARD)
+        seen.moved = moved.use(tab)
     seen.faults += [fault for part in seen.moved.values() for fault in part.faults]
     return tab.others, tab.errors
 

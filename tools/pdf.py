@@ -109,6 +109,8 @@ TAKE = r"""async (chapter) => {
     one.setAttribute("aria-label", (one.querySelector("annotation") || one).textContent);
     for (const second of one.querySelectorAll(".katex-mathml")) second.remove();
   }
+  for (const part of all("[hidden]"))  // a name that it has may be one that another page shows
+    if (!part.getClientRects().length) part.remove();
   for (const link of all(".headerlink")) link.remove();
   const heading = article.querySelector("h1"), words = (node) => node.textContent.replace(/\s+/g, " ").trim();
   const title = heading ? words(heading) : document.title;

@@ -1,7 +1,7 @@
-"""The home page: a first answer of the network that runs there, and a strip of numbers, all computed at build.
+"""The home page: a first answer of the network that can run there, and a strip of numbers, all computed at build.
 
-`{first-answer}` shows one test image with what the pocket ViT says of it: a picture and words, which the live canvas
-takes the place of where scripts run (book/_static/pocket/home.js). `{home-numbers}` counts chapters, exercises and
+`{first-answer}` shows one test image with what the pocket ViT says of it: a picture and words. The live canvas takes
+their place once the reader asks for it (book/_static/pocket/home.js). `{home-numbers}` counts chapters, exercises and
 recorded runs, and takes the largest difference that chapter 5 printed when this book was built.
 """
 
@@ -24,19 +24,23 @@ from sphinx.util.docutils import SphinxDirective
 from moving import pocket_images
 
 LOG = logging.getLogger(__name__)
+POCKET = Path(__file__).resolve().parents[1] / "_static" / "pocket"
 PROOF = "notebooks/05_vit_from_scratch"
 EXERCISE = re.compile(r"\*\*Exercise \d+\.\d+")
 DIFFERENCE = re.compile(r"^(timm|torchvision|vit-pytorch).*: largest difference (\S+),", re.M)
 PENDING = "PROVED"  # stands in the strip until chapter 5 has been read
 ZOOM = 18  # screen pixels a pixel of the image, in the file
+SCRIPTS = ("vit", "weights", "images", "page")  # of book/_static/pocket; the last one starts the canvas
 
 FRAME = """<link rel="stylesheet" href="_static/pocket/page.css">
 <link rel="stylesheet" href="_static/home.css">
 <figure class="home-try" aria-labelledby="home-try-title">
-<p id="home-try-title" class="home-title">A ViT, running in this page</p>
+<p id="home-try-title" class="home-title">A small ViT and its answer</p>
 <div id="pocket-missing" class="pocket">
   <div class="pocket-row">
-    <div class="pocket-left"><img src="{picture}" alt="{alt}" width="{side}" height="{side}"></div>
+    <div class="pocket-left"><img src="{picture}" alt="{alt}" width="{side}" height="{side}">
+      <button id="pocket-load" class="home-load" type="button" data-scripts="{scripts}" hidden>Draw on it
+        (loads&nbsp;{megabytes}&nbsp;MB)</button></div>
     <div class="pocket-right"><p class="home-answer">{words}</p>
       <ul class="pocket-bars">{bars}</ul></div>
   </div>
@@ -60,6 +64,7 @@ FRAME = """<link rel="stylesheet" href="_static/pocket/page.css">
     arrow draw a line.</p>
   <p id="pocket-where" class="visually-hidden" aria-live="polite"></p>
 </div>
+<p id="pocket-status" class="visually-hidden" role="status"></p>
 <figcaption><span class="home-live">Draw on it, or pick another.</span> It knows ten kinds of clothes and nothing else,
 so whatever you draw, it names a garment. Of the {many} test images on its
 <a href="book/vit-in-your-browser.html">own page</a> it gets {wrong} wrong, among them the one it begins with.
@@ -106,7 +111,8 @@ def first_answer() -> dict:
 def frame(found: dict) -> str:
     """The figure's HTML."""
     name, share = max(found["answers"], key=lambda pair: pair[1])
-    said = f"First answer: {name}, {percent(share)}. The label says {found['label']}."
+    whole = percent(share).replace(" ", "\N{NO-BREAK SPACE}")  # in one line wherever the text breaks
+    said = f"First answer: {name}, {whole}. The label says {found['label']}."
     bars = "".join(
         f'<li{" class=pocket-first" * (each == name)}><span class="pocket-name">{escape(each)}</span>'
         f'<span class="pocket-bar" aria-hidden="true"><span style="width: {100 * p:.2f}%"></span></span>'
@@ -117,10 +123,12 @@ def frame(found: dict) -> str:
     with io.BytesIO() as file:
         picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST).save(file, "PNG")
         data = base64.b64encode(file.getvalue()).decode()
+    size = sum((POCKET / f"{name}.js").stat().st_size for name in SCRIPTS)
     alt = f"A small grey test image of clothing, 28 by 28 pixels, labelled {found['label']}."
     return FRAME.format(
         picture=f"data:image/png;base64,{data}", alt=alt, side=ZOOM * picture.width // 2, words=said, bars=bars,
         picks=" ".join(map(str, found["picks"])), many=found["many"], wrong=found["wrong"],
+        scripts=" ".join(SCRIPTS), megabytes=f"{size / 1e6:.1f}",
     )  # fmt: skip
 
 

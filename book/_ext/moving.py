@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 LOG = logging.getLogger(__name__)
-STILL = "Where scripts run, you can move this figure here."
+STILL = "This figure loads when you reach it. It needs JavaScript."
 LARGE = 200_000
 POCKET = ("pocket/vit.js", "pocket/weights.js", "pocket/images.js")
 

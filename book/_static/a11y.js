@@ -68,6 +68,14 @@
       var gaps = box.textContent.split("\n").filter(function (line) { return /\S {2,}\S|^ +[-\d.[]/.test(line); });
       if (gaps.length > 1) box.classList.add("book-columns");
     });
+    // A picture leads to its own file, where a phone can enlarge it; most do already.
+    each(".bd-article img[src*='_images/']", function (image) {
+      if (image.closest("a")) return;
+      var link = document.createElement("a");
+      link.href = image.src;
+      image.replaceWith(link);
+      link.append(image);
+    });
     // Lists that are none, and entries of a list with a role of yesterday.
     each("dt.sig dl", function (list) {
       list.querySelectorAll("dd").forEach(function (line) {

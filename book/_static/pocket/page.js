@@ -72,7 +72,7 @@
       row.querySelector(".pocket-share").textContent = percent(shares[k]);
     });
     if (place("time")) place("time").textContent = `Computed here in ${Math.round(milliseconds)} ms.`;
-    let words = `First answer: ${classes[first]}, ${percent(shares[first])}. `;
+    let words = `First answer: ${classes[first]}, ${percent(shares[first]).replace(" ", "\u00a0")}. `;
     if (truth === null) words += pixels.some((v) => v > 0) ? "Your own picture has no label." : "The picture is empty.";
     else if (touched) words += `You changed the picture; its label was ${classes[truth]}.`;
     else words += truth === first ? "The label says the same." : `The label says ${classes[truth]}.`;
