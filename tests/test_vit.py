@@ -244,6 +244,12 @@ def test_initialised_as_timm_does_for_the_papers_weights():
     assert not state["cls_token"].any() and not state["head.weight"].any()
 
 
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_the_first_block_is_given_tokens_in_order_in_memory(pool):
+    """A convolution's output, flattened and transposed, is not: norms and sums on it take longer."""
+    assert ViT(small(global_pool=pool)).embed(flat_and_lively()).is_contiguous()
+
+
 class Halving(PatchEmbed):
     """A patch embedding with an initialisation of its own."""
 

@@ -244,7 +244,7 @@ class ViT(nn.Module):
             tokens = torch.cat([first, tokens], dim=1)
         grid = tuple(s // self.config.patch_size for s in images.shape[-2:])
         positions = resize_positions(self.pos_embed, self.config.grid, grid)
-        return tokens + positions  # (B, T, D)
+        return (tokens + positions).contiguous()  # (B, T, D), in order
 
     def forward_features(self, images: Tensor, need_weights: bool = False):
         """Normalised tokens after the last block (B, T, D), and the maps."""
