@@ -54,8 +54,8 @@ def random_masking(
     n = int(N * (1 - ratio))
     if not 0 < n < N:
         raise ValueError(f"a ratio of {ratio} leaves {n} of {N} visible")
-    shuffle = noise.argsort(dim=1)  # the places, in shuffled order
-    restore = shuffle.argsort(dim=1)  # where each place went
+    shuffle = noise.argsort(dim=1)  # the positions, in shuffled order
+    restore = shuffle.argsort(dim=1)  # where each went
     return shuffle[:, :n], restore, restore >= n
 
 
@@ -129,7 +129,7 @@ class MAE(nn.Module):
     def encode(self, images: Tensor, keep: Tensor) -> Tensor:
         """Normalised tokens of the visible patches: (B, prefix + n, D)."""
         p = self.encoder.config.num_prefix_tokens
-        tokens = self.encoder.embed(images)  # with positions: places are known
+        tokens = self.encoder.embed(images)  # with positions added
         visible = pick_tokens(tokens[:, p:], keep)  # (B, n, D)
         tokens = torch.cat([tokens[:, :p], visible], dim=1)
         for block in self.encoder.blocks:
