@@ -108,7 +108,8 @@ class MAE(nn.Module):
     """Masked autoencoder around a ViT: images (B, C, H, W) -> loss.
 
     The encoder sees only the visible patches; a light decoder predicts the
-    pixels of all. The loss is the mean squared error on the hidden patches.
+    pixels of all. ratio: the share of patches that is hidden. The loss is the
+    mean squared error on these.
     normalise: targets are patches minus their mean, divided by their standard
     deviation. noise (B, N), if given, decides what is hidden. With
     need_patches=True also the predicted patches (B, N, C*P*P), and hidden.
