@@ -47,7 +47,7 @@ links:  ## ask other sites whether the pages that the book links to are still th
 clean:  ## remove what was built (ALL=1: the environments too)
 	@$(FOUND); "$(PYTHON)" -E tools/clean.py
 
-chapter:  ## begin a chapter: make chapter NAME=12_registers TITLE="Registers"
+chapter:  ## begin a chapter: make chapter NAME=18_registers TITLE="Registers"
 	$(ENV) tools/chapter.py
 
 course:  ## make the assignments: students' notebooks, the teachers', the guide (_build/course)

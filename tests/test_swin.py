@@ -185,9 +185,9 @@ def test_weights_of_another_kind_are_refused_by_name():
     [
         ({"num_heads": (3, 4)}, "num_heads 3 does not divide width 8"),
         ({"depths": (2,)}, "got 1 and 2"),
-        ({"window_size": 0}, "window_size is 1 or more: 0"),
-        ({"position": "rotary"}, "position is relative, absolute or none, got 'rotary'"),
-        ({"version": 3}, "version is 1 or 2, got 3"),
+        ({"window_size": 0}, "expected a window_size of 1 or more, got 0"),
+        ({"position": "rotary"}, "expected position relative, absolute or none, got 'rotary'"),
+        ({"version": 3}, "expected version 1 or 2, got 3"),
     ],
     ids=lambda value: str(value)[:24],
 )

@@ -1,6 +1,6 @@
 """Begin a chapter: a notebook and a page of solutions that pass every check, and their entries.
 
-    make chapter NAME=12_registers TITLE="Registers"
+    make chapter NAME=18_registers TITLE="Registers"
 
 The text comes from tools/skeleton; what its author has to fill in begins with @@. The chapter is a draft until the
 paragraph *Draft.* is taken out of its opening: until then it may be short, hold @@ and have no measured time, and
@@ -144,7 +144,7 @@ def make(root: Path, name: str, title: str = "") -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", default=os.environ.get("NAME", ""), help="as in 12_registers")
+    parser.add_argument("name", nargs="?", default=os.environ.get("NAME", ""), help="as in 18_registers")
     parser.add_argument("--title", default=os.environ.get("TITLE", ""), help="else made from the name")
     given = parser.parse_args(arguments)
     try:

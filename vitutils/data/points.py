@@ -1,6 +1,6 @@
-"""Point clouds: the book's own set of real objects, aerial scans if this machine has them, and drawn bodies.
+"""Sets of point clouds: the book's own, made from 3-D models of objects, and aerial scans if this machine has them.
 
-A cloud is (P, 3) float32: x to the right, y away from you, z up.
+A cloud is (N, 3) float32: x to the right, y away from you, z up. Letters: M clouds, N points of a cloud, K classes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class PointSet:
     """A labelled set of point clouds, split in two by object, all in memory.
 
     name: as given to `load_points`.  source: where the clouds came from, for people to read.
-    train_points, test_points: float32 (N, P, 3), z up.  train_labels, test_labels: int64 (N,), 0..K-1.
+    train_points, test_points: float32 (M, N, 3), z up.  train_labels, test_labels: int64 (M,), 0..K-1.
     classes: K names.  train_names, test_names: what each object is, for captions; one for each cloud.
-    train_sizes, test_sizes: float32 (N, 3), width, depth and height of the objects before they were scaled, in cm;
+    train_sizes, test_sizes: float32 (M, 3), width, depth and height of the objects before they were scaled, in cm;
     NaN where they are not known.
     Raises ValueError for a shape, dtype or label that does not fit, and for points that are NaN or infinite.
     """
@@ -51,16 +51,16 @@ class PointSet:
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             points, labels, names, sizes = (getattr(self, f"{part}_{kind}") for kind in _KINDS)
-            where, N = f"{self.name}, {part}", len(labels)
+            where, M = f"{self.name}, {part}", len(labels)
             if points.dtype != torch.float32 or points.dim() != 3 or points.shape[2] != 3:
                 got = f"{points.dtype} {tuple(points.shape)}"
-                raise ValueError(f"{where}: expected float32 points (N, P, 3), got {got}")
-            if labels.dtype != torch.int64 or not len(points) == N == len(names) == len(sizes):
-                got = f"{len(points)} clouds, {N} labels ({labels.dtype}), {len(names)} names, {len(sizes)} sizes"
+                raise ValueError(f"{where}: expected float32 points (M, N, 3), got {got}")
+            if labels.dtype != torch.int64 or not len(points) == M == len(names) == len(sizes):
+                got = f"{len(points)} clouds, {M} labels ({labels.dtype}), {len(names)} names, {len(sizes)} sizes"
                 raise ValueError(f"{where}: expected as many clouds as int64 labels, names and sizes, got {got}")
             if not points.isfinite().all():
                 raise ValueError(f"{where}: expected finite coordinates, got NaN or infinity")
-            low, high = (int(labels.min()), int(labels.max())) if N else (0, 0)
+            low, high = (int(labels.min()), int(labels.max())) if M else (0, 0)
             if low < 0 or high >= self.num_classes:
                 raise ValueError(f"{where}: expected labels 0..{self.num_classes - 1}, got {low}..{high}")
 
@@ -71,7 +71,7 @@ class PointSet:
 
     @property
     def num_points(self) -> int:
-        """P, the number of points per cloud."""
+        """N, the number of points per cloud."""
         return self.train_points.shape[1]
 
     def summary(self) -> str:
@@ -104,7 +104,7 @@ _KINDS = ("points", "labels", "names", "sizes")
 
 
 def _part(part: str, chosen: Tensor, points: Tensor, labels: Tensor, names: tuple[str, ...], sizes: Tensor) -> dict:
-    """The fields of one part of a PointSet: of all these clouds the chosen ones, bool (N,)."""
+    """The fields of one part of a PointSet: of all these clouds the chosen ones, bool (M,)."""
     kept = tuple(name for name, keep in zip(names, chosen.tolist(), strict=True) if keep)
     return {
         f"{part}_points": points[chosen],
@@ -117,7 +117,7 @@ def _part(part: str, chosen: Tensor, points: Tensor, labels: Tensor, names: tupl
 def load_points(name: str = "solids", *, fold: int = 0) -> PointSet:
     """A set of point clouds by name: solids or dales_500.
 
-    solids: real objects of ten kinds, 1,024 points each, which come with this package; `vitutils/solids.md` says how
+    solids: 356 objects of ten kinds, 1,024 points each, which come with this package; `vitutils/solids.md` says how
     they were made, by whom, and under which licences. Centred, in the unit sphere; z is up, fronts face -y.
     dales_500: 499 pieces of an aerial scan in five classes, `points/dales_500.npz` in a folder of `$VITBOOK_DATA`;
     in metres, centred. It does not come with the package.
@@ -155,22 +155,22 @@ def _dales() -> tuple[tuple, Tensor, tuple[str, ...], str]:
         tried = "\n".join(f"  - {path}: not there" for path in places)
         raise DataError(
             f"The point set 'dales_500' was not found. Tried:\n{tried}\nIt isn't shipped. Put dales_500.npz (x: "
-            "float32 (N, P, 3), y: labels 0 to 4) there, or name its folder in VITBOOK_DATA; or use "
+            "float32 (M, N, 3), y: labels 0 to 4) there, or name its folder in VITBOOK_DATA; or use "
             "load_points('solids')."
         )
     try:
         with np.load(found[0], allow_pickle=False) as file:
             points, labels = torch.from_numpy(file["x"]), torch.from_numpy(file["y"]).long()
     except (OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"{found[0]} is damaged: expected arrays x (N, P, 3) and y (N,), got {error}") from error
-    low, high = points.amin(1), points.amax(1)  # (N, 3)
+        raise DataError(f"{found[0]} is damaged: expected arrays x (M, N, 3) and y (M,), got {error}") from error
+    low, high = points.amin(1), points.amax(1)  # (M, 3)
     names = tuple(f"{DALES_CLASSES[label]} {i}" for i, label in enumerate(labels.tolist()))
     folds = folds_of(labels, seed=0)
     return (points, labels, names, 100 * (high - low)), folds, DALES_CLASSES, f"aerial scans, {short(found[0])}"
 
 
 def folds_of(labels: Tensor, seed: int) -> Tensor:
-    """A fold 0..2 for each object, int64 (N,): drawn, each class dealt in turn, so that it is in proportion."""
+    """A fold from 0 to 2 for each object, int64 (M,), drawn by chance, with each class in proportion."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     folds, dealt = torch.empty_like(labels), 0
     for label in labels.unique():
@@ -181,7 +181,7 @@ def folds_of(labels: Tensor, seed: int) -> Tensor:
 
 
 def unit_sphere(points: Tensor) -> Tensor:
-    """Move each cloud's mean to the origin and scale it to a largest distance of 1: (..., P, 3) -> the same.
+    """Move each cloud's mean to the origin and scale its farthest point to distance 1: (..., N, 3) -> the same.
 
     Raises ValueError if coordinates are NaN or infinite, or if all points of a cloud are the same.
     """

@@ -33,7 +33,8 @@ def attention(
 
     q (..., Tq, Dh), k (..., Tk, Dh), v (..., Tk, Dv) -> out (..., Tq, Dv) and
     attn (..., Tq, Tk), whose rows sum to 1. mask: see masked_softmax. A query
-    that may look nowhere gets weights and an output of 0, as in torch.
+    that may look nowhere gets weights and an output of 0, as it does in
+    F.scaled_dot_product_attention.
     """
     scores = q @ k.transpose(-2, -1)  # (..., Tq, Tk)
     scores = scores / math.sqrt(q.shape[-1])

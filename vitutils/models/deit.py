@@ -1,6 +1,6 @@
 """DeiT's ViT with a distillation token (Touvron et al. 2021). Chapter 11 writes it out in the same words.
 
-Letters: B images, D width, K classes. Parameter names are timm's: a distilled DeiT's weights load into it.
+Letters: B images, N patches, D width, K classes. Parameter names are timm's: a distilled DeiT's weights load into it.
 """
 
 import torch
@@ -32,7 +32,7 @@ class DistilledViT(ViT):
             nn.init.zeros_(parameter)  # so that its first loss is ln K too
 
     def embed(self, images: Tensor) -> Tensor:
-        """Both tokens, patches, positions: (B, 2 + N, D)."""
+        """Class token, distillation token and patches: (B, 2 + N, D)."""
         patches = self.patch_embed(images)  # (B, N, D)
         tokens = self.cls_token, self.dist_token
         B = patches.shape[0]

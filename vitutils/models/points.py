@@ -1,7 +1,7 @@
 """Networks for point clouds: one classifier, and four layers, three of which let points exchange information.
 
 Chapter 13 writes out each of these in the same words. Letters: B clouds, N points of a cloud, k neighbours, D width
-of a token, h heads, Dh = D / h, G cells along a side of a grid, K classes. `points` (B, N, 3) are coordinates; every
+of a token, h heads, Dh = D / h, G cells along one side of a grid, K classes. `points` (B, N, 3) are coordinates; every
 layer is called as layer(tokens, points, near), with tokens (B, N, D) and near (B, N, k) from `nearest`, whether it
 needs them or not. Sources: PointNet, Qi et al. 2017 (arXiv 1612.00593); PCT, Guo et al. 2021 (2012.09688); Point
 Transformer, Zhao et al. 2021 (2012.09164); Cloud Transformers, Mazur and Lempitsky 2021 (2007.11679).
@@ -45,6 +45,7 @@ class PointMLP(nn.Module):
     """PointNet's idea: each point by itself. tokens (B, N, D) -> (B, N, D).
 
     Points meet only where they are pooled, at the network's end.
+    Source: Qi et al. 2017.
     """
 
     def __init__(self, embed_dim: int, ratio: float = 2.0):
@@ -150,7 +151,8 @@ class CloudTransform(nn.Module):
     position on the grid for each point, splats the values there, convolves,
     and slices at the same positions. No softmax over points and no map:
     points meet in the cells. A cell holds its mean, in the paper its maximum;
-    the paper has 3-D grids too. Source: Mazur and Lempitsky 2021, section 3.
+    the paper has 3-D grids too. Raises ValueError if num_heads does not divide
+    embed_dim. Source: Mazur and Lempitsky 2021, section 3.
     """
 
     def __init__(self, embed_dim: int, num_heads: int = 4, grid: int = 8):
@@ -214,7 +216,8 @@ class PointClassifier(nn.Module):
     points (B, N, 3), any N -> logits (B, K). layer and embed are called with
     embed_dim. k: neighbours per point, itself included; 0 if neither layer
     nor embed needs any. The pooled vector holds the maximum of each of
-    pool_dim features over the points.
+    pool_dim features over the points. Raises ValueError if a cloud has fewer
+    than k points.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ Pair = tuple[int, int]
 
 
 def pair(size: int | Pair) -> Pair:
-    """One number for both sides, or (rows, columns)."""
+    """A size as (rows, columns); one number stands for both."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
@@ -31,7 +31,8 @@ class SwinConfig:
     second block shifts its windows, and whether a mask then keeps apart what
     the shift has brought together. position: "relative" (a bias per head
     and offset), "absolute" (a vector per patch, for images of img_size) or
-    "none". version: 1 or 2. Raises ValueError if sizes do not fit together.
+    "none". version: 1 or 2. Raises ValueError if sizes do not fit together,
+    and for any other position or version.
     """
 
     img_size: int | Pair = 224
@@ -60,14 +61,15 @@ class SwinConfig:
             if D % h:
                 raise ValueError(f"num_heads {h} does not divide width {D}")
         if min(pair(self.window_size)) < 1:
-            raise ValueError(f"window_size is 1 or more: {self.window_size}")
+            got = f"got {self.window_size}"
+            raise ValueError(f"expected a window_size of 1 or more, {got}")
         if self.position not in ("relative", "absolute", "none"):
             raise ValueError(
-                "position is relative, absolute or none, "
+                "expected position relative, absolute or none, "
                 f"got {self.position!r}"
             )
         if self.version not in (1, 2):
-            raise ValueError(f"version is 1 or 2, got {self.version!r}")
+            raise ValueError(f"expected version 1 or 2, got {self.version!r}")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -196,10 +198,11 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Pre-norm block with attention in windows: tokens (B, H, W, D), same out.
+    """Pre-norm block with attention in windows.
 
-    With shift (0, 0) windows start at the grid's corner, otherwise that many
-    rows and columns further on: the grid is rolled back by the shift, and if
+    tokens (B, H, W, D) -> the same shape. With shift (0, 0) windows start at
+    the grid's corner, otherwise that many rows and columns further on: the
+    grid is rolled back by the shift, and if
     `masked`, a mask keeps apart what the roll has brought together. A grid
     that the window does not divide is padded with zeros, which serve as keys.
     """
@@ -329,8 +332,9 @@ class Stage(nn.Module):
 class Swin(nn.Module):
     """Swin Transformer. images (B, C, H, W) -> logits (B, K).
 
-    Accepts images of any size that patches divide, unless position is
-    "absolute". num_classes 0: no head, features (B, 2^(stages - 1) D).
+    Accepts images of any size that patch_size divides, or of img_size alone if
+    position is "absolute"; raises ValueError for others. num_classes 0: no
+    head, features (B, 2^(stages - 1) D).
     """
 
     def __init__(self, config: SwinConfig):

@@ -46,9 +46,9 @@ def sinusoidal_positions(T: int, D: int, scale: float = 1.0) -> Tensor:
 
 
 def stretch_positions(table: Tensor, T: int) -> Tensor:
-    """Stretch learned positions (L, D) to T places, (T, D), in straight lines.
+    """Stretch learned positions (L, D) to T positions, (T, D), linearly.
 
-    The first place stays the first, the last the last.
+    The first one stays the first, and the last one the last.
     """
     columns = table.transpose(0, 1)[None]  # (1, D, L)
     longer = F.interpolate(columns, T, mode="linear", align_corners=True)
@@ -94,7 +94,7 @@ class RotaryAttention(SelfAttention):
 
 
 class NormBlock(nn.Module):
-    """Transformer block with its norms inside or outside the branches.
+    """Transformer block, with its norms before or after each addition.
 
     norm="pre":  x + f(norm(x)); norm="post": norm(x + f(x)). f is first
     attention, then the MLP. (B, T, D) -> (B, T, D). Raises ValueError for
@@ -107,7 +107,7 @@ class NormBlock(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if norm not in ("pre", "post"):
-            raise ValueError(f"norm is pre or post, got {norm!r}")
+            raise ValueError(f"expected norm pre or post, got {norm!r}")
         self.norm = norm
         self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.attn = attention(embed_dim, num_heads)
@@ -127,8 +127,8 @@ class Encoder(nn.Module):
 
     embed: a module, inputs -> tokens (B, T, D). positions: "none",
     "sinusoidal", "learned" (for at most max_len tokens) or "rotary".
-    pool: "mean" over all tokens, or "first". Raises ValueError for any other
-    word, and for more than max_len tokens if positions are learned.
+    pool: "mean" over all tokens, or the "first". Raises ValueError for any
+    other word, and for more than max_len tokens if positions are learned.
     """
 
     def __init__(
@@ -138,9 +138,10 @@ class Encoder(nn.Module):
     ):  # fmt: skip
         super().__init__()
         if positions not in ("none", "sinusoidal", "learned", "rotary"):
-            raise ValueError(f"unknown positions {positions!r}")
+            kinds = "none, sinusoidal, learned or rotary"
+            raise ValueError(f"expected positions {kinds}, got {positions!r}")
         if pool not in ("mean", "first"):
-            raise ValueError(f"pool is mean or first, got {pool!r}")
+            raise ValueError(f"expected pool mean or first, got {pool!r}")
         self.embed, self.positions, self.pool = embed, positions, pool
         attention = RotaryAttention if positions == "rotary" else SelfAttention
         sizes = embed_dim, num_heads, 2 * embed_dim
@@ -211,7 +212,10 @@ def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
 def shuffled(
     inputs: Tensor, targets: Tensor, batch: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: epoch after epoch, each in another order."""
+    """Batches without end: epoch after epoch, each in another order.
+
+    An incomplete last batch of an epoch is left out.
+    """
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(inputs), generator=generator)
@@ -240,7 +244,7 @@ def look_ups(
 
     Yields ids (B, 17, 2) and the values of keys 0 to asked - 1, (B, asked).
     Keys are symbols 0 to 15, values 16 to 23; the first token is a question
-    mark, symbol 24, and stands where the answer is read.
+    mark, symbol 24 twice, and the answer is read there.
     """
     generator = torch.Generator().manual_seed(seed)
     question = torch.full((batch, 1, 2), 24)
@@ -257,8 +261,9 @@ def which_first(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Does symbol 0 stand before symbol 1? ids (B, T), targets (B,): 1 or 0.
 
-    One 0, one 1, other places filled with symbols 2 to 9 by chance. The bag
-    of symbols says nothing about the answer. T goes round `lengths`.
+    One 0, one 1, and random symbols from 2 to 9 at the other positions, so
+    which symbols occur says nothing about the answer. The batches take the
+    lengths T in turn.
     """
     generator, lengths = torch.Generator().manual_seed(seed), tuple(lengths)
     while True:
@@ -275,8 +280,8 @@ def after_marker(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Which symbol, 0 to 7, follows the marker, 8? ids (B, T), targets (B,).
 
-    Each of the eight stands there (T - 1) / 8 times: the bag of symbols is
-    always the same. T goes round `lengths`, each 1 + a multiple of 8.
+    Each of the eight occurs (T - 1) / 8 times, so counting symbols doesn't
+    help. The batches take the lengths T in turn, each 1 + a multiple of 8.
     """
     generator, lengths = torch.Generator().manual_seed(seed), tuple(lengths)
     while True:

@@ -75,10 +75,11 @@ def patch_coordinates(grid: tuple[int, int], own=None, to_one: bool = True, devi
 
 
 def rope_angles(places: Tensor, head_dim: int, temperature: float) -> Tensor:
-    """The angle of each pair of channels: (..., N, A) -> (..., N, Dh/2).
+    """The angle of each pair of channels, in radians.
 
-    Each of the A axes gets an equal share of the pairs; their frequencies fall
-    from 1 towards 1 / temperature.
+    places (..., N, A): N positions along A axes -> (..., N, Dh/2). Each axis
+    gets an equal share of the pairs; their frequencies fall from 1 towards
+    1 / temperature.
     """
     count = head_dim // (2 * places.shape[-1])
     powers = torch.arange(count, device=places.device) / count
@@ -86,9 +87,10 @@ def rope_angles(places: Tensor, head_dim: int, temperature: float) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn pairs of channels: (B, h, T, Dh) by (..., T, Dh/2).
+    """Turn pairs of channels: x (B, h, T, Dh) by angles (..., T, Dh/2).
 
-    Channel i and channel i + Dh/2 are a pair, a point in a plane.
+    Channel i and channel i + Dh/2 are a pair, a point in a plane. The angles
+    are in radians.
     """
     first, second = x.chunk(2, dim=-1)  # each (B, h, T, Dh/2)
     cos, sin = angles.cos(), angles.sin()
@@ -99,7 +101,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 class AttentionPool(nn.Module):
     """One learned query looks at all tokens: (B, T, D) -> (B, D).
 
-    config: a `ViTPlusConfig`. mask (B, T), True = may be looked at.
+    config: a `ViTPlusConfig`. mask (B, T), True = may be looked at. Source: Zhai et al. 2022.
     """
 
     def __init__(self, config):
@@ -162,10 +164,10 @@ def stretch_each(patches: Tensor, made_for: tuple, grid: tuple, own: Tensor | No
 
 
 def token_angles(config, grid: tuple, own: Tensor | None, device: torch.device) -> Tensor | None:
-    """Rotary angles of all tokens, (T, Dh/2), or (B, 1, T, Dh/2) where images have their own grids; None: none.
+    """Rotary angles of all tokens in radians, (T, Dh/2), or (B, 1, T, Dh/2) where images have their own grids.
 
-    config: a `ViTPlusConfig`. The class token is turned by 0, which is not at all; so are registers, unless the
-    configuration gives them a temperature: then register i turns by i times their frequencies.
+    config: a `ViTPlusConfig`; if it has no rotary positions, the result is None. The class token is not turned, nor
+    are registers, unless the configuration gives them a temperature: register i then turns by i times its frequencies.
     """
     if config.rope_type is None:
         return None

@@ -22,11 +22,11 @@ NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
 
 @dataclass(frozen=True)
 class ViTPlusConfig(ViTConfig):
-    """Sizes of a ViT, and what was added to it; at first all of it is off.
+    """Sizes of a ViT, and what was added to it; all of that is off by default.
 
     global_pool: also "map", attention pooling. class_token: None means only
     where global_pool is "token".  pos_embed: "learn" or "none";
-    no_embed_class: positions for patches alone.  rope_type: "dinov3" counts
+    no_embed_class: learned positions for the patches only.  rope_type: "dinov3" counts
     from -1 to 1 across each image, "axial" in whole patches; it may stand
     beside pos_embed. reg_rope_temperature: rotates registers by their number.
     drop_path_rate: of the last block; it grows from 0 at the first.
@@ -87,7 +87,9 @@ class ViTPlusConfig(ViTConfig):
 class SelfAttentionPlus(SelfAttention):
     """Self-attention with QK norm, rotary positions and a mask.
 
-    angles (T, Dh/2) or (B, 1, T, Dh/2); mask (B, T), True = may be looked at.
+    tokens (B, T, D) -> (B, T, D); with need_weights=True also attn
+    (B, h, T, T). angles (T, Dh/2) or (B, 1, T, Dh/2), in radians. mask (B, T),
+    True = may be looked at.
     """
 
     def __init__(self, config: ViTPlusConfig):
@@ -143,9 +145,9 @@ class ViTPlus(nn.Module):
     """The ViT of today. images (B, C, H, W) -> logits (B, K).
 
     sizes (B, 2): height and width of each image in pixels, where the batch was
-    padded below and to the right (`pad_images`); what is padding, no token
-    looks at. need_weights=True also returns attn (B, depth, h, T, T).
-    num_classes 0: no head, features (B, D).
+    padded below and to the right (`pad_images`); no token looks at the
+    padding. Raises ValueError if they do not fit. need_weights=True also
+    returns attn (B, depth, h, T, T). num_classes 0: no head, features (B, D).
     """
 
     def __init__(self, config: ViTPlusConfig):
@@ -194,7 +196,7 @@ class ViTPlus(nn.Module):
         return tuple(side // self.config.patch_size for side in images.shape[-2:])
 
     def _own(self, images: Tensor, sizes: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Each image's own rows and columns (B, 2), and which tokens are no padding (B, T)."""
+        """Each image's own rows and columns (B, 2), and which tokens aren't padding (B, T)."""
         if sizes is None:
             return None, None
         own, real = parts.own_patches(sizes.to(images.device), images.shape, self.config.patch_size)
@@ -222,7 +224,7 @@ class ViTPlus(nn.Module):
         return [tokens.transpose(1, 2).unflatten(2, self._grid(images)) for tokens in patches]
 
     def forward_features(self, images: Tensor, need_weights: bool = False, sizes: Tensor | None = None):
-        """Normalised tokens after the last block (B, T, D), and the maps."""
+        """Normalised tokens after the last block (B, T, D); with need_weights=True also the maps."""
         given, maps = self._prepared(images, need_weights, sizes), []
         tokens = given[0]
         for after, attn in self._blocks(*given):

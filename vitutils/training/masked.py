@@ -54,8 +54,8 @@ def random_masking(
     n = int(N * (1 - ratio))
     if not 0 < n < N:
         raise ValueError(f"a ratio of {ratio} leaves {n} of {N} visible")
-    shuffle = noise.argsort(dim=1)  # the places, in shuffled order
-    restore = shuffle.argsort(dim=1)  # where each place went
+    shuffle = noise.argsort(dim=1)  # the positions, in shuffled order
+    restore = shuffle.argsort(dim=1)  # where each went
     return shuffle[:, :n], restore, restore >= n
 
 
@@ -108,7 +108,8 @@ class MAE(nn.Module):
     """Masked autoencoder around a ViT: images (B, C, H, W) -> loss.
 
     The encoder sees only the visible patches; a light decoder predicts the
-    pixels of all. The loss is the mean squared error on the hidden patches.
+    pixels of all. ratio: the share of patches that is hidden. The loss is the
+    mean squared error on these.
     normalise: targets are patches minus their mean, divided by their standard
     deviation. noise (B, N), if given, decides what is hidden. With
     need_patches=True also the predicted patches (B, N, C*P*P), and hidden.
@@ -129,7 +130,7 @@ class MAE(nn.Module):
     def encode(self, images: Tensor, keep: Tensor) -> Tensor:
         """Normalised tokens of the visible patches: (B, prefix + n, D)."""
         p = self.encoder.config.num_prefix_tokens
-        tokens = self.encoder.embed(images)  # with positions: places are known
+        tokens = self.encoder.embed(images)  # with positions added
         visible = pick_tokens(tokens[:, p:], keep)  # (B, n, D)
         tokens = torch.cat([tokens[:, :p], visible], dim=1)
         for block in self.encoder.blocks:

@@ -24,8 +24,8 @@ from vitutils.training.schedule import make_schedule, parameter_groups
 def random_crops(images: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
     """A crop of each image, stretched to size x size, half of them mirrored.
 
-    scale: smallest and largest share of the image's area. Each image
-    (B, C, H, W) gets a crop of its own, square as the image is.
+    images (B, C, H, W) -> (B, C, size, size). scale: smallest and largest share of an image's area that its crop shows.
+    Each image gets a crop of its own, of the image's proportions.
     """
     B, low, high = len(images), *scale
     side = torch.empty(B, device=images.device).uniform_(low, high).sqrt()
@@ -38,9 +38,10 @@ def random_crops(images: Tensor, size: int, scale: tuple[float, float]) -> Tenso
 
 
 def recolour(images: Tensor, strength: float = 0.4, grey: float = 0.2) -> Tensor:
-    """Other light: contrast, brightness and colour of each image change; a share `grey` loses its colour.
+    """Change contrast, brightness and colour of each image at random; a share `grey` of them loses its colour.
 
-    images (B, C, H, W), normalised.
+    images (B, C, H, W), normalised -> the same shape. strength: the largest change of
+    contrast, as a share, and of brightness, in standard deviations.
     """
     B, C = images.shape[:2]
 
@@ -53,7 +54,7 @@ def recolour(images: Tensor, strength: float = 0.4, grey: float = 0.2) -> Tensor
 
 
 class Views:
-    """Large and small crops of each image in other light: a list of V tensors, the large ones first.
+    """Large and small crops of each image, recoloured: images (B, C, H, W) -> V batches, the large ones first.
 
     large, small: how many of each.  sides: of a large and a small one, in pixels.  scales: the smallest and the largest
     share of the image that a large one shows, and a small one.
@@ -69,7 +70,7 @@ class Views:
 
 
 def embed_views(model: nn.Module, views: list[Tensor]) -> list[Tensor]:
-    """The model's answers to each view; views of one size go through together."""
+    """The model's answers to each of V views, as a list; views of one size go through it together."""
     answers = []
     while len(answers) < len(views):
         first = views[len(answers)]
@@ -280,7 +281,7 @@ class Rotation(nn.Module):
         return F.cross_entropy(logits, turns)
 
     def told(self) -> str:
-        """How often the last answers were right."""
+        """The share of the last answers that were right."""
         return f"turns told {self.accuracy:.0%}, chance 25 %"
 
 
