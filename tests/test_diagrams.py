@@ -1,5 +1,7 @@
 """The numbers in the drawings of book/_static are what the book's code computes."""
 
+import inspect
+import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from vit_pytorch import MAE
+from vit_pytorch.vit_for_small_dataset import SPT
 
 from vitutils.models.attention import attention
 from vitutils.models.transformer import rotate
@@ -125,3 +129,20 @@ def test_the_kernel_slides():
     image, kernel, answer = (torch.tensor(n) for n in (numbers[:36], numbers[36:45], numbers[45:]))
     found = F.conv2d(image.reshape(1, 1, 6, 6), kernel.reshape(1, 1, 3, 3))
     assert torch.equal(found, answer.reshape(1, 1, 4, 4))
+
+
+def test_the_tour_names_the_chapters_variants():
+    drawing = read("library-tour")
+    names = {node.text for node in drawing.iter(f"{SVG}tspan")}
+    cells = json.loads((STATIC.parents[1] / "notebooks" / "08_vit_pytorch.ipynb").read_text(encoding="utf-8"))["cells"]
+    (build,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "tour-build")
+    built = re.findall(r'^    "(.+?)": ', build, flags=re.M)
+    assert names == {part for name in built for part in name.split(" and ")} - {"ViT"}
+    told: dict[str, str] = {}
+    for node in drawing.iter(f"{SVG}tspan"):
+        told[node.text] = told.get(node.text, "") + node.tail
+    assert f"{build.split('num_register_tokens=')[1][0]} more learned tokens" in told["registers"]
+    assert "patch_dropout=0.5" in build and "1/2" in told["patch dropout"]
+    assert inspect.signature(MAE).parameters["masking_ratio"].default == 1 - 1 / 4 and "1/4" in told["MAE"]
+    shifted = SPT(dim=8, patch_size=2, channels=1).to_patch_tokens[1].normalized_shape[0] // 2**2 - 1
+    assert f"{shifted} shifted copies" in told["SPT"]

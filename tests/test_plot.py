@@ -7,6 +7,7 @@ import itertools
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 matplotlib.use("agg")
 from vitutils import plot
@@ -61,3 +62,27 @@ def test_ticks_of_a_heatmap_stand_apart(many):
         at = [label for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
         boxes = [label.get_window_extent() for label in at]
         assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+
+
+def test_small_probabilities_keep_a_digit():
+    answers = [[("one", 0.62), ("two", 0.004)]]
+    figure = drawn(plot.top_answers([grey()], ["picture"], answers))
+    assert [text.get_text() for ax in figure.axes for text in ax.texts] == ["one  62%", "two  0.4%"]
+
+
+def grey():
+    return torch.zeros(3, 8, 8)
+
+
+def test_a_group_of_points_has_one_look_in_all_panels():
+    points = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    figure = drawn(
+        plot.scatter({"left": {"a": points, "b": points + 1}, "right": {"b": points}}, xlabel="x", ylabel="y")
+    )
+    looks = {}
+    for ax in figure.axes:
+        for line in ax.get_lines():
+            looks.setdefault(line.get_label(), set()).add((line.get_color(), line.get_marker()))
+    assert [len(found) for found in looks.values()] == [1, 1] and looks["a"] != looks["b"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert figure.axes[0].get_lines()[1].get_xydata().tolist() == [[1, 2], [3, 4]]

@@ -369,6 +369,27 @@ def intervals(
     return finish(figure)
 
 
+def scatter(parts: Mapping[str, Mapping[str, torch.Tensor]], *, xlabel: str, ylabel: str) -> Figure:
+    """Draw points on a plane, panels side by side: {title: {name: points (n, 2)}}. Each panel has its own axes.
+
+    A name has one colour and one marker in all panels; the legend above them has each name once.
+    """
+    names = list(dict.fromkeys(name for groups in parts.values() for name in groups))
+    figure, axes = plt.subplots(1, len(parts), figsize=(WIDTH, 0.6 + WIDTH / max(2, len(parts))), squeeze=False)
+    for ax, (title, groups) in zip(axes.flat, parts.items(), strict=True):
+        for name, points in groups.items():
+            points = torch.as_tensor(points).detach().cpu().double().numpy()
+            how = look(names.index(name)) | {"linestyle": "", "markersize": 4}
+            ax.plot(*points.T, **how, alpha=0.7, label=name)
+        ax.set_title(title)
+        ax.tick_params(labelsize=8.5)
+    shown = {name: line for ax in axes.flat for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, loc="outside upper center", ncols=min(4, len(shown)), fontsize=9)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    return finish(figure)
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Draw a confusion matrix (K,K) of counts, in per cent of each row. Rows: the true class; columns: the answer."""
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -569,7 +590,8 @@ def top_answers(
         right.barh(range(len(bars)), shares, color=COLOURS[5], edgecolor=COLOURS[0])
         for n, name in enumerate(names):
             short = name if len(name) < 24 else name[:22] + "\u2026"
-            right.text(0.02, n, f"{short}  {shares[n]:.0%}", va="center", fontsize=7.5)
+            share = f"{shares[n]:.{1 if shares[n] < 0.01 else 0}%}"
+            right.text(0.02, n, f"{short}  {share}", va="center", fontsize=7.5)
         right.set(xlim=(0, 1), yticks=[], xticks=[0, 0.5, 1])
         right.invert_yaxis()
         right.tick_params(labelsize=7.5)
