@@ -13,6 +13,7 @@ from vit_pytorch import MAE
 from vit_pytorch.vit_for_small_dataset import SPT
 
 from vitutils.models.attention import attention
+from vitutils.models.swin import Swin, SwinConfig
 from vitutils.models.transformer import rotate
 
 STATIC = Path(__file__).resolve().parent.parent / "book" / "_static"
@@ -79,6 +80,32 @@ def test_heads_are_cut_by_reshape_and_permute():
             for box, number in zip(group.iter(f"{SVG}rect"), texts(group), strict=True):
                 colour.setdefault(int(number) // D, set()).add(box.get("fill"))
     assert all(len(fills) == 1 for fills in colour.values()) and len(set().union(*colour.values())) == T
+
+
+def test_one_layer_is_cut_into_queries_keys_and_values():
+    drawing = read("qkv-cut")
+    rows = matrix(drawing, "row")
+    T, h = len(rows), len(part(drawing, "q"))
+    assert torch.equal(rows, torch.arange(rows.numel()).float().reshape(T, -1))
+    cut = rows.reshape(1, T, 3, h, -1).permute(2, 0, 3, 1, 4)[:, 0]  # as SelfAttention does
+    for name, heads in zip("qkv", cut, strict=True):
+        for group, expected in zip(part(drawing, name), heads, strict=True):
+            assert torch.equal(torch.tensor([[float(n) for n in row] for row in grid(group)]), expected), name
+
+
+def test_the_stages_of_swin():
+    drawing, config = read("swin-stages"), SwinConfig()
+    with torch.device("meta"):
+        grids = Swin(config).pyramid(torch.empty(1, 3, 224, 224))
+    said = [text for text in texts(drawing) if not text.startswith("stage")]
+    for n, (tokens, stage) in enumerate(zip(grids, part(drawing, "stage"), strict=True)):
+        _, H, W, D = tokens.shape
+        along = H // config.window_size
+        image, window, token = (float(box.get("width")) for box in stage.iter(f"{SVG}rect"))
+        assert image / window == pytest.approx(along, rel=1e-3) and window / token == pytest.approx(7, rel=1e-3)
+        assert len([*stage.iter(f"{SVG}path")]) == along - 1
+        windows = f"{along**2} window" + "s" * (along > 1)
+        assert said[4 * n : 4 * n + 4] == [f"{H} × {W}", f"D = {D}", windows, f"{config.depths[n]} blocks"]
 
 
 def arrows(group: ET.Element, kind: str) -> torch.Tensor:

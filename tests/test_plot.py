@@ -37,6 +37,17 @@ def test_the_levels_of_panels_are_named_once():
     assert [len(ax.texts) for ax in figure.axes] == [0, 1]
 
 
+def test_the_legend_of_panels_has_the_names_of_all():
+    figure = plot.panels([1, 2], {"a": {"one": [1, 2]}, "b": {"one": [1, 2], "two": [2, 1]}}, xlabel="x", ylabel="y")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("many", [1, 3, 24])
+def test_dots_have_half_a_row_of_margin(many):
+    figure = plot.dots({f"row {n}": [n, n + 1] for n in range(many)}, xlabel="x")
+    assert sorted(figure.axes[0].get_ylim()) == [pytest.approx(-0.6), pytest.approx(many - 0.4)]
+
+
 def test_a_legend_covers_no_line():
     x = np.arange(9)
     free = plot.lines(x, {"one": x * 0, "two": x * 0 + 0.1, "three": x}, xlabel="x", ylabel="y")

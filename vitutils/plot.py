@@ -5,6 +5,7 @@ line style always says what the colour says. The background is opaque white, so 
 Every function returns the matplotlib Figure, closed; a cell that ends in the call shows it once.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def panels(
 ) -> Figure:
     """Draw the curves of `lines` in several panels that share both axes: {title: {name: values}}.
 
-    A name has one look in all panels; the first panel has the legend. reference: a dotted horizontal line.
+    A name has one look in all panels; the first panel has the legend of all. reference: a dotted horizontal line.
     share_y=False: each panel has its own vertical axis, for titles that name different quantities.
     """
     columns = min(columns, len(parts))
@@ -220,7 +221,9 @@ def panels(
             ax.set_xticks(x, [short_number(value) for value in x])
             ax.xaxis.minorticks_off()
     if len(names) > 1:
-        axes[0, 0].legend(fontsize=8.5)
+        pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes.flat]
+        shown = {name: handle for handle, name in itertools.chain(*pairs)}
+        axes[0, 0].legend([shown[name] for name in names], names, fontsize=8.5)
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
     return finish(figure)
@@ -332,9 +335,8 @@ def dots(
     if reference is not None:
         ax.axvline(reference, color="0.35", linestyle=":", linewidth=1.2)
     ax.set_yticks(range(len(results)), list(results))
-    ax.invert_yaxis()
+    ax.set_ylim(len(results) - 0.4, -0.6)  # half a row of margin, however many there are
     ax.set_xlabel(xlabel)
-    ax.margins(y=0.2)
     return finish(figure)
 
 
