@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import skimage.data
 from fontTools.ttLib import TTFont
 from PIL import Image
 
@@ -350,6 +352,24 @@ def test_only_what_nothing_needs_goes_from_a_style_sheet():
         "@font-face{font-family:x}",
         "",
     ]
+
+
+def test_a_picture_with_photos_gets_a_palette_and_looks_the_same(tmp_path):
+    photo = Image.fromarray(skimage.data.chelsea())  # a cat
+    for name, picture in {"photo": photo, "small": photo.resize((90, 60)), "glass": photo.copy()}.items():
+        picture.putalpha(128) if name == "glass" else None
+        picture.save(tmp_path / f"{name}.png")
+    before = {path.stem: path.read_bytes() for path in tmp_path.iterdir()}
+    for path in tmp_path.iterdir():
+        slim.slim_picture(path)
+    after = {path.stem: path.read_bytes() for path in tmp_path.iterdir()}
+    assert all(after[name] == before[name] for name in ("small", "glass"))
+    assert len(after["photo"]) < 0.5 * len(before["photo"])
+    with Image.open(tmp_path / "photo.png") as seen:
+        apart = np.abs(np.asarray(seen.convert("RGB"), float) - np.asarray(photo, float))
+    assert seen.size == photo.size and apart.mean() < 4  # of 255
+    slim.slim_picture(tmp_path / "photo.png")
+    assert (tmp_path / "photo.png").read_bytes() == after["photo"]
 
 
 @pytest.mark.slow
