@@ -21,7 +21,7 @@ from PIL import Image
 
 SHEETS = ("styles/*.css", "sphinx-design*.css", "mystnb*.css", "togglebutton*.css", "copybutton*.css")
 WORD = re.compile(r"[\w-]+")
-LARGE = 100_000  # bytes of a picture that is worth a palette
+LARGE = 20_000  # bytes of a picture that is worth a palette
 KEEP = re.compile(r"bs-|fa-\d|fa$")  # put together by Bootstrap's script; the icons' common rules
 FACES = re.compile(r"url\(([^)]*/)(fa-[\w-]+)\.woff2\)\s*format\(\"woff2\"\),\s*url\([^)]*\)\s*format\(\"truetype\"\)")
 
