@@ -218,7 +218,8 @@ def problems_in(root: Path, code: int, lines: list[str]) -> list[str]:
         what = what if len(what) <= LONGEST else what[:LONGEST] + " …"
         found.append(f"{cell_name(root, where)}: {what}" if where else what)
     if code and ("Exception occurred:" in lines or not found):
-        errors = [line.strip() for line in lines if ERROR.match(line.strip())] or lines[-1:]
+        errors = [line.strip() for line in lines if ERROR.match(line.strip())]
+        errors = errors or [line for line in lines if "error" in line.lower()] or lines
         if not any("myst_nb.core.execute.base.ExecutionError" in line for line in errors):
             found += errors[-1:] or ["it stopped without a word"]
     if code < 0:
