@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from vitutils import plot
 def style():
     plot.use_style()
     yield
-    plot.plt.close("all")
+    plt.close("all")
 
 
 def drawn(figure):
