@@ -41,6 +41,10 @@ KNOWN = {
     "": "Failed while {doing}.",
 }
 
+# nbformat imports jsonschema, which imports rfc3987-syntax if it is there, as with JupyterLab: 38 grammars, compiled anew
+# in every process (3 of its 3.2 seconds), for addresses with letters beyond ASCII. Every Python of .venv reads this line.
+QUICK = "import sys; sys.modules.setdefault('rfc3987_syntax', None)\n"
+
 # What of the reader's shell does not reach a command, as it would change the book or where packages go: Python's and
 # pip's own but for the kept ones; Jupyter, IPython, matplotlib and the tools as this reader, or this shell, set them
 # up; another repository's git, as in a hook.
@@ -175,6 +179,8 @@ def install(folder: Path, name: str) -> None:
     options = ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "-r", str(ROOT / name)]
     settings = os.environ | {"PIP_USER": "0"}  # which a reader's pip.conf may ask for
     call([python, "-m", "pip", "install", *options], f"installing {name}", log, env=settings)
+    packages = call([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], f"installing {name}")
+    Path(packages.strip(), "vitbook-quick.pth").write_text(QUICK)
     stamp.write_text(stamp_key(ROOT, sys.version_info, name))
 
 
