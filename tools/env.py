@@ -41,8 +41,8 @@ KNOWN = {
     "": "Failed while {doing}.",
 }
 
-# nbformat imports jsonschema, which imports rfc3987-syntax if it is there, as with JupyterLab: 38 grammars, compiled anew
-# in every process (3 of its 3.2 seconds), for addresses with letters beyond ASCII. Every Python of .venv reads this line.
+# nbformat imports jsonschema, which imports rfc3987-syntax if it is there, as with JupyterLab: 38 grammars, compiled in
+# every process anew (3 of its 3.2 seconds), for addresses with letters beyond ASCII. Every Python of .venv reads this.
 QUICK = "import sys; sys.modules.setdefault('rfc3987_syntax', None)\n"
 
 # What of the reader's shell does not reach a command, as it would change the book or where packages go: Python's and
