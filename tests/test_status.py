@@ -11,6 +11,7 @@ import torch
 
 import chapter_times as times
 import notebook_rules as rules
+import notebooks
 import status
 import vitutils
 from vitutils.data import _official, sources
@@ -72,6 +73,16 @@ def test_the_line_that_a_chapter_prints_is_understood(capsys, monkeypatch):
     assert times.ran(line.format("cuda (NVIDIA H100 80GB HBM3)"))["device"] == "NVIDIA H100 80GB HBM3"
     assert times.ran(line.format("cpu (1 threads)"))["device"] == "cpu, 1 thread"
     assert times.ran("nothing of the kind") is None
+
+
+def test_what_a_run_is_recorded_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITBOOK_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("VITBOOK_SYSTEM_DATA", str(tmp_path / "system"))
+    assert notebooks.data_held() == "none"
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    (tmp_path / "data" / "weights" / "net.safetensors").touch()
+    (tmp_path / "system" / "fashion-mnist").mkdir(parents=True)
+    assert notebooks.data_held() == "Fashion-MNIST + ImageNet weights"
 
 
 def test_minutes_and_devices_in_words():

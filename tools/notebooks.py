@@ -33,11 +33,10 @@ from nbclient.exceptions import CellExecutionError
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 import chapter_times
 import env
-import fallbacks
 import notebook_rules as rules
 import runner
 import running
-from vitutils.files import whole_file
+from vitutils.files import data_folders, system_folder, whole_file
 
 RECORD = rules.ROOT / "book" / "times.csv"
 
@@ -240,7 +239,13 @@ def write_opening(path: Path, rows: list[dict] | None = None) -> int:
 
 def data_held() -> str:
     """What the machine holds that a chapter would otherwise download, or go without."""
-    return " + ".join(name for name, there in fallbacks.at_hand().items() if there) or "none"
+    folders = data_folders()
+    places = {
+        "Fashion-MNIST": [system_folder() / "fashion-mnist", *(f / "fashion_mnist.safetensors" for f in folders)],
+        "ImageNet weights": [file for f in folders for file in f.glob("weights/*.safetensors")],
+        "photos": [place for f in folders for place in [*f.glob("images/*"), f / "imagenette2-160"]],
+    }
+    return " + ".join(name for name, paths in places.items() if any(path.exists() for path in paths)) or "none"
 
 
 def report(path: Path, wrong: list[str]) -> int:
