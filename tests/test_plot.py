@@ -76,6 +76,19 @@ def test_ticks_of_a_heatmap_stand_apart(many):
         assert len(boxes) > 2 and all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
+@pytest.mark.parametrize(("x", "whole"), [(range(1, 6), True), ([0.5, 1.0, 2.5], False)])
+def test_ticks_over_counted_steps_are_whole(x, whole):
+    (ax,) = drawn(plot.lines(x, {"one": list(x)}, xlabel="x", ylabel="y")).axes
+    low, high = ax.get_xlim()
+    assert all(tick == int(tick) for tick in ax.get_xticks() if low <= tick <= high) == whole
+
+
+def test_rows_and_columns_of_a_matrix_have_names_of_their_own():
+    (ax,) = drawn(plot.matrices([np.eye(2, 3)], [""], names=["a", "b"], columns=["c", "d", "e"], values=True)).axes
+    shown = [[label.get_text() for label in labels] for labels in (ax.get_yticklabels(), ax.get_xticklabels())]
+    assert shown == [["a", "b"], ["c", "d", "e"]]
+
+
 def test_small_probabilities_keep_a_digit():
     answers = [[("one", 0.62), ("two", 0.004)]]
     figure = drawn(plot.top_answers([grey()], ["picture"], answers))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vitutils.plot._style import WIDTH, draw_levels, finish, look, place_legend, short_number
 
@@ -37,6 +38,8 @@ def lines(
     for n, (name, values) in enumerate(curves.items()):
         draw_curve(ax, x, values, name, n)
     draw_levels(ax, reference or {})
+    if all(float(value).is_integer() for value in x):  # counted: no half steps
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "x" in log:
         ax.set_xscale("log")
         if len(x) <= 8:  # few places: name them, no powers of ten

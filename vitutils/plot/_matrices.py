@@ -37,22 +37,23 @@ def matrices(
     signed: bool = False,
     label: str = "",
     names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     ticks: bool = True,
     values: bool = False,
 ) -> Figure:
     """Show matrices (rows, columns) beside each other on one colour scale; signed ones with white at zero.
 
-    names: labels for the rows and columns of square matrices, instead of their numbers.
+    names: labels for the rows and columns, instead of their numbers; columns: for the columns, where they differ.
     ticks=False: no numbers there, for pictures laid together in one matrix.
     values=True: the value of each entry is written into it, and stands for a colour bar.
     """
     arrays = [torch.as_tensor(a).detach().cpu().float().numpy() for a in arrays]
     top = max(np.abs(a).max() for a in arrays)
     scale = {"cmap": "RdBu_r", "vmin": -top, "vmax": top} if signed else {"vmin": 0, "vmax": top}
-    columns = min(4, len(arrays))
-    rows = -(-len(arrays) // columns)
-    width = WIDTH if columns > 1 else 0.75 * WIDTH
-    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (width / columns + 0.3)), squeeze=False)
+    across = min(4, len(arrays))
+    down = -(-len(arrays) // across)
+    width = WIDTH if across > 1 else 0.75 * WIDTH
+    figure, axes = plt.subplots(down, across, figsize=(width, down * (width / across + 0.3)), squeeze=False)
     for n, ax in enumerate(axes.flat):
         ax.grid(False)
         if n >= len(arrays):
@@ -62,16 +63,16 @@ def matrices(
         ax.set_title(titles[n])
         ax.set_xlabel(xlabel)
         for axis in (ax.xaxis, ax.yaxis):  # rows and columns are counted: no half ones; a narrow panel holds few
-            axis.set_major_locator(MaxNLocator(nbins=5 if columns > 2 else "auto", integer=True))
+            axis.set_major_locator(MaxNLocator(nbins=5 if across > 2 else "auto", integer=True))
         if names:
-            ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+            ax.set_xticks(range(len(columns or names)), columns or names, rotation=40, ha="right")
             ax.set_yticks(range(len(names)), names)
         if not ticks:
             ax.set(xticks=[], yticks=[])
-        if n % columns == 0:
+        if n % across == 0:
             ax.set_ylabel(ylabel)
         if values:
-            write_values(ax, arrays[n], width / columns)
+            write_values(ax, arrays[n], width / across)
     if not values:
         figure.colorbar(picture, ax=axes, label=label, shrink=0.8)
     return finish(figure)
