@@ -93,6 +93,54 @@ def test_one_layer_is_cut_into_queries_keys_and_values():
             assert torch.equal(torch.tensor([[float(n) for n in row] for row in grid(group)]), expected), name
 
 
+def test_windows_become_columns():
+    drawing = read("unfold")
+    image, kernel = matrix(drawing, "image"), matrix(drawing, "kernel")
+    windows = F.unfold(image[None, None], 2)[0]
+    assert torch.equal(matrix(drawing, "windows"), windows)
+    assert torch.equal(matrix(drawing, "outputs"), kernel @ windows)
+    formula, printed = texts(drawing)[-1].removeprefix("first window: ").split(" = ")
+    terms = [[float(number) for number in term.split("·")] for term in formula.split(" + ")]
+    assert torch.equal(torch.tensor(terms).T, torch.stack([kernel[0], windows[:, 0]]))
+    assert float(printed) == (kernel @ windows)[0, 0]
+
+
+def test_weights_of_three_layers():
+    drawing, n = read("three-layers"), 6
+    near = torch.arange(n)[:, None].sub(torch.arange(n)).abs() <= 1
+    kernel = torch.tensor([[[1.0, 2, 3]]])
+    convolution = F.conv1d(torch.eye(n)[:, None], kernel, padding=1)[:, 0].T
+    shown = {name: matrix(drawing, name) for name in ("dense", "locally", "convolution")}
+    assert torch.equal(shown["convolution"], convolution)
+    assert torch.equal(shown["locally"] != 0, near) and (shown["dense"] != 0).all()
+    for name, layer in shown.items():
+        count = len(layer[layer != 0].unique())
+        assert f"{count} weights" in texts(drawing), name
+    assert shown["locally"].unique().tolist() == list(range(17)) and len(shown["dense"].unique()) == n * n
+
+
+def test_pooling_of_a_row_that_moves():
+    drawing = read("pool-shift")
+    row, moved = (torch.tensor([float(n) for n in texts(group)]) for group in part(drawing, "row"))
+    assert torch.equal(moved, row.roll(1))
+    for n, pixels in enumerate((row, moved)):
+        dense = torch.maximum(pixels, pixels.roll(-1))  # rolls: the last pixel comes back in front
+        blurred = (dense.roll(1) + 2 * dense + dense.roll(-1)) / 4
+        for kind, pooled in {"max": dense[::2], "blur": blurred[::2]}.items():
+            assert [float(number) for number in texts(part(drawing, kind)[n])] == pooled.tolist()
+
+
+@pytest.mark.parametrize(("side", "stride"), [("one", 1), ("two", 2)])
+def test_how_far_two_layers_see(side, stride):
+    (half,) = part(read("strided-field"), side)
+    pixels = torch.zeros(1, 1, 9, requires_grad=True)
+    ones = torch.ones(1, 1, 3)
+    F.conv1d(F.conv1d(pixels, ones, stride=stride), ones)[0, 0, 0].backward()
+    seen = int((pixels.grad > 0).sum())
+    (image,) = part(half, "image")
+    assert texts(image) == [str(n + 1) for n in range(seen)] and f"{seen} pixels" in texts(half)
+
+
 def test_the_stages_of_swin():
     drawing, config = read("swin-stages"), SwinConfig()
     with torch.device("meta"):
