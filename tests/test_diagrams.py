@@ -14,7 +14,7 @@ from vit_pytorch.vit_for_small_dataset import SPT
 
 from vitutils.models.attention import attention
 from vitutils.models.swin import Swin, SwinConfig
-from vitutils.models.transformer import rotate
+from vitutils.models.transformer import Encoder, look_ups, rotate
 
 STATIC = Path(__file__).resolve().parent.parent / "book" / "_static"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -139,6 +139,32 @@ def test_how_far_two_layers_see(side, stride):
     seen = int((pixels.grad > 0).sum())
     (image,) = part(half, "image")
     assert texts(image) == [str(n + 1) for n in range(seen)] and f"{seen} pixels" in texts(half)
+
+
+def test_four_look_ups_in_one_sequence():
+    drawing = read("look-ups")
+    ids, answers = next(look_ups(asked=4, batch=1, seed=0))
+    keys, values = ids[0, 1:].T
+    drawn = {
+        name: [int(n) for group in part(drawing, name) for n in texts(group)] for name in ("keys", "values", "answers")
+    }
+    assert drawn == {"keys": keys.tolist(), "values": (values - 16).tolist(), "answers": answers[0].tolist()}
+    fills = {name: [box.get("fill") for box in part(drawing, name)[0].iter(f"{SVG}rect")] for name in drawn}
+    assert [fills["keys"][drawn["keys"].index(k)] for k in range(4)] == fills["answers"]  # one colour per key
+    assert fills["values"] == fills["keys"]
+
+
+def test_shapes_in_an_encoder():
+    drawn = [text for text in texts(read("encoder")) if text.startswith("(")]
+    B, T, D, K = 2, 5, 8, 3
+    net, tokens = Encoder(torch.nn.Linear(4, D), D, K), torch.randn(B, T, 4)
+    kept = []
+    for module in (net.embed, net.blocks, net.norm, net.head):
+        module.register_forward_hook(lambda module, inputs, output: kept.append((inputs[0].shape, output.shape)))
+    net(tokens)
+    embedded, blocks, normed, (pooled, logits) = kept[0][1], kept[1][1], kept[2][1], kept[3]
+    names = {(B, T, D): "(B, T, D)", (B, D): "(B, D)", (B, K): "(B, K)"}
+    assert drawn == [names[tuple(shape)] for shape in (embedded, blocks, normed, pooled, logits)]
 
 
 def test_the_stages_of_swin():
