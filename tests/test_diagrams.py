@@ -167,6 +167,14 @@ def test_shapes_in_an_encoder():
     assert drawn == [names[tuple(shape)] for shape in (embedded, blocks, normed, pooled, logits)]
 
 
+def test_the_loop_of_training_has_the_order_of_the_chapters():
+    cells = json.loads((STATIC.parents[1] / "notebooks" / "06_training.ipynb").read_text(encoding="utf-8"))["cells"]
+    (loop,) = ["".join(cell["source"]) for cell in cells if cell["id"] == "bare"]
+    calls = [text for text in texts(read("training-loop")) if re.fullmatch(r"\w+\.\w+|\w+_", text)]
+    at = [loop.rindex(f"{call}(") for call in calls]
+    assert len(calls) == 6 and at == sorted(at)
+
+
 def test_the_stages_of_swin():
     drawing, config = read("swin-stages"), SwinConfig()
     with torch.device("meta"):
