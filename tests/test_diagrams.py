@@ -175,6 +175,41 @@ def test_the_loop_of_training_has_the_order_of_the_chapters():
     assert len(calls) == 6 and at == sorted(at)
 
 
+def test_an_image_is_cut_into_rows():
+    drawing = read("patchify")
+    image = matrix(drawing, "image")
+    assert torch.equal(image, torch.arange(16.0).reshape(4, 4))
+    rows = image.reshape(2, 2, 2, 2).permute(0, 2, 1, 3).reshape(4, 4)  # as patchify does
+    assert torch.equal(matrix(drawing, "rows"), rows)
+    assert torch.equal(matrix(drawing, "wrong"), image.reshape(4, 4))
+    patches = [torch.tensor([[float(n) for n in row] for row in grid(group)]) for group in part(drawing, "patch")]
+    assert torch.equal(torch.stack(patches), rows.reshape(4, 2, 2))
+    fills = {int(text): set() for text in texts(part(drawing, "image")[0])}
+    for name in ("image", "patch", "rows", "wrong"):
+        for group in part(drawing, name):
+            for box, number in zip(group.iter(f"{SVG}rect"), texts(group), strict=True):
+                fills[int(number)].add(box.get("fill"))
+    assert [{fill for n in row for fill in fills[int(n)]} for row in rows.tolist()] == [
+        fills[0],
+        fills[2],
+        fills[8],
+        fills[10],
+    ]
+
+
+def test_the_maps_of_a_stem_of_convolutions():
+    maps = part(read("early-convs"), "map")
+    grid_ = torch.empty(1, 3, 224, 224, device="meta")
+    shapes = [(3, 224)]
+    for width in (24, 48, 96, 192):
+        grid_ = torch.nn.Conv2d(grid_.shape[1], width, 3, stride=2, padding=1, device="meta")(grid_)
+        shapes.append((width, grid_.shape[-1]))
+    said = [texts(group) for group in maps]
+    assert said == [[f"{side} × {side}", f"{width}"] for width, side in [*shapes, ("D", shapes[-1][1])]]
+    drawn = [float(next(group.iter(f"{SVG}rect")).get("width")) for group in maps]
+    assert drawn == sorted(drawn, reverse=True)
+
+
 def test_the_stages_of_swin():
     drawing, config = read("swin-stages"), SwinConfig()
     with torch.device("meta"):
