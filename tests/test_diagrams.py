@@ -14,7 +14,7 @@ from vit_pytorch.vit_for_small_dataset import SPT
 
 from vitutils.models.attention import attention
 from vitutils.models.swin import Swin, SwinConfig
-from vitutils.models.transformer import rotate
+from vitutils.models.transformer import Encoder, look_ups, rotate
 
 STATIC = Path(__file__).resolve().parent.parent / "book" / "_static"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -91,6 +91,123 @@ def test_one_layer_is_cut_into_queries_keys_and_values():
     for name, heads in zip("qkv", cut, strict=True):
         for group, expected in zip(part(drawing, name), heads, strict=True):
             assert torch.equal(torch.tensor([[float(n) for n in row] for row in grid(group)]), expected), name
+
+
+def test_windows_become_columns():
+    drawing = read("unfold")
+    image, kernel = matrix(drawing, "image"), matrix(drawing, "kernel")
+    windows = F.unfold(image[None, None], 2)[0]
+    assert torch.equal(matrix(drawing, "windows"), windows)
+    assert torch.equal(matrix(drawing, "outputs"), kernel @ windows)
+    formula, printed = texts(drawing)[-1].removeprefix("first window: ").split(" = ")
+    terms = [[float(number) for number in term.split("·")] for term in formula.split(" + ")]
+    assert torch.equal(torch.tensor(terms).T, torch.stack([kernel[0], windows[:, 0]]))
+    assert float(printed) == (kernel @ windows)[0, 0]
+
+
+def test_weights_of_three_layers():
+    drawing, n = read("three-layers"), 6
+    near = torch.arange(n)[:, None].sub(torch.arange(n)).abs() <= 1
+    kernel = torch.tensor([[[1.0, 2, 3]]])
+    convolution = F.conv1d(torch.eye(n)[:, None], kernel, padding=1)[:, 0].T
+    shown = {name: matrix(drawing, name) for name in ("dense", "locally", "convolution")}
+    assert torch.equal(shown["convolution"], convolution)
+    assert torch.equal(shown["locally"] != 0, near) and (shown["dense"] != 0).all()
+    for name, layer in shown.items():
+        count = len(layer[layer != 0].unique())
+        assert f"{count} weights" in texts(drawing), name
+    assert shown["locally"].unique().tolist() == list(range(17)) and len(shown["dense"].unique()) == n * n
+
+
+def test_pooling_of_a_row_that_moves():
+    drawing = read("pool-shift")
+    row, moved = (torch.tensor([float(n) for n in texts(group)]) for group in part(drawing, "row"))
+    assert torch.equal(moved, row.roll(1))
+    for n, pixels in enumerate((row, moved)):
+        dense = torch.maximum(pixels, pixels.roll(-1))  # rolls: the last pixel comes back in front
+        blurred = (dense.roll(1) + 2 * dense + dense.roll(-1)) / 4
+        for kind, pooled in {"max": dense[::2], "blur": blurred[::2]}.items():
+            assert [float(number) for number in texts(part(drawing, kind)[n])] == pooled.tolist()
+
+
+@pytest.mark.parametrize(("side", "stride"), [("one", 1), ("two", 2)])
+def test_how_far_two_layers_see(side, stride):
+    (half,) = part(read("strided-field"), side)
+    pixels = torch.zeros(1, 1, 9, requires_grad=True)
+    ones = torch.ones(1, 1, 3)
+    F.conv1d(F.conv1d(pixels, ones, stride=stride), ones)[0, 0, 0].backward()
+    seen = int((pixels.grad > 0).sum())
+    (image,) = part(half, "image")
+    assert texts(image) == [str(n + 1) for n in range(seen)] and f"{seen} pixels" in texts(half)
+
+
+def test_four_look_ups_in_one_sequence():
+    drawing = read("look-ups")
+    ids, answers = next(look_ups(asked=4, batch=1, seed=0))
+    keys, values = ids[0, 1:].T
+    drawn = {
+        name: [int(n) for group in part(drawing, name) for n in texts(group)] for name in ("keys", "values", "answers")
+    }
+    assert drawn == {"keys": keys.tolist(), "values": (values - 16).tolist(), "answers": answers[0].tolist()}
+    fills = {name: [box.get("fill") for box in part(drawing, name)[0].iter(f"{SVG}rect")] for name in drawn}
+    assert [fills["keys"][drawn["keys"].index(k)] for k in range(4)] == fills["answers"]  # one colour per key
+    assert fills["values"] == fills["keys"]
+
+
+def test_shapes_in_an_encoder():
+    drawn = [text for text in texts(read("encoder")) if text.startswith("(")]
+    B, T, D, K = 2, 5, 8, 3
+    net, tokens = Encoder(torch.nn.Linear(4, D), D, K), torch.randn(B, T, 4)
+    kept = []
+    for module in (net.embed, net.blocks, net.norm, net.head):
+        module.register_forward_hook(lambda module, inputs, output: kept.append((inputs[0].shape, output.shape)))
+    net(tokens)
+    embedded, blocks, normed, (pooled, logits) = kept[0][1], kept[1][1], kept[2][1], kept[3]
+    names = {(B, T, D): "(B, T, D)", (B, D): "(B, D)", (B, K): "(B, K)"}
+    assert drawn == [names[tuple(shape)] for shape in (embedded, blocks, normed, pooled, logits)]
+
+
+def test_the_loop_of_training_has_the_order_of_the_chapters():
+    cells = json.loads((STATIC.parents[1] / "notebooks" / "06_training.ipynb").read_text(encoding="utf-8"))["cells"]
+    (loop,) = ["".join(cell["source"]) for cell in cells if cell["id"] == "bare"]
+    calls = [text for text in texts(read("training-loop")) if re.fullmatch(r"\w+\.\w+|\w+_", text)]
+    at = [loop.rindex(f"{call}(") for call in calls]
+    assert len(calls) == 6 and at == sorted(at)
+
+
+def test_an_image_is_cut_into_rows():
+    drawing = read("patchify")
+    image = matrix(drawing, "image")
+    assert torch.equal(image, torch.arange(16.0).reshape(4, 4))
+    rows = image.reshape(2, 2, 2, 2).permute(0, 2, 1, 3).reshape(4, 4)  # as patchify does
+    assert torch.equal(matrix(drawing, "rows"), rows)
+    assert torch.equal(matrix(drawing, "wrong"), image.reshape(4, 4))
+    patches = [torch.tensor([[float(n) for n in row] for row in grid(group)]) for group in part(drawing, "patch")]
+    assert torch.equal(torch.stack(patches), rows.reshape(4, 2, 2))
+    fills = {int(text): set() for text in texts(part(drawing, "image")[0])}
+    for name in ("image", "patch", "rows", "wrong"):
+        for group in part(drawing, name):
+            for box, number in zip(group.iter(f"{SVG}rect"), texts(group), strict=True):
+                fills[int(number)].add(box.get("fill"))
+    assert [{fill for n in row for fill in fills[int(n)]} for row in rows.tolist()] == [
+        fills[0],
+        fills[2],
+        fills[8],
+        fills[10],
+    ]
+
+
+def test_the_maps_of_a_stem_of_convolutions():
+    maps = part(read("early-convs"), "map")
+    grid_ = torch.empty(1, 3, 224, 224, device="meta")
+    shapes = [(3, 224)]
+    for width in (24, 48, 96, 192):
+        grid_ = torch.nn.Conv2d(grid_.shape[1], width, 3, stride=2, padding=1, device="meta")(grid_)
+        shapes.append((width, grid_.shape[-1]))
+    said = [texts(group) for group in maps]
+    assert said == [[f"{side} × {side}", f"{width}"] for width, side in [*shapes, ("D", shapes[-1][1])]]
+    drawn = [float(next(group.iter(f"{SVG}rect")).get("width")) for group in maps]
+    assert drawn == sorted(drawn, reverse=True)
 
 
 def test_the_stages_of_swin():

@@ -60,6 +60,15 @@ def test_a_legend_covers_no_line():
 
 
 @pytest.mark.parametrize(
+    "names", [["pre", "post"], [f"{at}-norm, {how}" for at in ("pre", "post") for how in ("warm-up", "no warm-up")]]
+)
+def test_a_legend_of_means_stays_within_the_figure(names):
+    figure = drawn(plot.mean_lines({"a": {name: {1: [1], 2: [2]} for name in names}}, xlabel="x", ylabel="y"))
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(
     ("value", "letters"), [(300, "300"), (1000, "1k"), (1024, "1024"), (1500, "1.5k"), (60_000, "60k"), (1.3e6, "1.3M")]
 )
 def test_a_number_takes_the_fewest_letters(value, letters):

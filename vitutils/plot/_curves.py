@@ -150,6 +150,8 @@ def mean_lines(
     figure.supylabel(ylabel, fontsize=10)
     if len(shown) > 1:
         columns = len(shown) if len(shown) < 5 else 3
+        if sum(map(len, shown)) > 75 and len(shown) == 4:  # too long for one row
+            columns = 2
         figure.legend(shown.values(), shown, loc="outside upper center", ncols=columns, fontsize=9)
     return finish(figure)
 

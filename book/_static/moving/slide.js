@@ -175,7 +175,7 @@
         panel("The image; lines cut it into patches", board),
         make("div", {class: "moving-panel"}, pair(0), pair(1)),
         panel("Error by move: circles each pixel, squares each patch", chart),
-        panel("Why", why, make("p", {class: "moving-note"}, "The same kernel both times: the right half of its square minus the left half. Red is above 0, blue below. “Left over” is the answer minus the old answer, moved along; its length, relative to the answer's, is the error of figure 1.5. At stride 1 it is 0 at every move."))),
+        panel("Why", why, make("p", {class: "moving-note"}, "The same kernel both times: the right half of its square minus the left half. Red is above 0, blue below. “Left over” is the answer minus the old answer, moved along; its length, relative to the answer's, is the error of figure 1.9. At stride 1 it is 0 at every move."))),
       said);
     said.classList.add("moving-hidden"); // the same words stand above it
     show();
