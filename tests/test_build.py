@@ -525,6 +525,10 @@ def test_a_build_that_is_stopped_leaves_no_kernel_and_keeps_what_was_finished(tm
     small.write("_toc.yml", f"{TOC}- file: notebooks/01_count\n- file: notebooks/02_sleep\n")
     small.notebook(SLEEP, name="02_sleep")
     first, kernel = begun(small)
+    cached = tmp_path / "_build" / ".jupyter_cache"
+    while not list(cached.rglob("base.ipynb")):  # the other chapter, which runs beside it
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
     try:
         assert f"`make book` (process {first.pid}, since " in small.build(code=2)  # meanwhile
         first.send_signal(signal.SIGTERM)
@@ -541,10 +545,10 @@ def test_a_build_that_is_stopped_leaves_no_kernel_and_keeps_what_was_finished(tm
     assert "Changed" not in out and "01_count.ipynb: unchanged" in out and small.executions() == 1
     assert gone(kernel)
     # Killed while it put a notebook into the cache: half a file.
-    cache, key_file = tmp_path / "_build" / ".jupyter_cache", tmp_path / "_build" / "execution-key.json"
-    for kept in cache.rglob("base.ipynb"):
+    key_file = tmp_path / "_build" / "execution-key.json"
+    for kept in cached.rglob("base.ipynb"):
         kept.write_text("{")
-    script.write_json(key_file, script.read_json(key_file) | {"cache": script.cache_state(cache)})
+    script.write_json(key_file, script.read_json(key_file) | {"cache": script.cache_state(cached)})
     small.notebook("print('awake')", name="02_sleep")
     said = small.build()
     assert "Changed" not in said and "01_count.ipynb: executing" in said
