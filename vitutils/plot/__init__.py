@@ -9,6 +9,7 @@ from vitutils.plot._curves import history, lines, mean_lines, panels, reliabilit
 from vitutils.plot._matrices import confusion, matrices
 from vitutils.plot._pictures import (
     SIDES,
+    Diagram,
     clouds,
     diagram,
     images,
@@ -26,6 +27,7 @@ from vitutils.plot._style import COLOURS, DASHES, MARKERS, WIDTH, look, short_nu
 __all__ = [
     "COLOURS",
     "DASHES",
+    "Diagram",
     "MARKERS",
     "SIDES",
     "WIDTH",
