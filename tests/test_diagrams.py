@@ -13,7 +13,7 @@ from vit_pytorch import MAE
 from vit_pytorch.vit_for_small_dataset import SPT
 
 from vitutils.models.attention import attention
-from vitutils.models.points import bilinear, nearest, splat
+from vitutils.models.points import PointClassifier, PointMLP, bilinear, nearest, splat
 from vitutils.models.swin import Swin, SwinConfig
 from vitutils.models.transformer import Encoder, look_ups, rotate
 
@@ -327,3 +327,17 @@ def test_two_points_share_a_cell():
     assert torch.equal(matrix(drawing, "cells"), cells.reshape(3, 3))
     assert torch.equal(torch.tensor([[float(text)] for text in texts(after)]), weights @ cells)
     assert torch.equal(spots(after)[0], spots(before)[0])
+
+
+def test_shapes_in_a_network_for_points():
+    B, N, D, wide, K = 2, 5, 8, 16, 3
+    net, points, shapes = PointClassifier(PointMLP, D, K, pool_dim=wide), torch.randn(B, N, 3), []
+    for module in (net.embed, net.layers[-1], net.widen, net.head):
+        module.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    net.head.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].shape))
+    net(points)
+    letters = {B: "B", N: "N", 3: "3", D: "D", wide: "D′"}
+    expected = [f"({', '.join(letters[n] for n in shape)})" for shape in (points.shape, *shapes[:-1])]
+    drawing = read("point-frame")
+    assert [text for text in texts(drawing) if text.startswith("(")] == [*expected, "(B, K)"]
+    assert shapes[-1] == (B, K) and f"{len(net.layers)} times" in texts(drawing)
