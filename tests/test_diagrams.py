@@ -13,6 +13,7 @@ from vit_pytorch import MAE
 from vit_pytorch.vit_for_small_dataset import SPT
 
 from vitutils.models.attention import attention
+from vitutils.models.points import PointClassifier, PointMLP, bilinear, nearest, splat
 from vitutils.models.swin import Swin, SwinConfig
 from vitutils.models.transformer import Encoder, look_ups, rotate
 
@@ -290,3 +291,53 @@ def test_the_tour_names_the_chapters_variants():
     assert inspect.signature(MAE).parameters["masking_ratio"].default == 1 - 1 / 4 and "1/4" in told["MAE"]
     shifted = SPT(dim=8, patch_size=2, channels=1).to_patch_tokens[1].normalized_shape[0] // 2**2 - 1
     assert f"{shifted} shifted copies" in told["SPT"]
+
+
+def spots(group: ET.Element) -> tuple[torch.Tensor, list[str]]:
+    """A group's circles: their middles (n, 2) in pixels of the group, x before y, and their colours."""
+    circles = list(group.iter(f"{SVG}circle"))
+    corner = [float(group.get(f"data-{axis}")) for axis in "xy"]
+    middles = [[float(circle.get(f"c{axis}")) for axis in "xy"] for circle in circles]
+    return torch.tensor(middles) - torch.tensor(corner), [circle.get("fill") for circle in circles]
+
+
+def test_who_sees_whom_in_four_layers():
+    drawing, seen = read("points-meet"), {}
+    for kind in ("mlp", "global", "local", "splat"):
+        (group,) = part(drawing, kind)
+        middles, fills = spots(group)
+        (ringed,) = [n for n, circle in enumerate(group.iter(f"{SVG}circle")) if circle.get("r") == "6"]
+        seen[kind] = {n for n, fill in enumerate(fills) if fill == fills[ringed]}
+    cells = bilinear((middles - 12.5) / 62.5 - 1, 6)  # 6 x 6 cells of 25 pixels
+    shares = (cells @ cells[ringed] > 0).nonzero()[:, 0]
+    near = nearest(torch.cat([middles, torch.zeros(len(middles), 1)], dim=1)[None], 4)[0, ringed]
+    assert seen == {
+        "mlp": {ringed}, "global": {*range(len(middles))}, "local": {*near.tolist()}, "splat": {*shares.tolist()}
+    }  # fmt: skip
+    counts = [text for text in texts(drawing) if text[0].isdigit()]
+    assert counts == [f"{len(middles)} points", f"{len(near)} nearest", f"{len(shares)} share cells"]
+
+
+def test_two_points_share_a_cell():
+    drawing = read("splat-slice")
+    (before,), (after,) = part(drawing, "splat"), part(drawing, "slice")
+    weights = bilinear((spots(before)[0].flip(1) - 30) / 60 - 1, 3)  # rows before columns; cells of 60 pixels
+    values = torch.tensor([[float(text)] for text in texts(before)])
+    cells = splat(values, weights)
+    assert torch.equal(matrix(drawing, "cells"), cells.reshape(3, 3))
+    assert torch.equal(torch.tensor([[float(text)] for text in texts(after)]), weights @ cells)
+    assert torch.equal(spots(after)[0], spots(before)[0])
+
+
+def test_shapes_in_a_network_for_points():
+    B, N, D, wide, K = 2, 5, 8, 16, 3
+    net, points, shapes = PointClassifier(PointMLP, D, K, pool_dim=wide), torch.randn(B, N, 3), []
+    for module in (net.embed, net.layers[-1], net.widen, net.head):
+        module.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    net.head.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].shape))
+    net(points)
+    letters = {B: "B", N: "N", 3: "3", D: "D", wide: "D′"}
+    expected = [f"({', '.join(letters[n] for n in shape)})" for shape in (points.shape, *shapes[:-1])]
+    drawing = read("point-frame")
+    assert [text for text in texts(drawing) if text.startswith("(")] == [*expected, "(B, K)"]
+    assert shapes[-1] == (B, K) and f"{len(net.layers)} times" in texts(drawing)
