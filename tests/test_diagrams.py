@@ -15,6 +15,9 @@ from vit_pytorch.vit_for_small_dataset import SPT
 from vitutils.models.attention import attention
 from vitutils.models.swin import Swin, SwinConfig
 from vitutils.models.transformer import Encoder, look_ups, rotate
+from vitutils.training.masked import MAE as MaskedAutoencoder
+from vitutils.training.masked import pick_tokens, random_masking
+from vitutils.training.views import DINO, Views
 
 STATIC = Path(__file__).resolve().parent.parent / "book" / "_static"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -290,3 +293,34 @@ def test_the_tour_names_the_chapters_variants():
     assert inspect.signature(MAE).parameters["masking_ratio"].default == 1 - 1 / 4 and "1/4" in told["MAE"]
     shifted = SPT(dim=8, patch_size=2, channels=1).to_patch_tokens[1].normalized_shape[0] // 2**2 - 1
     assert f"{shifted} shifted copies" in told["SPT"]
+
+
+def test_a_masked_autoencoder_hides_shuffles_and_restores():
+    drawing = read("mae")
+    shuffled = [int(text) for text in texts(part(drawing, "visible")[0])]
+    noise = torch.ones(1, 16)
+    noise[0, shuffled] = torch.arange(4) / 8
+    ratio = inspect.signature(MaskedAutoencoder).parameters["ratio"].default
+    keep, restore, hidden = random_masking(noise, ratio)
+    assert keep[0].tolist() == shuffled
+    gaps = torch.cat([keep[:, :, None], torch.full((1, 12, 1), -1)], dim=1)
+    back = ["m" if n < 0 else str(n) for n in pick_tokens(gaps, restore).flatten().tolist()]
+    assert texts(part(drawing, "restored")[0]) == back
+    counted = [text for text in texts(part(drawing, "loss")[0]) if text]
+    assert counted == [str(n) for n in hidden[0].nonzero().flatten().tolist()]
+    coloured = [box.get("stroke") == "#0072B2" for box in part(drawing, "image")[0].iter(f"{SVG}rect")]
+    assert coloured == (~hidden[0]).tolist()
+
+
+def test_the_numbers_of_dino_are_its_defaults():
+    drawn = " ".join(read("dino").itertext())
+    defaults = {name: p.default for name, p in inspect.signature(DINO).parameters.items()}
+    assert re.findall(r"temperature ([\d.]+)", " ".join(texts(read("dino")))) == [
+        str(defaults["student_temp"]),
+        str(defaults["teacher_temp"]),
+    ]
+    momentum = defaults["momentum"]
+    assert f"{momentum} × teacher" in drawn and f"{1 - momentum:.2f} × student" in drawn
+    large, views = Views().large, len(Views()(torch.rand(1, 1, 28, 28)))
+    pairs = sum(g != v for g in range(large) for v in range(views))
+    assert f"{views} views: {large} large" in drawn and f"the {pairs} pairs" in drawn
