@@ -16,6 +16,9 @@ from vitutils.models.attention import attention
 from vitutils.models.points import PointClassifier, PointMLP, bilinear, nearest, splat
 from vitutils.models.swin import Swin, SwinConfig
 from vitutils.models.transformer import Encoder, look_ups, rotate
+from vitutils.training.masked import MAE as MaskedAutoencoder
+from vitutils.training.masked import pick_tokens, random_masking
+from vitutils.training.views import DINO, Views
 
 STATIC = Path(__file__).resolve().parent.parent / "book" / "_static"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -341,3 +344,34 @@ def test_shapes_in_a_network_for_points():
     drawing = read("point-frame")
     assert [text for text in texts(drawing) if text.startswith("(")] == [*expected, "(B, K)"]
     assert shapes[-1] == (B, K) and f"{len(net.layers)} times" in texts(drawing)
+
+
+def test_a_masked_autoencoder_hides_shuffles_and_restores():
+    drawing = read("mae")
+    shuffled = [int(text) for text in texts(part(drawing, "visible")[0])]
+    noise = torch.ones(1, 16)
+    noise[0, shuffled] = torch.arange(4) / 8
+    ratio = inspect.signature(MaskedAutoencoder).parameters["ratio"].default
+    keep, restore, hidden = random_masking(noise, ratio)
+    assert keep[0].tolist() == shuffled
+    gaps = torch.cat([keep[:, :, None], torch.full((1, 12, 1), -1)], dim=1)
+    back = ["m" if n < 0 else str(n) for n in pick_tokens(gaps, restore).flatten().tolist()]
+    assert texts(part(drawing, "restored")[0]) == back
+    counted = [text for text in texts(part(drawing, "loss")[0]) if text]
+    assert counted == [str(n) for n in hidden[0].nonzero().flatten().tolist()]
+    coloured = [box.get("stroke") == "#0072B2" for box in part(drawing, "image")[0].iter(f"{SVG}rect")]
+    assert coloured == (~hidden[0]).tolist()
+
+
+def test_the_numbers_of_dino_are_its_defaults():
+    drawn = " ".join(read("dino").itertext())
+    defaults = {name: p.default for name, p in inspect.signature(DINO).parameters.items()}
+    assert re.findall(r"temperature ([\d.]+)", " ".join(texts(read("dino")))) == [
+        str(defaults["student_temp"]),
+        str(defaults["teacher_temp"]),
+    ]
+    momentum = defaults["momentum"]
+    assert f"{momentum} × teacher" in drawn and f"{1 - momentum:.2f} × student" in drawn
+    large, views = Views().large, len(Views()(torch.rand(1, 1, 28, 28)))
+    pairs = sum(g != v for g in range(large) for v in range(views))
+    assert f"{views} views: {large} large" in drawn and f"the {pairs} pairs" in drawn
