@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from vit_pytorch import MAE
@@ -290,3 +291,18 @@ def test_the_tour_names_the_chapters_variants():
     assert inspect.signature(MAE).parameters["masking_ratio"].default == 1 - 1 / 4 and "1/4" in told["MAE"]
     shifted = SPT(dim=8, patch_size=2, channels=1).to_patch_tokens[1].normalized_shape[0] // 2**2 - 1
     assert f"{shifted} shifted copies" in told["SPT"]
+
+
+def test_an_adapter_is_drawn_to_scale():
+    drawing, r = read("lora"), 4
+    layer = timm.create_model("vit_tiny_patch16_224", depth=1).blocks[0].attn.qkv
+    out, width = layer.weight.shape
+    expected = {"W": (out, width), "B": (out, r), "A": (r, width)}
+    for name, shape in expected.items():
+        ((box,),) = (list(group.iter(f"{SVG}rect")) for group in part(drawing, name))
+        assert (2 * int(box.get("height")), 2 * int(box.get("width"))) == shape
+        assert f"{shape[0]} × {shape[1]}" in texts(drawing)
+    both = r * (out + width)
+    told = {f"{layer.weight.numel():,} numbers", f"{both:,} numbers in B and A"}
+    assert told <= set(texts(drawing))
+    assert texts(drawing)[-1] == f"{100 * both / layer.weight.numel():.1f} % of those in W"
