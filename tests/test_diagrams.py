@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from vit_pytorch import MAE
@@ -375,3 +376,18 @@ def test_the_numbers_of_dino_are_its_defaults():
     large, views = Views().large, len(Views()(torch.rand(1, 1, 28, 28)))
     pairs = sum(g != v for g in range(large) for v in range(views))
     assert f"{views} views: {large} large" in drawn and f"the {pairs} pairs" in drawn
+
+
+def test_an_adapter_is_drawn_to_scale():
+    drawing, r = read("lora"), 4
+    layer = timm.create_model("vit_tiny_patch16_224", depth=1).blocks[0].attn.qkv
+    out, width = layer.weight.shape
+    expected = {"W": (out, width), "B": (out, r), "A": (r, width)}
+    for name, shape in expected.items():
+        ((box,),) = (list(group.iter(f"{SVG}rect")) for group in part(drawing, name))
+        assert (2 * int(box.get("height")), 2 * int(box.get("width"))) == shape
+        assert f"{shape[0]} × {shape[1]}" in texts(drawing)
+    both = r * (out + width)
+    told = {f"{layer.weight.numel():,} numbers", f"{both:,} numbers in B and A"}
+    assert told <= set(texts(drawing))
+    assert texts(drawing)[-1] == f"{100 * both / layer.weight.numel():.1f} % of those in W"
