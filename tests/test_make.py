@@ -142,6 +142,9 @@ def test_no_network_then_ready(story):
     listed.write_text("# nothing\n")
     done = prepare(story, "-c", "import sys; print(sys.prefix)")
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(story / ".venv"), done.stderr
+    # nothing compiles the grammars of addresses: a package of that name is an ImportError there
+    done = prepare(story, "-c", "import sys; print(sys.modules['rfc3987_syntax'])", **DEAD)
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
     done = prepare(story, "-c", "print('ran'); raise SystemExit(7)", **DEAD)
     assert (done.returncode, done.stdout) == (7, "ran\n"), done.stderr
 
