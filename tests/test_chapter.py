@@ -13,14 +13,15 @@ matplotlib.use("Agg")
 
 import adopt
 import chapter
+import chapter_file
 import chapter_times
 import notebook_rules as rules
 import notebooks
 import solutions
 import tables
 
-ROOT = rules.ROOT
-LAST = rules.notebook_paths()[-1].stem
+ROOT = chapter_file.ROOT
+LAST = chapter_file.notebook_paths()[-1].stem
 NUMBER = int(LAST[:2]) + 1
 NAME = f"{NUMBER}_title"
 FILES = ("_toc.yml", "_config.yml", "index.md", "README.md", "CONTRIBUTING.md", "CITATION.cff")
@@ -55,12 +56,13 @@ def test_a_new_chapter_passes_the_checks_as_it_is(book, monkeypatch):
     chapter.make(book, NAME, "A mirror")
     path, page = book / f"notebooks/{NAME}.ipynb", book / f"book/solutions/{NAME}.md"
     assert rules.check(path, book) == {}
-    assert rules.skeleton(rules.Chapter.read(book / f"notebooks/{LAST}.ipynb", book)) == []
-    assert rules.Chapter.read(path, book).draft
-    assert rules.left_to_do(rules.Chapter.read(path, book)).startswith("; a draft: cells to fill in (@@): 10; words: ")
+    assert rules.skeleton(chapter_file.Chapter.read(book / f"notebooks/{LAST}.ipynb", book)) == []
+    assert chapter_file.Chapter.read(path, book).draft
+    left = rules.left_to_do(chapter_file.Chapter.read(path, book))
+    assert left.startswith("; a draft: cells to fill in (@@): 10; words: ")
     names: dict = {}
-    for cell in rules.Chapter.read(path, book).code:
-        exec(compile(rules.tree(cell), cell["id"], "exec"), names)
+    for cell in chapter_file.Chapter.read(path, book).code:
+        exec(compile(chapter_file.tree(cell), cell["id"], "exec"), names)
     # the checks of exercises and solutions, in that copy
     monkeypatch.setattr(solutions, "ROOT", book)
     on_solutions.test_the_check_refuses_the_stub_and_a_wrong_answer_and_takes_the_solution(on_solutions.tell(page))
@@ -94,7 +96,7 @@ def test_its_entries_are_made_and_a_published_book_refuses_it(book):
     # two in a row, and the times of the others can still be written
     chapter.make(book, f"{NUMBER + 1}_two_words")
     assert [row.title for row in tables.chapters(book) if row.draft][-2:] == [planned.title, "Two words"]
-    before = {path: path.read_bytes() for path in rules.notebook_paths(book)}
+    before = {path: path.read_bytes() for path in chapter_file.notebook_paths(book)}
     for path in before:
         notebooks.write_opening(path, chapter_times.read(book / "book/times.csv"))
     assert {path: path.read_bytes() for path in before} == before

@@ -21,7 +21,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import chapter_file
 import colab
+import notebook_file
 import notebook_rules as rules
 import notebooks as command
 
@@ -30,11 +32,11 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings the same thing
     import tomli as tomllib
 
-specification = importlib.util.spec_from_file_location("the_tests", rules.ROOT / "tools" / "test.py")
+specification = importlib.util.spec_from_file_location("the_tests", chapter_file.ROOT / "tools" / "test.py")
 the_tests = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(the_tests)
 
-PROJECT = tomllib.loads((rules.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((chapter_file.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Colab's own packages that the book uses, and what runs its notebooks; what these need comes along.
 COLAB = (
     *("torch", "torchvision", "numpy", "scipy", "scikit-learn", "scikit-image", "matplotlib", "timm", "safetensors"),
@@ -83,11 +85,11 @@ def link_packages(folder: Path) -> None:
 def copy_repository(folder: Path) -> None:
     """A git repository of what the working tree holds now, less what is ignored."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=rules.ROOT, capture_output=True, text=True, check=True)
+    names = subprocess.run(listing, cwd=chapter_file.ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, names.stdout.split("\0")):
-        if (rules.ROOT / name).is_file():
+        if (chapter_file.ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(rules.ROOT / name, folder / name)
+            shutil.copy2(chapter_file.ROOT / name, folder / name)
     settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false")
     git = ["git", *(word for setting in settings for word in ("-c", setting))]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "The book"]):
@@ -112,7 +114,7 @@ class Colab:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": f"url.{(folder / 'repository').as_uri()}.insteadOf",
-            "GIT_CONFIG_VALUE_0": rules.book_url(),
+            "GIT_CONFIG_VALUE_0": chapter_file.book_url(),
         }
         self.site = Path(self.ask("import sysconfig; print(sysconfig.get_path('purelib'))"))
         stub = self.site / "google" / "colab" / "__init__.py"
@@ -135,7 +137,7 @@ class Colab:
 
 def notebook_of(*sources: str) -> dict:
     cells = [colab.code(f"cell-{number}", source) for number, source in enumerate(sources)]
-    return {"cells": cells, "metadata": rules.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": cells, "metadata": notebook_file.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
 
 
 @pytest.mark.slow
@@ -149,8 +151,8 @@ def test_the_setup_cell_brings_what_colab_lacks_and_replaces_nothing(tmp_path):
     assert simulated.lacking == [*BROUGHT, *HERE_ONLY]
     (tmp_path / "alone").mkdir()
     path = tmp_path / "alone" / "04_x.ipynb"
-    setup = rules.SETUP.format(url=rules.book_url())
-    path.write_text(rules.dumps(notebook_of(setup, PROBE)), encoding="utf-8")
+    setup = rules.SETUP.format(url=chapter_file.book_url())
+    path.write_text(notebook_file.dumps(notebook_of(setup, PROBE)), encoding="utf-8")
     done = command.execute(path, "smoke", simulated.python, simulated.environment)
     files = {name: Path(file) for name, file in json.loads(done.cells[-1].outputs[0].text).items()}
     for name in ("vitutils", "vit_pytorch"):
@@ -179,11 +181,11 @@ def code_of(path: Path) -> list[tuple[str, str]]:
     """(where, source) of a notebook's code cells or of a Python file; magics are left out."""
     if path.suffix == ".py":
         return [(path.name, path.read_text(encoding="utf-8"))]
-    cells = rules.Chapter.read(path).code
-    return [(f"{path.name}, {cell['id']}", ast.unparse(rules.tree(cell))) for cell in cells]
+    cells = chapter_file.Chapter.read(path).code
+    return [(f"{path.name}, {cell['id']}", ast.unparse(chapter_file.tree(cell))) for cell in cells]
 
 
-SOURCES = [*rules.notebook_paths(), *sorted((rules.ROOT / "vitutils").rglob("*.py"))]
+SOURCES = [*chapter_file.notebook_paths(), *sorted((chapter_file.ROOT / "vitutils").rglob("*.py"))]
 COMES_ALONG = with_dependencies((*(Requirement(line).name for line in PROJECT["dependencies"]), "ipykernel"))
 OWNERS = importlib.metadata.packages_distributions()
 
@@ -249,7 +251,7 @@ def without_device(source: str) -> list[str]:
     return [ast.unparse(call.func) for call in heavy if not {k.arg for k in call.keywords} & {"device", None}]
 
 
-@pytest.mark.parametrize("path", rules.notebook_paths(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", chapter_file.notebook_paths(), ids=lambda path: path.stem)
 def test_a_gpu_is_used_where_there_is_one(path):
     sources = code_of(path)
     wrong = {where: calls for where, source in sources if (calls := without_device(source))}
@@ -297,12 +299,12 @@ CELLS = {  # source, what it prints, whether it passes
     "not-yet-there": (NONE_YET, "", True),
     "another-package": ("%pip install -q other", "", True),
     "not-there-either": (NONE_YET, "", True),
-    "setup": (rules.SETUP.format(url=rules.book_url()), "", True),
+    "setup": (rules.SETUP.format(url=chapter_file.book_url()), "", True),
     "from-the-wheel": ("assert vitutils.__path__[0].endswith(os.path.join('wheel', 'vitutils')), vitutils", "", True),
     "unmarked": ("print(id(object()))", "", True),
-    "same": (f"{rules.MARKER}\nprint(env)", "ready\n", True),
-    "different": (f"{rules.MARKER}\nprint(env)", "steady\n", False),
-    "nothing-stored": (f"{rules.MARKER}\nprint(env)", "", False),
+    "same": (f"{notebook_file.MARKER}\nprint(env)", "ready\n", True),
+    "different": (f"{notebook_file.MARKER}\nprint(env)", "steady\n", False),
+    "nothing-stored": (f"{notebook_file.MARKER}\nprint(env)", "", False),
     "raises": ("assert 1 == 2", "", False),
 }
 
@@ -317,13 +319,13 @@ def small_book(tmp_path, monkeypatch) -> Path:
     cells = []
     for name, (source, printed, _) in CELLS.items():
         stored = [{"output_type": "stream", "name": "stdout", "text": printed}] if printed else []
-        count = 1 if source.startswith(rules.MARKER) else None
+        count = 1 if source.startswith(notebook_file.MARKER) else None
         cells.append(colab.code(name, source) | {"outputs": stored, "execution_count": count})
     asked = {"cell_type": "markdown", "id": "asked", "metadata": {}, "source": "**Exercise 4.1 (easy).** What is it?"}
     stub, check = "from vitutils import check\n\nanswer = ...", EXERCISE
     cells += [asked, colab.code("stub", stub), colab.code("check", check)]
     notebook = notebook_of() | {"cells": cells}
-    (root / "notebooks" / "04_x.ipynb").write_text(rules.dumps(notebook), encoding="utf-8")
+    (root / "notebooks" / "04_x.ipynb").write_text(notebook_file.dumps(notebook), encoding="utf-8")
     (root / "notebooks" / "Untitled.ipynb").write_text("for x in", encoding="utf-8")
     (root / "book" / "solutions" / "04_x.md").write_text(PAGE, encoding="utf-8")
     (tmp_path / "wheel" / "vitutils").mkdir(parents=True)
@@ -373,12 +375,12 @@ def test_nbval_sees_what_it_should(small_book, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_holds_what_the_package_reads(tmp_path):
     """Built from this folder, which it leaves as it was."""
-    before = set(rules.ROOT.iterdir())
-    package = colab.wheel(rules.ROOT, tmp_path) / "vitutils"
+    before = set(chapter_file.ROOT.iterdir())
+    package = colab.wheel(chapter_file.ROOT, tmp_path) / "vitutils"
     for folder, pattern in (("vitutils", "*.py"), ("results", "*.csv"), ("book/papers", "*.csv")):
         inside = {path.name for path in package.rglob(pattern)}
-        assert {path.name for path in (rules.ROOT / folder).rglob(pattern)} <= inside, folder
-    assert set(rules.ROOT.iterdir()) == before
+        assert {path.name for path in (chapter_file.ROOT / folder).rglob(pattern)} <= inside, folder
+    assert set(chapter_file.ROOT.iterdir()) == before
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "pyproject.toml").write_text("[project]\nname = 3\n", encoding="utf-8")
     with pytest.raises(ValueError, match="The package cannot be built"):

@@ -16,11 +16,12 @@ import nbformat
 import pytest
 
 import adopt
+import chapter_file
 import course
 import course_guide
 import env
 import handins
-import notebook_rules as rules
+import notebook_file
 import to_otter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,12 +39,12 @@ def points_of(cells: list[dict]) -> dict[str, int]:
 @each
 def test_a_source_is_an_assignment(path):
     assert course.faults(path, ROOT) == []
-    assert sum(course.mark(cell).get("points", 0) for cell in rules.read(path)["cells"]) == 20
+    assert sum(course.mark(cell).get("points", 0) for cell in notebook_file.read(path)["cells"]) == 20
 
 
 @each
 def test_the_hand_ins_are_of_every_kind_and_each_test_fails_one(path):
-    listed, points = handins.read(path), points_of(rules.read(path)["cells"])
+    listed, points = handins.read(path), points_of(notebook_file.read(path)["cells"])
     for kind, least in KINDS.items():
         found = [name for name in listed if name == kind or (kind.endswith("-") and name.startswith(kind))]
         assert len(found) >= least, f"expected {least} of the kind {kind}, got {found}"
@@ -101,13 +102,13 @@ def spoil_mark(name: str, **changes):
     (lambda notebook: cell_of(notebook, "split").update(execution_count=3), "not in the stored form"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_what_a_source_lacks_is_said_by_cell(change, complaint, tmp_path):
-    notebook = rules.read(SOURCES[0])
+    notebook = notebook_file.read(SOURCES[0])
     change(notebook)
     path = tmp_path / SOURCES[0].stem / SOURCES[0].name
     path.parent.mkdir()
     if "two of that name" in complaint:
         cell_of(notebook, "split")["id"] = "turn"
-    path.write_text(rules.dumps(notebook), "utf-8")
+    path.write_text(notebook_file.dumps(notebook), "utf-8")
     assert any(complaint in fault for fault in course.faults(path, ROOT)), course.faults(path, ROOT)
 
 
@@ -118,7 +119,7 @@ def test_a_leak_is_found(path, tmp_path):
     students = ROOT / "course" / "students" / path.name
     assert any("BEGIN SOLUTION" in line for line in found) and any("BEGIN HIDDEN" in line for line in found)
     assert course.leaks(path, students) == []
-    notebook, secrets = rules.read(students), [line for line in found if not line.startswith(("###", "<!--"))]
+    notebook, secrets = notebook_file.read(students), [line for line in found if not line.startswith(("###", "<!--"))]
     for secret in secrets:
         notebook["cells"][1]["source"] = f"x = 1\n    {secret}"
         (tmp_path / path.name).write_text(json.dumps(notebook), "utf-8")
@@ -144,9 +145,9 @@ def test_hand_ins_and_grades_are_not_overwritten(tmp_path):
 def test_nothing_is_written_if_an_assignment_is_out_of_form(tmp_path, capsys):
     pytest.importorskip("nbgrader", reason="nbgrader is not installed: `make course` does it")
     root = a_root(tmp_path)
-    notebook = rules.read(course.sources(root)[0])
+    notebook = notebook_file.read(course.sources(root)[0])
     spoil_mark("split-test", points=None)(notebook)
-    course.sources(root)[0].write_text(rules.dumps(notebook), "utf-8")
+    course.sources(root)[0].write_text(notebook_file.dumps(notebook), "utf-8")
     assert course.main(["--root", str(root)]) == 2
     assert "1_convolution.ipynb: cell 'split-test': is graded, but has no points" in capsys.readouterr().err
     assert not [*(root / "_build").glob("[!.]*")] and not (root / "course" / "students").exists()
@@ -160,7 +161,7 @@ def test_adopt_reaches_the_buttons(tmp_path):
     shutil.copy(ROOT / "course" / "students" / path.name, students)
     adopt.adopt(root, "https://github.com/me/my-book", "trunk")
     assert course.faults(path, root) == []
-    for notebook in (rules.read(path), rules.read(students)):
+    for notebook in (notebook_file.read(path), notebook_file.read(students)):
         title, setup = (cell_of(notebook, name)["source"] for name in ("title", "setup"))
         assert "/github/me/my-book/blob/trunk/course/students/1_convolution.ipynb)" in title
         assert "github.com/me/my-book" in setup
@@ -169,15 +170,16 @@ def test_adopt_reaches_the_buttons(tmp_path):
 def test_the_guide_holds_what_the_files_say():
     guide = course_guide.write(ROOT, SOURCES)
     for path in SOURCES:
-        assert f"\n## {rules.text(rules.read(path)['cells'][0]['source']).splitlines()[0][2:]}\n" in guide
-        assert all(f"| `{test}` | {points} |" in guide for test, points in points_of(rules.read(path)["cells"]).items())
+        cells = notebook_file.read(path)["cells"]
+        assert f"\n## {notebook_file.text(cells[0]['source']).splitlines()[0][2:]}\n" in guide
+        assert all(f"| `{test}` | {points} |" in guide for test, points in points_of(cells).items())
         assert all(" ".join(cell.why.split()) in guide for one in handins.read(path).values() for cell in one.cells)
         for heading in ("Aims", "Timing", "Common wrong answers", "What to change each year"):
             assert f"### {heading}\n" in (path.parent / "guide.md").read_text("utf-8")
 
 
 def test_a_hand_in_names_cells_that_are_there():
-    source = rules.read(SOURCES[0])
+    source = notebook_file.read(SOURCES[0])
     wrong = handins.HandIn(points=0, cells=(handins.Cell("split-test", "no answer", "pass"),))
     with pytest.raises(ValueError, match="no cell to fill in is called split-test; expected correlate, split"):
         handins.make(source, source, "wrong", wrong)
@@ -254,7 +256,7 @@ def test_make_course_installs_nbgrader():
 
 
 def test_the_website_holds_nothing_of_the_course():
-    assert not [entry for entry in rules.toc_files(ROOT) if entry.startswith("course/")]
+    assert not [entry for entry in chapter_file.toc_files(ROOT) if entry.startswith("course/")]
     pages = (ROOT / ".github" / "workflows" / "pages.yml").read_text("utf-8")
     assert re.findall(r"^\s*path: (_build\S*)", pages, re.M) == ["_build/html"]
 
@@ -269,7 +271,7 @@ class Graded:
         self.path, self.folder, self.name = path, folder, path.stem
         self.handins = handins.read(path)
         course.generate(folder, [path], ROOT)
-        self.release = rules.read(folder / "release" / path.stem / path.name)
+        self.release = notebook_file.read(folder / "release" / path.stem / path.name)
         self.hand_in()
         self.grade()
 
@@ -277,7 +279,7 @@ class Graded:
         archive = self.folder / "downloaded" / self.name / "archive"
         archive.mkdir(parents=True)
         for name, one in self.handins.items():
-            notebook = handins.make(rules.read(self.path), self.release, name, one)
+            notebook = handins.make(notebook_file.read(self.path), self.release, name, one)
             (archive / f"{name}-{self.path.name}").write_text(json.dumps(notebook), "utf-8")
 
     def limit(self, seconds: int, tests: set[str]) -> None:
@@ -314,7 +316,7 @@ class Graded:
 
     def said(self, name: str) -> dict[str, str]:
         """What the errors of each cell say."""
-        notebook = rules.read(self.folder / "autograded" / name / self.name / self.path.name)
+        notebook = notebook_file.read(self.folder / "autograded" / name / self.name / self.path.name)
         errors = {}
         for cell in notebook["cells"]:
             found = [one for one in cell.get("outputs", ()) if one["output_type"] == "error"]
@@ -334,7 +336,7 @@ def graded(request, tmp_path_factory):
 
 @pytest.mark.slow
 def test_points_are_those_that_the_list_names(graded):
-    cells = rules.read(graded.path)["cells"]
+    cells = notebook_file.read(graded.path)["cells"]
     points = points_of(cells)
     for name, one in graded.handins.items():
         lost = set(points) if name == "blank" else set(one.fails)
@@ -348,7 +350,7 @@ def test_points_are_those_that_the_list_names(graded):
 
 @pytest.mark.slow
 def test_answers_in_words_wait_for_the_teacher_unless_there_is_none(graded):
-    marks = [course.mark(cell) for cell in rules.read(graded.path)["cells"]]
+    marks = [course.mark(cell) for cell in notebook_file.read(graded.path)["cells"]]
     words = [mark["grade_id"] for mark in marks if mark.get("grade") and mark["solution"]]
     assert words
     for name in words:
@@ -368,4 +370,4 @@ def test_feedback_says_why_a_point_is_lost(graded):
 def test_the_release_holds_no_solution_and_no_hidden_test(graded):
     assert course.leaks(graded.path, graded.folder / "release" / graded.name / graded.path.name) == []
     students = ROOT / "course" / "students" / graded.path.name
-    assert rules.read(students) == graded.release, "the students' copy is an old one: run `make course`"
+    assert notebook_file.read(students) == graded.release, "the students' copy is an old one: run `make course`"

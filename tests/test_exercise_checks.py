@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 
 import torch
 
-import notebook_rules as rules
+import chapter_file
 import solutions
 
 FILES = sorted((Path(__file__).parent / "exercise_answers").glob("chapters_*.py"))
@@ -79,7 +79,7 @@ def quiet():
     threads, state, before = torch.get_num_threads(), torch.get_rng_state(), os.getcwd()
     with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context():
         patch.setenv("VITBOOK_SCALE", "smoke")
-        os.chdir(rules.ROOT / "notebooks")
+        os.chdir(chapter_file.ROOT / "notebooks")
         yield
         os.chdir(before)
     torch.set_num_threads(threads)

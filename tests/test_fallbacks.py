@@ -11,7 +11,8 @@ import pytest
 from docutils import nodes
 
 import fallbacks
-from notebook_rules import notebook_paths, read
+from chapter_file import notebook_paths
+from notebook_file import read
 from vitutils import data
 
 ROOT = Path(__file__).resolve().parents[1]

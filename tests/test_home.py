@@ -21,7 +21,7 @@ from test_browser_vit import FILES, run_js
 
 import home
 import moving
-from notebook_rules import notebook_paths
+from chapter_file import notebook_paths
 from vitutils.models.weights import load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]

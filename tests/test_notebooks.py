@@ -18,10 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+import chapter_file
+import notebook_file
 import notebook_rules as rules
 import notebooks as command
 
-CHAPTERS = rules.notebook_paths()
+CHAPTERS = chapter_file.notebook_paths()
 URL = "https://github.com/your_org/vit-book"
 
 
@@ -96,18 +98,18 @@ def code(cell_id: str, source: str, alt: str = "", prints: str = "", tags: list[
     metadata |= {"tags": tags} if tags else {}
     metadata |= {"cellView": "form"} if "hide-input" in (tags or []) else {}
     outputs = [{"name": "stdout", "output_type": "stream", "text": [prints]}] if prints else []
-    count = 1 if source.startswith(rules.MARKER) else None
+    count = 1 if source.startswith(notebook_file.MARKER) else None
     cell = {"cell_type": "code", "execution_count": count, "metadata": metadata, "outputs": outputs}
     return markdown(cell_id, source) | cell
 
 
 def notebook(*cells: dict) -> dict:
     cells = [dict(sorted(cell.items())) for cell in copy.deepcopy(cells)]
-    return {"cells": cells, "metadata": rules.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": cells, "metadata": notebook_file.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
 
 
 def stored(path: Path, *cells: dict) -> Path:
-    path.write_text(rules.dumps(notebook(*cells)), encoding="utf-8")
+    path.write_text(notebook_file.dumps(notebook(*cells)), encoding="utf-8")
     return path
 
 
@@ -132,19 +134,19 @@ GOOD = [
 
 
 @pytest.fixture
-def book(tmp_path) -> rules.Chapter:
+def book(tmp_path) -> chapter_file.Chapter:
     """A small book with one chapter that keeps every rule."""
     for name, source in PAGES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(source, encoding="utf-8")
     (tmp_path / "notebooks").mkdir()
-    return rules.Chapter.read(stored(tmp_path / "notebooks" / "04_made_up.ipynb", *GOOD), tmp_path)
+    return chapter_file.Chapter.read(stored(tmp_path / "notebooks" / "04_made_up.ipynb", *GOOD), tmp_path)
 
 
 # What spoils the good chapter; each returns a function of it.
 
 
-def cell(book: rules.Chapter, cell_id: str) -> dict:
+def cell(book: chapter_file.Chapter, cell_id: str) -> dict:
     return next(cell for cell in book.cells if cell["id"] == cell_id)
 
 
@@ -162,7 +164,7 @@ def append(cell_id: str, more: str):
 
 
 def insert(after: str, *new: dict):
-    new = [one | {"source": rules.text(one["source"])} for one in new]
+    new = [one | {"source": notebook_file.text(one["source"])} for one in new]
     return lambda book: book.cells.__setitem__(slice(at := book.cells.index(cell(book, after)) + 1, at), new)
 
 
@@ -187,7 +189,7 @@ def on_disk(name: str, old: str, new: str):
     return spoil
 
 
-def another_chapter(book: rules.Chapter) -> None:
+def another_chapter(book: chapter_file.Chapter) -> None:
     (book.root / "notebooks" / "05_next.ipynb").write_text("{}", encoding="utf-8")
     with (book.root / "_toc.yml").open("a", encoding="utf-8") as toc:
         toc.write("  - file: notebooks/05_next\n")
@@ -336,16 +338,17 @@ def test_ruff_is_asked_too(tmp_path, source, says):
 def test_refresh_stores_marked_outputs_and_nothing_else(tmp_path):
     plain = code("plain", "import sys\nprint('not kept')\nprint('nor this', file=sys.stderr)")
     path = stored(tmp_path / "04_x.ipynb", plain,
-                  code("marked", f"{rules.MARKER}\nprint('naïve')\n(1, 2)", prints="old\n"))  # fmt: skip
+                  code("marked", f"{notebook_file.MARKER}\nprint('naïve')\n(1, 2)", prints="old\n"))  # fmt: skip
     assert command.main(["refresh", str(path)]) == 0
-    plain, marked = rules.read(path)["cells"]
+    plain, marked = notebook_file.read(path)["cells"]
     assert plain["outputs"] == [] and plain["execution_count"] is None
     assert marked["outputs"][0]["text"] == ["naïve\n"] and marked["metadata"] == {"keep_output": True}
     assert marked["outputs"][1]["data"] == {"text/plain": ["(1, 2)"]}
-    assert rules.stored_form(rules.Chapter.read(path)) == []
+    assert rules.stored_form(chapter_file.Chapter.read(path)) == []
 
 
 DRAWN = "from IPython.display import Image, display\ndisplay(Image(b'\\x89PNG\\r\\n\\x1a\\n'))"
+MARKED = f"{notebook_file.MARKER}\n"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +357,7 @@ DRAWN = "from IPython.display import Image, display\ndisplay(Image(b'\\x89PNG\\r
         ([("a", "raise ValueError('half')")], ["cell 'a' fails: ValueError: half\n"]),
         ([("", "1 / 0")], ["cell 'cell-1' fails: ZeroDivisionError: division by zero\n"]),
         ([("a", "import os; os._exit(3)")], ["'a': DeadKernelError: the kernel ended by itself (exit status 3)\n"]),
-        ([("a", f"{rules.MARKER}\nimport warnings\nwarnings.warn('x')"), ("b", f"{rules.MARKER}\nx = 1"), ("c", DRAWN)],
+        ([("a", MARKED + "import warnings\nwarnings.warn('x')"), ("b", MARKED + "x = 1"), ("c", DRAWN)],
          ["'a' is marked and gives more than", "'b' is marked and prints nothing", "'c' draws a picture and has no"]),
     ],
 )  # fmt: skip
@@ -395,7 +398,7 @@ def test_strip_gives_words_for_ids_that_an_editor_drew(tmp_path):
     path = stored(tmp_path / "04_x.ipynb", *cells)
     assert command.main(["strip", str(path)]) == 0
     named = ["mirror-images-return", "mirror-loses-nothing", "a-good-one", "mirror-images", "cell"]
-    assert [cell["id"] for cell in rules.read(path)["cells"]] == named
+    assert [cell["id"] for cell in notebook_file.read(path)["cells"]] == named
 
 
 # ---------------------------------------------------------------- notebooks that come back
@@ -404,7 +407,7 @@ COLAB = {"colab": {"provenance": [], "gpuType": "T4"}, "accelerator": "GPU", "ke
 MAGICS = "x = !ls\nnn.Linear?\n?x\nif x:\n    %time y = 1", "%%writefile a.py\nclass A: pass", "%%bash\nls |", "await x"
 
 
-def given_back(book: rules.Chapter, change) -> Path:
+def given_back(book: chapter_file.Chapter, change) -> Path:
     """The made-up book's chapter as somebody sends it: `change` is done to the file's JSON."""
     whole = json.loads(book.path.read_text(encoding="utf-8"))
     change(whole)
@@ -436,7 +439,7 @@ def from_colab(notebook):
     ],
 )
 def test_what_only_draws_or_only_asserts_is_folded(source, folded):
-    done = rules.normalise(notebook(code("look", source)))["cells"][0]["metadata"]
+    done = notebook_file.normalise(notebook(code("look", source)))["cells"][0]["metadata"]
     assert (done.get("tags") == ["hide-input"]) == folded == (done.get("cellView") == "form")
 
 
@@ -457,19 +460,19 @@ def test_colab_takes_the_ids_and_strip_gives_them_back(book, capsys):
 
     assert command.main(["strip", str(given_back(book, and_changed))]) == 0
     assert "give these a name: cell-1" in capsys.readouterr().out
-    assert [cell["id"] for cell in rules.read(path)["cells"]] == [cell["id"] for cell in GOOD] + ["cell-1"]
+    assert [cell["id"] for cell in notebook_file.read(path)["cells"]] == [cell["id"] for cell in GOOD] + ["cell-1"]
 
 
 def windows(notebook):
     for cell in notebook["cells"]:
-        cell["source"] = rules.text(cell["source"]).replace("\n", "\r\n")
+        cell["source"] = notebook_file.text(cell["source"]).replace("\n", "\r\n")
 
 
 def bare(notebook):
     notebook.pop("metadata")
     for cell in notebook["cells"]:
-        cell["source"] = rules.text(cell["source"])
-        if not rules.is_marked(cell) and not rules.alt_text(cell):
+        cell["source"] = notebook_file.text(cell["source"])
+        if not notebook_file.is_marked(cell) and not notebook_file.alt_text(cell):
             cell.pop("metadata"), cell.pop("outputs", None), cell.pop("execution_count", None)
 
 
@@ -499,9 +502,9 @@ def test_strip_keeps_pasted_pictures_raw_cells_and_what_is_not_python(book):
     new += [code(f"magic-{number}", source) for number, source in enumerate((*MAGICS, "for x in", "x = 'a\\d\u2028b'"))]
     path = given_back(book, lambda notebook: notebook["cells"].extend(new))
     assert command.main(["strip", str(path)]) == 0
-    found = {cell["id"]: cell for cell in rules.read(path)["cells"]}
+    found = {cell["id"]: cell for cell in notebook_file.read(path)["cells"]}
     assert found["pasted"]["attachments"] == pasted and found["raw"]["metadata"] == {"format": "text/html"}
-    assert [found[cell["id"]]["source"] for cell in new] == [rules.text(cell["source"]) for cell in new]
+    assert [found[cell["id"]]["source"] for cell in new] == [notebook_file.text(cell["source"]) for cell in new]
 
 
 def holding(**more) -> bytes:
@@ -541,20 +544,20 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        command.write(path, rules.read(path))
+        command.write(path, notebook_file.read(path))
     assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["Untitled.ipynb", "04_made_up (1).ipynb", ".ipynb_checkpoints/04_made_up.ipynb"])
 def test_a_scratch_notebook_beside_the_chapters_is_left_alone(book, capsys, monkeypatch, name):
-    monkeypatch.setattr(rules, "ROOT", book.root)
+    monkeypatch.setattr(chapter_file, "ROOT", book.root)
     scratch = book.path.parent / name
     scratch.parent.mkdir(exist_ok=True)
     scratch.write_bytes(b"")
     for word in ("check", "strip", "refresh"):
         assert command.main([word, str(scratch)]) == 0
         assert f"{scratch.name}: left alone, _toc.yml does not name it" in capsys.readouterr().out
-    assert scratch.read_bytes() == b"" and rules.notebook_paths(book.root) == [book.path]
+    assert scratch.read_bytes() == b"" and chapter_file.notebook_paths(book.root) == [book.path]
     assert command.main(["strip"]) == 0  # all chapters
     assert "04_made_up.ipynb: nothing to strip" in capsys.readouterr().out
 
@@ -592,7 +595,7 @@ def test_the_compiling_cell_says_nothing_on_stderr(tmp_path, compiler, says):
         | ({"CXX": compiler} if compiler else {})
     )
     ran = subprocess.run(
-        [sys.executable, "-c", COMPILE, rules.ROOT / "notebooks" / "14_speed.ipynb"],
+        [sys.executable, "-c", COMPILE, chapter_file.ROOT / "notebooks" / "14_speed.ipynb"],
         env=settings,
         capture_output=True,
         text=True,

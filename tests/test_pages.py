@@ -24,8 +24,10 @@ from pybtex.database import parse_file
 import tables
 from apidoc import convert
 from bookcite import short_name
+from chapter_file import broken_links, config, headings, notebook_paths, said, slugify, tokens
 from markers import without_markers
-from notebook_rules import broken_links, config, headings, notebook_paths, other_words, read, said, slugify, tokens
+from notebook_file import read
+from notebook_rules import other_words
 from pagehead import pages_address
 from previews import PAGE, meanings, preview
 

@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 
 import torch
 
+import chapter_file
 import notebook_rules as rules
 import solutions
 from vitutils import data
@@ -120,7 +121,7 @@ def test_a_page_is_set_up_without_fashion_mnist_too(page, monkeypatch):
 
 
 def test_a_page_a_chapter_a_section_an_exercise():
-    assert [page.stem for page in PAGES] == [path.stem for path in rules.notebook_paths()]
+    assert [page.stem for page in PAGES] == [path.stem for path in chapter_file.notebook_paths()]
     for page in PAGES:
         asked, read = solutions.exercises(solutions.chapter_of(page)), solutions.read(page)
         assert list(read.solutions) == list(asked) == [f"{int(page.stem[:2])}.{n}" for n in (1, 2, 3)]
@@ -130,7 +131,7 @@ def test_a_page_a_chapter_a_section_an_exercise():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_has_what_it_needs(page):
-    chapter, read = rules.Chapter.read(solutions.chapter_of(page)), solutions.read(page)
+    chapter, read = chapter_file.Chapter.read(solutions.chapter_of(page)), solutions.read(page)
     part = chapter.prose.partition("## Exercises\n")[2].partition("\n## ")[0]
     assert f"[worked solutions](../book/solutions/{page.name})" in part
     for number, asked in solutions.exercises(chapter.path).items():
@@ -140,7 +141,7 @@ def test_a_page_has_what_it_needs(page):
         hidden = ["hide-input" in metadata.get("tags", []) for metadata in answer.metadata]
         assert hidden == [n == 1 for n in range(len(hidden))]
         assert f"[The exercise](../../notebooks/{page.stem}.ipynb#exercises)" in answer.words
-        assert 15 <= rules.word_count(answer.words) <= 160
+        assert 15 <= chapter_file.word_count(answer.words) <= 160
         assert 12 <= len(asked.hint.split()) <= 45 and asked.hint[-1] in ".?" and "\n" not in asked.hint
         for cell, metadata in zip(answer.cells, answer.metadata, strict=True):
             if rules.draws({"cell_type": "code", "source": cell}):
@@ -152,9 +153,9 @@ def test_a_pages_cells_are_short_and_repeat_the_chapters_to_the_word(page):
     """A helper that the page's setup, or a cell after a check, defines and the chapter or vitutils too."""
     read, chapter = solutions.read(page), solutions.chapter_of(page)
     theirs = {name: ast.dump(ast.parse(code).body[0]) for name, code in solutions.helpers(chapter).items()}
-    package, answers = rules.package_definitions(), read.solutions.values()
+    package, answers = chapter_file.package_definitions(), read.solutions.values()
     again = [*read.setup, *(cell for answer in answers for cell in answer.after)]
-    for node in (node for cell in again for node in rules.definitions(ast.parse(cell))):
+    for node in (node for cell in again for node in chapter_file.definitions(ast.parse(cell))):
         told = f"{node.name} differs from the chapter's; run: python tools/solutions.py copy"
         assert ast.dump(node) == theirs.get(node.name, ast.dump(node)), told
         copies = package.get(node.name, {})
@@ -171,7 +172,7 @@ def test_a_pages_cells_are_short_and_repeat_the_chapters_to_the_word(page):
 def trees(path: Path) -> list[ast.Module]:
     """All code of a chapter or a page of solutions."""
     if path.suffix == ".ipynb":
-        return [rules.tree(cell) for cell in rules.Chapter.read(path).code]
+        return [chapter_file.tree(cell) for cell in chapter_file.Chapter.read(path).code]
     return [ast.parse(cell.source) for cell in solutions.code_in(path.read_text(encoding="utf-8"))]
 
 
@@ -185,7 +186,7 @@ def identities(module: ast.Module) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [*rules.notebook_paths(), *PAGES], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*chapter_file.notebook_paths(), *PAGES], ids=lambda path: path.name)
 def test_nothing_asks_whether_a_number_is_the_object_true(path):
     assert identities(ast.parse("a is None; True is b; c is not False")) == ["True is b", "c is not False"]
     assert [found for tree in trees(path) for found in identities(tree)] == []

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import chapter_file
 import chapter_times as times
-import notebook_rules as rules
+import notebook_file
 import notebooks
 import status
 import vitutils
 from vitutils.data import _official, sources
 
-ROOT = rules.ROOT
+ROOT = chapter_file.ROOT
 RECORD = times.read(ROOT / "book" / "times.csv")
-CHAPTERS = {path.stem: rules.Chapter.read(path) for path in rules.notebook_paths()}
+CHAPTERS = {path.stem: chapter_file.Chapter.read(path) for path in chapter_file.notebook_paths()}
 WRITTEN = [name for name, chapter in CHAPTERS.items() if not chapter.draft]  # a draft need not be measured yet
 ROW = {"chapter": "01_one", "scale": "cpu", "device": "cpu, 2 threads", "data": "none", "seconds": 70.0}
 ROW |= {"day": "2026-01-01", "python": "3.11.7", "torch": "2.9.0", "note": "while it rained"}
@@ -26,7 +27,7 @@ ROW |= {"day": "2026-01-01", "python": "3.11.7", "torch": "2.9.0", "note": "whil
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_chapter_s_opening_and_budget_agree_with_the_record(name):
-    title = rules.text(CHAPTERS[name].cells[0]["source"])
+    title = notebook_file.text(CHAPTERS[name].cells[0]["source"])
     assert times.with_opening(title, RECORD, name) == title, f"{name}: run `python tools/notebooks.py times`"
     for scale, most in (("smoke", 20), ("cpu", 180), ("gpu", 360)):
         most *= 1.3  # the budget is a quiet machine's; the record's notes say what else ran
@@ -56,9 +57,9 @@ def test_megabytes_in_the_openings_are_those_of_the_sources():
     known = {f"{size:.0f} MB" for size in (*single, tiny, tiny + megabytes_of("resnet10t"))}
     known.add(f"{large / 1000:.1f} GB")
     for name, chapter in CHAPTERS.items():
-        said = set(re.findall(r"[\d.]+ [MG]B", times.TIME.search(rules.text(chapter.cells[0]["source"]))[0]))
+        said = set(re.findall(r"[\d.]+ [MG]B", times.TIME.search(notebook_file.text(chapter.cells[0]["source"]))[0]))
         assert said <= known, f"{name} says {said - known}; known are {known}"
-        code = "\n".join(rules.text(cell["source"]) for cell in chapter.code)
+        code = "\n".join(notebook_file.text(cell["source"]) for cell in chapter.code)
         asked = r"""(?:data|pictures)\.load\w*\(\s*["']fashion_mnist|weights\.load\w*\(\W*\w*|backbone_and_photos"""
         loads = [load for load in re.findall(asked, code) if "pocket" not in load]  # which comes with the package
         assert bool(said) == bool(loads), f"{name}: downloads said: {said or 'nothing'}"
@@ -135,7 +136,8 @@ def notebook(title: str, code: str) -> str:
         {"cell_type": "markdown", "id": "title", "metadata": {}, "source": f"# {title}"},
         {"cell_type": "code", "id": "c", "metadata": {}, "source": code, "execution_count": None, "outputs": []},
     ]
-    return rules.dumps({"cells": cells, "metadata": rules.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5})
+    whole = {"cells": cells, "metadata": notebook_file.NOTEBOOK_METADATA, "nbformat": 4, "nbformat_minor": 5}
+    return notebook_file.dumps(whole)
 
 
 def build(root: Path) -> list[list[str]]:

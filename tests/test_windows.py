@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import book
+import chapter_file
 import env
 import notebook_rules as rules
 import solutions
@@ -111,7 +112,7 @@ def test_nothing_is_read_or_judged_anew_for_its_line_ends(windows, monkeypatch):
     assert {name: stamp.code_of(name) for name in here} == here and here
     for path in [*sorted(ROOT.glob("results/*.csv"))[:2], *sorted(ROOT.glob("book/papers/*.csv"))[:1]]:
         assert str(results.read_rows(windows / path.relative_to(ROOT))) == str(results.read_rows(path))
-    path = rules.notebook_paths()[3]
+    path = chapter_file.notebook_paths()[3]
     assert rules.check(windows / path.relative_to(ROOT), windows) == {}
     page = sorted(solutions.PAGES.glob("*.md"))[0]
     read, there = solutions.read(page), solutions.read(windows / page.relative_to(ROOT))

@@ -24,7 +24,7 @@ from myst_nb.core.config import NbParserConfig
 from myst_nb.core.read import create_nb_reader
 from myst_parser.config.main import MdParserConfig
 
-import notebook_rules as rules
+import chapter_file
 import running
 
 TIMES = re.compile(r"timing\.(race|clock)\(|\bthreads=")
@@ -45,9 +45,9 @@ def read(path: Path) -> nbformat.NotebookNode | None:
 
 def left(root: Path, cache) -> list[Path]:
     """The pages that can run side by side and whose outputs the cache does not have: chapters first."""
-    pages = [root / f"{entry}.md" for entry in rules.toc_files(root)]
+    pages = [root / f"{entry}.md" for entry in chapter_file.toc_files(root)]
     found = []
-    for path in [*rules.notebook_paths(root), *(path for path in pages if path.exists())]:
+    for path in [*chapter_file.notebook_paths(root), *(path for path in pages if path.exists())]:
         try:
             notebook = read(path)
         except Exception:  # jupyter-book says what is wrong with it

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from myst_nb.core.read import read_myst_markdown_notebook
 
+import chapter_file
+import notebook_file
 import notebook_rules as rules
 import tables
 
@@ -32,7 +34,7 @@ class Refused(Exception):
 
 def last(root: Path) -> str:
     """The name of the chapter with the highest number in `_toc.yml`."""
-    names = [Path(entry).stem for entry in rules.toc_files(root) if re.match(r"notebooks/\d+_", entry)]
+    names = [Path(entry).stem for entry in chapter_file.toc_files(root) if re.match(r"notebooks/\d+_", entry)]
     if not names:
         raise Refused("There is no chapter in _toc.yml that a new one could follow.")
     return max(names, key=lambda name: int(name.partition("_")[0]))
@@ -46,7 +48,7 @@ def check_given(root: Path, name: str, title: str) -> None:
         given = f"Not a chapter's name: {name!r}." if name else "Which chapter?"
         raise Refused(f"{given} Two digits, then small letters and digits in words joined by _:\n  {example}")
     there = [file for file in (f"notebooks/{name}.ipynb", f"book/solutions/{name}.md") if (root / file).exists()]
-    there += [f"_toc.yml: {entry}" for entry in rules.toc_files(root) if Path(entry).stem == name]
+    there += [f"_toc.yml: {entry}" for entry in chapter_file.toc_files(root) if Path(entry).stem == name]
     if there:
         raise Refused(f"{name} exists already: {', '.join(there)}.")
     if int(name[:2]) != number:
@@ -64,7 +66,7 @@ def notebook(source: str, setup: str) -> dict:
     for cell in cells:
         cell["id"] = cell["metadata"].pop("id")
         cell["source"] = setup if cell["id"] == "setup" else cell["source"]
-    return rules.normalise({"cells": cells})
+    return notebook_file.normalise({"cells": cells})
 
 
 def with_entry(toc: str, after: str, entry: str) -> str:
@@ -88,16 +90,16 @@ def no_longer_planned(toc: str, title: str, previous: str, name: str) -> str:
 
 def lead_on(path: Path, name: str) -> str:
     """The chapter before, whose last paragraph leads to the new one."""
-    chapter = rules.Chapter.read(path)
+    chapter = chapter_file.Chapter.read(path)
     link = f"*Next.* [Chapter {int(name[:2])}](./{name}.ipynb)"
     for cell in reversed(chapter.markdown):
-        source = rules.text(cell["source"])
+        source = notebook_file.text(cell["source"])
         told = re.search(r"^\*Next\.\* .* is in preparation(: .+)\Z", source, flags=re.M | re.S)
         following = link + (told[1] if told else " goes on from here.")
         new = re.sub(r"^\*Next\.\* .*\Z", lambda _, line=following: line, source, flags=re.M | re.S)
         if new != source:
             cell["source"] = new.splitlines(keepends=True)
-            return rules.dumps(rules.normalise(chapter.notebook))
+            return notebook_file.dumps(notebook_file.normalise(chapter.notebook))
     raise Refused(f"{path.name}: expected a last paragraph that begins with '*Next.* '")
 
 
@@ -124,14 +126,14 @@ def make(root: Path, name: str, title: str = "") -> list[str]:
     def filled(file: str) -> str:
         return re.sub(r"\{\{(\w+)\}\}", lambda found: words[found[1]], (SKELETON / file).read_text(encoding="utf-8"))
 
-    fresh = notebook(filled("chapter.md"), rules.SETUP.format(url=rules.book_url(root)))
-    checks = [rules.text(cell["source"]) for cell in fresh["cells"] if cell["id"].endswith("-check")]
+    fresh = notebook(filled("chapter.md"), rules.SETUP.format(url=chapter_file.book_url(root)))
+    checks = [notebook_file.text(cell["source"]) for cell in fresh["cells"] if cell["id"].endswith("-check")]
     words |= {f"CHECK_{number}": check for number, check in enumerate(checks[-3:], 1)}
     path, before, toc = root / f"notebooks/{name}.ipynb", root / f"notebooks/{previous}.ipynb", root / "_toc.yml"
     entries = with_entry(toc.read_text(encoding="utf-8"), f"notebooks/{previous}", f"notebooks/{name}")
     entries = with_entry(entries, f"book/solutions/{previous}", f"book/solutions/{name}")
     entries = no_longer_planned(entries, title, previous, name)
-    new = {path: rules.dumps(fresh), root / f"book/solutions/{name}.md": filled("solutions.md")}
+    new = {path: notebook_file.dumps(fresh), root / f"book/solutions/{name}.md": filled("solutions.md")}
     new |= {before: lead_on(before, name), toc: entries}
     with all_or_none([*new, *(root / file for file in tables.TABLES)]):
         for file, content in new.items():
@@ -148,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--title", default=os.environ.get("TITLE", ""), help="else made from the name")
     given = parser.parse_args(arguments)
     try:
-        written = make(rules.ROOT, given.name, given.title)
+        written = make(chapter_file.ROOT, given.name, given.title)
     except (Refused, OSError, ValueError) as refused:
         print(f"{refused}\nNothing was changed.", file=sys.stderr)
         return 2

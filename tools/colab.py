@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import notebook_rules as rules
+import chapter_file
 import solutions
 
 KERNEL = "colab"
@@ -44,7 +44,7 @@ def code(name: str, source: str) -> dict:
 
 def with_solutions(path: Path, page: Path) -> dict:
     """The chapter, with the page's worked solutions where the exercises stand."""
-    notebook = rules.Chapter.read(path).notebook
+    notebook = chapter_file.Chapter.read(path).notebook
     if not page.is_file():
         return notebook
     answers, cells = solutions.read(page).solutions, []
@@ -70,7 +70,7 @@ def prepare(root: Path, folder: Path) -> tuple[list[Path], dict[str, str]]:
     Raises ValueError where the package cannot be built, or an exercise or its page is out of form.
     """
     copies = []
-    for path in rules.notebook_paths(root):
+    for path in chapter_file.notebook_paths(root):
         copy = folder / path.stem / path.name
         copy.parent.mkdir()
         page = root / "book" / "solutions" / f"{path.stem}.md"

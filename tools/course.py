@@ -21,9 +21,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import chapter_file
 import course_guide
 import env
 import mend
+import notebook_file
 import notebook_rules as rules
 import running
 import tables
@@ -50,8 +52,8 @@ def sources(root: Path = ROOT) -> list[Path]:
 
 def badge(root: Path, name: str) -> str:
     """The button that opens a student's notebook on Colab."""
-    where = rules.book_url(root).removeprefix("https://github.com/")
-    branch = rules.config(root)["repository"]["branch"]
+    where = chapter_file.book_url(root).removeprefix("https://github.com/")
+    branch = chapter_file.config(root)["repository"]["branch"]
     address = f"https://colab.research.google.com/github/{where}/blob/{branch}/course/students/{name}.ipynb"
     return f"{tables.BADGE}({address})"
 
@@ -65,24 +67,24 @@ def stored(notebook: dict) -> str:
     """A source notebook's file: in the form of a chapter's, with nbgrader's metadata, and its names as cell ids."""
     for cell in notebook["cells"]:
         cell["id"] = mark(cell).get("grade_id") or cell.get("id")
-    plain = rules.normalise(notebook)
+    plain = notebook_file.normalise(notebook)
     for cell, old in zip(plain["cells"], notebook["cells"], strict=True):
         if mark(old):
             cell["metadata"] = {"nbgrader": dict(sorted(mark(old).items()))} | cell["metadata"]
-    return rules.dumps(plain)
+    return notebook_file.dumps(plain)
 
 
 def faults(path: Path, root: Path = ROOT) -> list[str]:
     """What keeps a source notebook from being an assignment, a sentence for each cell."""
-    notebook = rules.read(path)
+    notebook = notebook_file.read(path)
     cells = notebook["cells"]
     found = [] if path.parent.name == path.stem else [f"stands in {path.parent.name}, not in a folder of its own name"]
     ids = [cell.get("id") for cell in cells]
     found += [f"cell '{one}': there are two of that name" for one in sorted({i for i in ids if ids.count(i) > 1})]
-    if badge(root, path.stem) not in rules.text(cells[0]["source"]) if cells else True:
+    if badge(root, path.stem) not in notebook_file.text(cells[0]["source"]) if cells else True:
         found.append(f"the first cell has no button for Colab; expected: {badge(root, path.stem)}")
     for cell, after in itertools.zip_longest(cells, cells[1:], fillvalue={}):
-        found += [f"{rules.name(cell)}: {fault}" for fault in _faults_of(cell) + _faults_of_form(cell, after)]
+        found += [f"{notebook_file.name(cell)}: {fault}" for fault in _faults_of(cell) + _faults_of_form(cell, after)]
     if not found and path.read_text(encoding="utf-8") != stored(notebook):
         found.append("not in the stored form: tools/course.py --tidy writes it")
     return found
@@ -92,20 +94,20 @@ def _faults_of_form(cell: dict, after: dict) -> list[str]:
     """Lines that are too long, and figures that nobody describes to whoever can't see them."""
     if cell["cell_type"] != "code":
         return []
-    source = rules.text(cell["source"])
+    source = notebook_file.text(cell["source"])
     long = [line.strip() for line in source.splitlines() if len(line) > rules.LINE_WIDTH]
     found = [f"has a line of more than {rules.LINE_WIDTH} characters: {line}" for line in long]
     try:
         drawn = rules.draws(cell)
     except ValueError:  # no Python: told elsewhere
         drawn = False
-    if drawn and not rules.text(after.get("source", "")).startswith(IN_WORDS):
+    if drawn and not notebook_file.text(after.get("source", "")).startswith(IN_WORDS):
         found.append(f"draws a figure, but the cell after it doesn't begin with {IN_WORDS.strip()}")
     return found
 
 
 def _faults_of(cell: dict) -> list[str]:
-    told, source, found = mark(cell), rules.text(cell["source"]), []
+    told, source, found = mark(cell), notebook_file.text(cell["source"]), []
     if not told:
         return ["has a region of a solution or of hidden tests, but isn't marked"] * ("### BEGIN" in source)
     if not MARKS <= set(told):
@@ -140,8 +142,9 @@ def _faults_of_test(source: str, points: object) -> list[str]:
 
 def leaks(source: Path, release: Path) -> list[str]:
     """Lines of the solutions and hidden tests that stand in a students' notebook, and marks of such regions."""
-    whole = "\n".join(rules.text(cell["source"]) for cell in rules.read(source)["cells"])
-    shown = {line.strip() for cell in rules.read(release)["cells"] for line in rules.text(cell["source"]).splitlines()}
+    whole = "\n".join(notebook_file.text(cell["source"]) for cell in notebook_file.read(source)["cells"])
+    cells = [notebook_file.text(cell["source"]) for cell in notebook_file.read(release)["cells"]]
+    shown = {line.strip() for cell in cells for line in cell.splitlines()}
     secret = {line.strip() for text in SOLUTION.findall(whole) + HIDDEN.findall(whole) for line in text.splitlines()}
     public = {line.strip() for line in SOLUTION.sub("", HIDDEN.sub("", whole)).splitlines()}
     marks = {line for line in shown if re.search("(BEGIN|END) (SOLUTION|HIDDEN)", line)}
@@ -217,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def tidy(paths: list[Path]) -> int:
     for path in paths:
-        path.write_text(stored(rules.read(path)), encoding="utf-8")
+        path.write_text(stored(notebook_file.read(path)), encoding="utf-8")
     return 0
 
 

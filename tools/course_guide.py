@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import handins
-import notebook_rules as rules
+import notebook_file
 
 KNOWN = re.compile(r"# (\d+) points?(, hidden|, partly hidden)?: (.*)")
 SECTION = re.compile(r"^## (.*) \(\d+ points.*\)$", re.M)
@@ -19,7 +19,7 @@ MODEL = re.compile(r"<!-- BEGIN SOLUTION -->\n(.*)<!-- END SOLUTION -->", re.S)
 
 def marked(notebook: dict) -> list[tuple[str, dict, str]]:
     """(name, nbgrader's metadata, source) of every cell that nbgrader knows."""
-    found = [(cell["metadata"].get("nbgrader", {}), rules.text(cell["source"])) for cell in notebook["cells"]]
+    found = [(cell["metadata"].get("nbgrader", {}), notebook_file.text(cell["source"])) for cell in notebook["cells"]]
     return [(mark["grade_id"], mark, source) for mark, source in found if mark]
 
 
@@ -61,8 +61,8 @@ def rubrics(notebook: dict) -> str:
 
 def section(path: Path) -> str:
     """One assignment's part of the guide."""
-    notebook = rules.read(path)
-    title = rules.text(notebook["cells"][0]["source"]).partition("\n")[0].removeprefix("# ")
+    notebook = notebook_file.read(path)
+    title = notebook_file.text(notebook["cells"][0]["source"]).partition("\n")[0].removeprefix("# ")
     own = (path.parent / "guide.md").read_text(encoding="utf-8").strip()
     listed = handins.read(path)
     totals = table(("hand-in", "points of the tests"), [(name, one.points) for name, one in listed.items()])

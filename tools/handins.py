@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-import notebook_rules as rules
+import notebook_file
 
 ENDLESS = "CellTimeoutError"  # what nbgrader says of a cell that it stopped
 MARKER = re.compile(r"^[ \t]*(### |<!-- )(BEGIN|END) SOLUTION.*\n?", re.M)
@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, HandIn]:
 
 def solved(cell: dict) -> str:
     """What the source's solution looks like in a hand-in; of an answer in words, without the rubric."""
-    plain = MARKER.sub("", rules.text(cell["source"]))
+    plain = MARKER.sub("", notebook_file.text(cell["source"]))
     return plain.partition("**Rubric**")[0].rstrip()
 
 
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"expected an assignment ({', '.join(names)}) and a folder, got: {' '.join(given)}", file=sys.stderr)
         return 2
     file = f"{given[0]}.ipynb"
-    source, release = rules.read(course / given[0] / file), rules.read(course / "students" / file)
+    source, release = notebook_file.read(course / given[0] / file), notebook_file.read(course / "students" / file)
     folder = Path(given[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, handin in read(course / given[0] / file).items():

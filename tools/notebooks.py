@@ -31,14 +31,16 @@ import nbformat
 from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
+import chapter_file
 import chapter_times
 import env
+import notebook_file
 import notebook_rules as rules
 import runner
 import running
 from vitutils.files import data_folders, system_folder, whole_file
 
-RECORD = rules.ROOT / "book" / "times.csv"
+RECORD = chapter_file.ROOT / "book" / "times.csv"
 
 
 def execute(
@@ -61,7 +63,7 @@ def execute(
         except ValueError:
             raise
         except Exception as error:
-            where = "the start" if client.cell is None else rules.name(notebook.cells[client.cell])
+            where = "the start" if client.cell is None else notebook_file.name(notebook.cells[client.cell])
             if isinstance(error, CellExecutionError):
                 error.cell = where
                 raise
@@ -95,7 +97,7 @@ def with_ids(path: Path) -> dict:
     Colab stores none. A cell is the committed one if its source is, or if it stands in the place of one whose source
     has changed. Raises Unreadable.
     """
-    notebook = rules.read(path)
+    notebook = notebook_file.read(path)
     cells = notebook["cells"]
     taken = {cell.get("id") for cell in cells}
     before = committed(path) if None in taken else []
@@ -105,7 +107,7 @@ def with_ids(path: Path) -> dict:
         for was, cell in zip(before[i:i_end], cells[j:j_end], strict=True) if same_kinds else ():
             if not cell.get("id") and was.get("id") not in taken:
                 cell["id"] = was.get("id")
-    names = rules.free_ids({cell.get("id") for cell in cells})
+    names = notebook_file.free_ids({cell.get("id") for cell in cells})
     for cell in cells:
         cell["id"] = cell.get("id") or next(names)
     return notebook | {"nbformat_minor": 5}
@@ -115,8 +117,8 @@ def committed(path: Path) -> list[dict]:
     """The cells of the notebook as git has it; none where git knows nothing of it."""
     command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
     try:
-        return rules.read(path, subprocess.run(command, capture_output=True, check=True).stdout)["cells"]
-    except (OSError, subprocess.CalledProcessError, rules.Unreadable):
+        return notebook_file.read(path, subprocess.run(command, capture_output=True, check=True).stdout)["cells"]
+    except (OSError, subprocess.CalledProcessError, notebook_file.Unreadable):
         return []
 
 
@@ -133,7 +135,7 @@ def seconds(cell: dict) -> float:
 
 def write(path: Path, notebook: dict) -> bool:
     """Store the notebook in its normal form; say whether the file changed."""
-    old, new = path.read_text(encoding="utf-8"), rules.dumps(rules.normalise(notebook))
+    old, new = path.read_text(encoding="utf-8"), notebook_file.dumps(notebook_file.normalise(notebook))
     if old == new:
         return False
     with whole_file(path) as temporary:
@@ -144,18 +146,18 @@ def write(path: Path, notebook: dict) -> bool:
 def unfit(notebook: dict) -> list[str]:
     """What only a run shows: pictures without words, noise in marked cells."""
     wrong = []
-    for cell in rules.Chapter(notebook, Path()).code:
+    for cell in chapter_file.Chapter(notebook, Path()).code:
         outputs = cell["outputs"]
         pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-        if pictures and not rules.alt_text(cell):
-            wrong.append(f"{rules.name(cell)} draws a picture and has no alt text")
+        if pictures and not notebook_file.alt_text(cell):
+            wrong.append(f"{notebook_file.name(cell)} draws a picture and has no alt text")
         if len(pictures) > 1:
-            wrong.append(f"{rules.name(cell)} draws {len(pictures)} pictures; one figure a cell")
-        noise = [output for output in outputs if not rules.is_plain(output)]
-        if rules.is_marked(cell) and (noise or not outputs):
+            wrong.append(f"{notebook_file.name(cell)} draws {len(pictures)} pictures; one figure a cell")
+        noise = [output for output in outputs if not notebook_file.is_plain(output)]
+        if notebook_file.is_marked(cell) and (noise or not outputs):
             what = noise[0].get("text", "a picture")[:200] if noise else ""
             told = f"gives more than plain text: {what}" if noise else "prints nothing"
-            wrong.append(f"{rules.name(cell)} is marked and {told}")
+            wrong.append(f"{notebook_file.name(cell)} is marked and {told}")
     return wrong
 
 
@@ -170,7 +172,7 @@ def refresh(path: Path) -> int:
 
 
 def strip(path: Path) -> int:
-    given, notebook = rules.read(path), with_ids(path)
+    given, notebook = notebook_file.read(path), with_ids(path)
     told = "stripped" if write(path, notebook) else "nothing to strip"
     new = [cell["id"] for was, cell in zip(given["cells"], notebook["cells"], strict=True) if not was.get("id")]
     unnamed = [name for name in new if name.startswith("cell-")]
@@ -184,7 +186,7 @@ def check(path: Path) -> int:
     wrong = [f"[{key}] {line}" for key, lines in rules.check(path).items() for line in lines]
     wrong += [] if any(line.startswith("[code_is_python]") for line in wrong) else ruff(path)
     if not wrong:
-        print(f"{path.name}: all {len(rules.RULES)} rules kept{rules.left_to_do(rules.Chapter.read(path))}")
+        print(f"{path.name}: all {len(rules.RULES)} rules kept{rules.left_to_do(chapter_file.Chapter.read(path))}")
     return report(path, wrong)
 
 
@@ -192,10 +194,11 @@ def ruff(path: Path) -> list[str]:
     """What ruff says of the chapter's code, with the rules of notebooks/ruff.toml, wherever the file stands."""
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "json"]
     command += ["--config", "ruff.toml", "--stdin-filename", path.name, "-"]
-    notebook, cells = rules.dumps(rules.normalise(rules.read(path))), rules.read(path)["cells"]
-    done = subprocess.run(command, input=notebook.encode(), capture_output=True, cwd=rules.ROOT / "notebooks")
+    notebook, cells = notebook_file.normalise(notebook_file.read(path)), notebook_file.read(path)["cells"]
+    given, folder = notebook_file.dumps(notebook).encode(), chapter_file.ROOT / "notebooks"
+    done = subprocess.run(command, input=given, capture_output=True, cwd=folder)
     faults = json.loads(done.stdout or "[]")
-    where = [f"{rules.name(cells[fault['cell'] - 1])}, line {fault['location']['row']}" for fault in faults]
+    where = [f"{notebook_file.name(cells[fault['cell'] - 1])}, line {fault['location']['row']}" for fault in faults]
     return [f"[ruff {f['code']}] {at}: {f['message']}" for f, at in zip(faults, where, strict=True)]
 
 
@@ -211,15 +214,16 @@ def run(path: Path, scale: str, slowest: int, record: Path | None = None, bundle
     print(f"{path.name}: {took:.1f} s at scale {scale}, kernel included")
     if record:
         chapter_times.add(record, [measured(path, after, took, "none" if bundled else data_held())])
-    for cell in sorted(rules.Chapter(after, path).code, key=seconds, reverse=True)[:slowest]:
+    for cell in sorted(chapter_file.Chapter(after, path).code, key=seconds, reverse=True)[:slowest]:
         print(f"  {seconds(cell):7.2f} s  {cell['id']}")
     return report(path, unfit(after))
 
 
 def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
     """A row of the record. Raises ValueError for a notebook that does not say where it ran."""
-    outputs = [output for cell in rules.Chapter(notebook, path).code for output in cell["outputs"]]
-    ran = chapter_times.ran("\n".join(rules.text(out["text"]) for out in outputs if out["output_type"] == "stream"))
+    outputs = [output for cell in chapter_file.Chapter(notebook, path).code for output in cell["outputs"]]
+    printed = [notebook_file.text(output["text"]) for output in outputs if output["output_type"] == "stream"]
+    ran = chapter_times.ran("\n".join(printed))
     if ran is None:
         raise ValueError(f"{path.name} prints no line 'Python ..., torch ..., device ..., scale ...'")
     day = datetime.now(timezone.utc).date().isoformat()
@@ -229,8 +233,8 @@ def measured(path: Path, notebook: dict, took: float, held: str) -> dict:
 def write_opening(path: Path, rows: list[dict] | None = None) -> int:
     """Write a chapter's *Time* paragraph from the record; a draft that was not yet timed is left alone."""
     rows = chapter_times.read(RECORD) if rows is None else rows
-    notebook = rules.read(path)
-    if not rules.Chapter(notebook, path).draft or chapter_times.longest(rows, path.stem, "cpu"):
+    notebook = notebook_file.read(path)
+    if not chapter_file.Chapter(notebook, path).draft or chapter_times.longest(rows, path.stem, "cpu"):
         title = notebook["cells"][0]
         title["source"] = chapter_times.with_opening(title["source"], rows, path.stem)
         write(path, notebook)
@@ -268,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     runner.add_argument("--record", action="store_true", help="write the time into book/times.csv")
     runner.add_argument("--bundled", action="store_true", help="hide all data but what the packages bring")
     given = parser.parse_args(arguments)
-    paths = given.notebooks or sorted((rules.ROOT / "notebooks").glob("*.ipynb"))
+    paths = given.notebooks or sorted((chapter_file.ROOT / "notebooks").glob("*.ipynb"))
     if not paths:
         parser.error("there are no notebooks")
     try:
@@ -285,7 +289,7 @@ def each(paths: list[Path], given: argparse.Namespace) -> int:
     failed = 0
     for path in paths:
         path = path.resolve()
-        if given.command != "run" and rules.beside_the_chapters(path):
+        if given.command != "run" and chapter_file.beside_the_chapters(path):
             print(f"{path.name}: left alone, _toc.yml does not name it")
             continue
         try:
@@ -295,7 +299,7 @@ def each(paths: list[Path], given: argparse.Namespace) -> int:
             else:
                 work = {"refresh": refresh, "strip": strip, "check": check, "times": write_opening}
                 failed |= work[given.command](path)
-        except rules.Unreadable as error:  # its name is in it
+        except notebook_file.Unreadable as error:  # its name is in it
             print(error, file=sys.stderr)
             failed = 1
         except CellExecutionError as error:

@@ -20,9 +20,11 @@ from pathlib import Path
 from mdit_py_plugins.anchors.index import slugify
 from myst_nb.core.read import read_myst_markdown_notebook
 
+import chapter_file
+import notebook_file
 import notebook_rules as rules
 
-ROOT = rules.ROOT
+ROOT = chapter_file.ROOT
 PAGES = ROOT / "book" / "solutions"
 HEADING = re.compile(r"^## (.*)$", flags=re.M)
 TITLE = re.compile(r"Exercise (\d+\.\d+) \((\w+)\): (\S.*)")
@@ -87,9 +89,10 @@ def code_in(source: str) -> list:
 def exercises(path: Path) -> dict[str, Exercise]:
     """A chapter's exercises by number. Raises ValueError where one is not a stub cell and a check cell after it, or
     cells have no ids, as Colab stores them."""
-    found, cells = {}, rules.Chapter.read(path).cells
+    found, cells = {}, chapter_file.Chapter.read(path).cells
     if unnamed := [cell for cell in cells if not cell.get("id")]:
-        raise ValueError(f"{path.name}: {rules.name(unnamed[0])} has no id: run `tools/notebooks.py strip` on it")
+        where = notebook_file.name(unnamed[0])
+        raise ValueError(f"{path.name}: {where} has no id: run `tools/notebooks.py strip` on it")
     for position, cell in enumerate(cells):
         match = rules.EXERCISE.search(cell["source"])
         if cell["cell_type"] != "markdown" or not match:
@@ -101,7 +104,8 @@ def exercises(path: Path) -> dict[str, Exercise]:
         call = next(node for node in calls if ast.unparse(node.func) == "check.exercise")
         name, hint = call.args[0], next((k.value for k in call.keywords if k.arg == "hint"), None)
         if not isinstance(name, ast.Constant) or not isinstance(hint, ast.Constant):
-            raise ValueError(f"{path.name}: expected check.exercise(name, test, hint=...) in {rules.name(check)}")
+            where = notebook_file.name(check)
+            raise ValueError(f"{path.name}: expected check.exercise(name, test, hint=...) in {where}")
         ids = (stub["id"], check["id"])
         found[match[1]] = Exercise(match[2], stub["source"], check["source"], hint.value, name.value, ids)
     return found
@@ -135,15 +139,15 @@ def chapter_of(page: Path) -> Path:
 def helpers(path: Path) -> dict[str, str]:
     """The functions and classes that a chapter defines outside of its exercises: {name: source}."""
     own = {cell_id for asked in exercises(path).values() for cell_id in asked.ids}
-    cells = [cell for cell in rules.Chapter.read(path).code[1:] if cell["id"] not in own]
-    nodes = [(cell, node) for cell in cells for node in rules.definitions(parsed(path, cell))]
-    return {node.name: ast.get_source_segment(rules.python(cell["source"]), node) for cell, node in nodes}
+    cells = [cell for cell in chapter_file.Chapter.read(path).code[1:] if cell["id"] not in own]
+    nodes = [(cell, node) for cell in cells for node in chapter_file.definitions(parsed(path, cell))]
+    return {node.name: ast.get_source_segment(chapter_file.python(cell["source"]), node) for cell, node in nodes}
 
 
 def parsed(path: Path, cell: dict) -> ast.Module:
     """A chapter's cell as a syntax tree. Raises ValueError that names chapter and cell where it is no Python."""
     try:
-        return rules.tree(cell)
+        return chapter_file.tree(cell)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
 
@@ -162,7 +166,7 @@ def copy(path: Path) -> bool:
         new = new[:at] + check + new[at + len(answer.check) :]
     theirs = helpers(chapter_of(path))
     for cell in page.setup + [cell for answer in page.solutions.values() for cell in answer.after]:
-        for node in rules.definitions(ast.parse(cell)):
+        for node in chapter_file.definitions(ast.parse(cell)):
             if node.name in theirs:
                 new = new.replace(ast.get_source_segment(cell, node), theirs[node.name])
     if new != page.source:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import yaml
 
-import notebook_rules as rules
+import chapter_file
+import notebook_file
 import solutions
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -46,10 +47,10 @@ def chapters(root: Path) -> list[Row]:
     """The chapters of `_toc.yml`, in its order, and then the planned ones that nobody has written yet."""
     told = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8")).get("meta", {})
     rows = []
-    for entry in rules.toc_files(root):
+    for entry in chapter_file.toc_files(root):
         if entry.startswith("notebooks/"):
-            chapter = rules.Chapter.read(root / f"{entry}.ipynb", root)
-            opening = OPENING.match("".join(rules.text(cell["source"]) for cell in chapter.cells[:1]))
+            chapter = chapter_file.Chapter.read(root / f"{entry}.ipynb", root)
+            opening = OPENING.match("".join(notebook_file.text(cell["source"]) for cell in chapter.cells[:1]))
             if not opening:
                 raise ValueError(f"{chapter.path.name}: expected a title, '# ...', and under it the promise")
             title, promise = opening[1].strip(), " ".join(opening[2].split()).rstrip(".")
@@ -62,8 +63,8 @@ def chapters(root: Path) -> list[Row]:
 
 def readme(root: Path) -> str:
     """Number, title, and where to run it; which are still to come."""
-    branch = rules.config(root)["repository"]["branch"]
-    book = rules.book_url(root).removeprefix("https://github.com/")
+    branch = chapter_file.config(root)["repository"]["branch"]
+    book = chapter_file.book_url(root).removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{book}/blob/{branch}/notebooks"
     rows = chapters(root)
     lines = [f"| {r.number} | {r.title}{r.mark} | {BADGE}({colab}/{r.name}.ipynb) |" for r in rows if r.name]
@@ -88,7 +89,7 @@ def preface(root: Path) -> str:
 def exercises(root: Path) -> str:
     """Number with a link, level, what it trains, and its solution."""
     lines = ["| no. | level | what it trains | solution |", "|---|---|---|---|"]
-    for entry in rules.toc_files(root):
+    for entry in chapter_file.toc_files(root):
         if entry.startswith("book/solutions/"):
             page = solutions.read(root / f"{entry}.md")
             for number, answer in page.solutions.items():
@@ -114,7 +115,7 @@ def fresh(root: Path) -> dict[Path, str]:
     return pages
 
 
-def write(root: Path = rules.ROOT) -> list[str]:
+def write(root: Path = chapter_file.ROOT) -> list[str]:
     """Write the tables; say which files changed."""
     stale = {path: text for path, text in fresh(root).items() if path.read_text(encoding="utf-8") != text}
     for path, text in stale.items():
@@ -122,7 +123,7 @@ def write(root: Path = rules.ROOT) -> list[str]:
     return [str(path.relative_to(root)) for path in stale]
 
 
-def faults(root: Path = rules.ROOT, drafts: bool = True) -> list[str]:
+def faults(root: Path = chapter_file.ROOT, drafts: bool = True) -> list[str]:
     """Tables that are out of date and, unless `drafts` are let through, chapters that are not finished."""
     wrong = [
         f"{path.relative_to(root)}: its table is out of date: run `python tools/tables.py`"

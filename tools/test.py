@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import chapter_file
 import colab
 import env
-import notebook_rules as rules
 import running
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,8 @@ def lint() -> int:
     # words, and the formatter would break the lines of the two differently.
     print("ruff", flush=True)
     command = [sys.executable, "-m", "ruff", "check", "--quiet"]
-    scratch = {*ROOT.glob("notebooks/*.ipynb")} - {*rules.notebook_paths(ROOT)}  # a reader's own, unfinished or not
+    chapters = chapter_file.notebook_paths(ROOT)
+    scratch = {*ROOT.glob("notebooks/*.ipynb")} - {*chapters}  # a reader's own, unfinished or not
     for name in [".venv-*", ".cache", *sorted(f"notebooks/{path.name}" for path in scratch)]:
         command += ["--extend-exclude", name]
     command.append(".")
