@@ -15,6 +15,7 @@ from vit_pytorch.vit_for_small_dataset import SPT
 
 from vitutils.models.attention import attention
 from vitutils.models.points import PointClassifier, PointMLP, bilinear, nearest, splat
+from vitutils.models.recall import recall_batch
 from vitutils.models.swin import Swin, SwinConfig
 from vitutils.models.transformer import Encoder, look_ups, rotate
 from vitutils.training.masked import MAE as MaskedAutoencoder
@@ -66,6 +67,30 @@ def test_queries_keys_and_values_as_matrices():
         terms, printed = formula.split(" = ")
         total = sum(float(a) * float(b) for a, b in (term.split("·") for term in terms.split(" + ")))
         assert total == pytest.approx(float(printed)) == pytest.approx(result.item(), abs=0.005)
+
+
+def test_one_step_of_an_lstm():
+    drawing = read("lstm-step")
+    numbers = {name: matrix(drawing, name) for name in ("cell", "f", "i", "g", "o", "next", "state")}
+    cell = torch.nn.LSTMCell(1, 1, dtype=torch.double)
+    for weight in cell.parameters():
+        torch.nn.init.zeros_(weight)
+    before = torch.cat([numbers["i"], numbers["f"], numbers["g"], numbers["o"]]).double().flatten()
+    cell.bias_ih.data = before.logit()  # what the sigmoids turn into the numbers drawn
+    cell.bias_ih.data[2] = before[2].atanh()
+    zero = torch.zeros(1, 1, dtype=torch.double)
+    state, new = cell(zero, (zero, numbers["cell"].double()))
+    for name, expected in {"next": new, "state": state}.items():
+        torch.testing.assert_close(numbers[name].double(), expected.detach(), atol=0.005, rtol=0)
+
+
+def test_a_question_finds_its_pair():
+    drawing = read("recall")
+    keys, values, answers, place = recall_batch(1, 4, torch.Generator().manual_seed(3))
+    assert matrix(drawing, "keys").tolist() == keys.tolist()
+    assert matrix(drawing, "values").tolist() == values[:, :-1].tolist()  # the question has none
+    assert torch.equal(matrix(drawing, "weights"), F.one_hot(place, 5).float())
+    assert matrix(drawing, "answer").tolist() == [answers.tolist()]
 
 
 def test_heads_are_cut_by_reshape_and_permute():
