@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from vit_pytorch import MAE
 from vit_pytorch.vit_for_small_dataset import SPT
 
+from vitutils.models import ViT, ViTConfig
 from vitutils.models.attention import attention
+from vitutils.models.conversion import VIT_PYTORCH
 from vitutils.models.points import PointClassifier, PointMLP, bilinear, nearest, splat
 from vitutils.models.recall import recall_batch
 from vitutils.models.swin import Swin, SwinConfig
@@ -320,6 +322,16 @@ def test_the_tour_names_the_chapters_variants():
     assert inspect.signature(MAE).parameters["masking_ratio"].default == 1 - 1 / 4 and "1/4" in told["MAE"]
     shifted = SPT(dim=8, patch_size=2, channels=1).to_patch_tokens[1].normalized_shape[0] // 2**2 - 1
     assert f"{shifted} shifted copies" in told["SPT"]
+
+
+def test_the_names_of_weights_are_those_of_the_conversion():
+    rows = part(read("weights-names"), "row")
+    names = [tuple(name.replace(".i.", ".{i}.") for name in texts(row)) for row in rows]
+    assert sorted(names) == sorted((theirs, ours) for ours, theirs in VIT_PYTORCH.items())
+    plain = dict(ViT(ViTConfig()).named_modules())
+    for row, (_, ours) in zip(rows, names, strict=True):
+        coloured = next(row.iter(f"{SVG}rect")).get("stroke") == "#D55E00"
+        assert coloured == (ours.startswith("patch_embed.norm") and ours not in plain), ours
 
 
 def spots(group: ET.Element) -> tuple[torch.Tensor, list[str]]:
